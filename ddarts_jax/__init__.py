@@ -1,0 +1,1 @@
+"""D-DARTS: distributed differentiable architecture search in JAX/Flax."""

@@ -1,0 +1,309 @@
+"""The configuration: its keys and defaults, the command line that changes them, and their checks.
+
+A file in configs/ returns `default_config()` with some values changed; flags change more:
+
+    python -m ddarts_jax.main --config configs/digits.py --config.search.epochs=3 --workdir DIR
+"""
+
+import argparse
+import difflib
+import json
+import math
+import os
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ddarts_jax.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """Returns every key with its default, locked: the search is D-DARTS' own on CIFAR-10."""
+    config = ConfigDict()
+    config.task = "pipeline"  # 'pipeline' (search, train, evaluate), 'search', 'train', 'evaluate'
+    config.seed = 0  # everything random follows from it
+    # Of the computation; parameters, statistics, losses and alphas are float32 at least.
+    config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
+    config.genotype = ""  # path of the genotype.json to train; empty: the one in the workdir
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # 'digits', a TFDS name, 'folder:/path' or 'npz:/path'
+    config.data.data_dir = ""  # where TFDS has prepared its data; empty: its default
+    config.data.batch_size = 64  # images a step, on all devices together
+    config.data.image_size = 0  # pixels a side, resized to; 0: as stored
+    config.data.test_fraction = 0.2  # held out for the test where the data bring no test split
+
+    config.search = ConfigDict()
+    config.search.epochs = 50
+    config.search.num_cells = 8  # N; the cells at N//3 and 2N//3 are reduction cells
+    config.search.num_nodes = 4  # intermediate nodes in a cell
+    config.search.channels = 16  # of the first cell; doubled by each reduction cell
+    config.search.stem_multiplier = 3  # the stem has this many times `channels`
+    config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
+    config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
+
+    config.search.ablation = ConfigDict()
+    config.search.ablation.weight = 0.5  # w_AB, weight of the ablation loss (D-DARTS)
+    config.search.ablation.gradient = "full"  # 'none': report the loss, differentiate nothing
+    config.search.ablation.removal = "zero"  # a removed cell's output; 'random': randomly scaled
+
+    config.search.alphas = ConfigDict()  # Adam, one for each cell
+    config.search.alphas.learning_rate = 3e-3  # at the first step, cosine from there
+    config.search.alphas.final_learning_rate = 1e-3  # at the last step
+    # One rate at the first step for each distinct cell; empty: `learning_rate` for all. The last
+    # rate scales alike: rate * final_learning_rate / learning_rate.
+    config.search.alphas.cell_learning_rates = ()
+    config.search.alphas.weight_decay = 1e-3  # as L2 in the gradient
+    config.search.alphas.b1 = 0.9
+    config.search.alphas.b2 = 0.999
+
+    config.search.weights = ConfigDict()  # SGD
+    config.search.weights.learning_rate = 0.005  # at the first step, cosine from there
+    config.search.weights.final_learning_rate = 0.001  # at the last step
+    config.search.weights.momentum = 0.9
+    config.search.weights.weight_decay = 3e-4  # as L2 in the gradient
+    config.search.weights.clip = 5.0  # largest global norm of the gradient
+
+    config.search.augment = ConfigDict()
+    config.search.augment.crop_padding = 4  # pixels of zeros around the image before a random crop
+    config.search.augment.flip = True  # left to right, half of the images
+    config.search.augment.cutout = 0  # pixels a side of the erased square; 0: none
+
+    config.parse = ConfigDict()  # from alphas to a genotype
+    config.parse.method = "sparse"  # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS)
+    config.parse.threshold = 0.85  # least sigmoid(alpha) of a kept primitive; 'darts' has none
+
+    config.train = ConfigDict()  # of the derived network, as DARTS trains its own
+    config.train.epochs = 600
+    config.train.num_cells = 0  # more than searched: expanded by Algorithm 1; 0: as searched
+    config.train.channels = 36
+    config.train.stem_multiplier = 3
+    config.train.learning_rate = 0.025  # at the first step, cosine from there
+    config.train.final_learning_rate = 0.0  # at the last step
+    config.train.momentum = 0.9
+    config.train.weight_decay = 3e-4  # as L2 in the gradient
+    config.train.clip = 5.0  # largest global norm of the gradient
+    config.train.drop_path = 0.2  # probability at the last epoch, rising linearly from 0
+    config.train.auxiliary_weight = 0.4  # of the auxiliary head's loss; 0: no such head
+    config.train.label_smoothing = 0.0
+
+    config.train.augment = ConfigDict()
+    config.train.augment.crop_padding = 4
+    config.train.augment.flip = True
+    config.train.augment.cutout = 16
+
+    config.chunk_steps = 50  # training steps in one compiled scan
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_minutes = 10.0  # between two checkpoints inside an epoch
+    config.checkpoint.keep_last = 2  # checkpoints kept besides the best
+    return config.lock()
+
+
+_CHOICES = {
+    "task": ("pipeline", "search", "train", "evaluate"),
+    "dtype": ("auto", "float32", "bfloat16", "float64"),
+    "search.ablation.gradient": ("full", "none"),
+    "search.ablation.removal": ("zero", "random"),
+    "parse.method": ("sparse", "edge", "complete", "darts"),
+}
+
+# By the last part of a key: the allowed values in words, and their test.
+_POSITIVE = ("greater than 0", lambda value: value > 0)
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+_BELOW_ONE = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
+_FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
+_RANGES = {
+    "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
+    **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
+    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last"), _POSITIVE),
+    "search.num_cells": _POSITIVE,
+    "train.num_cells": _NOT_NEGATIVE,
+    **dict.fromkeys(("image_size", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
+    **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
+    "search.ablation.weight": _NOT_NEGATIVE,
+    **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
+    "threshold": _FRACTION,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every value that has a range or a choice.
+
+    Raises:
+      UserError: a value is not allowed; names the key, the value and what is.
+    """
+    values = flatten(config)
+    for key, value in values.items():
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
+        allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
+        if allowed and not (math.isfinite(value) and allowed[1](value)):
+            raise UserError(f"config.{key} is {value!r}; it must be {allowed[0]}.")
+    rates = values["search.alphas.cell_learning_rates"]
+    if not all(isinstance(r, int | float) and math.isfinite(r) and r >= 0 for r in rates):
+        raise UserError(
+            f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
+        )
+    if rates and len(rates) != config.search.num_cells:
+        raise UserError(
+            f"config.search.alphas.cell_learning_rates has {len(rates)} rates; it must be empty "
+            f"or have one for each of the {config.search.num_cells} cells (search.num_cells)."
+        )
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Reads the command line.
+
+    Args:
+      argv: the program's name and its arguments: `--config FILE`, `--workdir DIR`, and any number
+        of overrides `--config.key=value` (a tuple as `'(1, 2)'`).
+
+    Returns:
+      The validated, locked configuration and the workdir ('' where none was given).
+
+    Raises:
+      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
+        value has the wrong type or range.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ddarts_jax.main",
+        description="D-DARTS: searches, trains and evaluates a network.",
+        epilog="Any value of the config is changed by --config.key=value.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file as in configs/")
+    parser.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help="where everything is written; an interrupted run in it is continued "
+        "(default: runs/<config name>-<time>)",
+    )
+    arguments, overrides = parser.parse_known_args(list(argv[1:]))
+    config = _load(arguments.config)
+    _check_keys(config, overrides)
+    flag_values = flags.FlagValues()
+    argv = [argv[0], *overrides]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=flag_values, sys_argv=argv, lock_config=True
+        )
+        surplus = flag_values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(f"{error}") from error
+    if surplus:
+        raise UserError(f"Unknown argument {surplus[0]!r}; overrides are --config.key=value.")
+    validate(config)
+    return config, arguments.workdir
+
+
+def nearest_key(config: ConfigDict, key: str) -> str:
+    """Returns the dotted key of `config` (value or group) that looks most like `key`."""
+
+    def likeness(candidate: str) -> float:
+        # The last part counts twice: 'serach.epochs' is about epochs, and so is a bare 'epochs'.
+        last, wanted = candidate.rpartition(".")[2], key.rpartition(".")[2]
+        return _ratio(candidate, key) + _ratio(last, wanted)
+
+    return max(_all_keys(config), key=likeness)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted key: value} of a nested mapping."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping | ConfigDict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Returns 'dotted.key: value in a, value in b' of every key in which two mappings differ."""
+    a, b = flatten(a), flatten(b)
+    missing = object()
+
+    def show(value: Any) -> str:
+        return "absent" if value is missing else repr(value)
+
+    pairs = {key: (a.get(key, missing), b.get(key, missing)) for key in sorted({*a, *b})}
+    return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the configuration as indented JSON with sorted keys."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def save(config: ConfigDict, path: str | os.PathLike) -> None:
+    """Writes the configuration to a JSON file."""
+    Path(path).write_text(to_json(config))
+
+
+def _load(path: str) -> ConfigDict:
+    """Runs a config file and returns what its `get_config()` returns."""
+    if not Path(path).is_file():
+        raise UserError(f"No config file {path!r}; see configs/ for the ones that there are.")
+    try:
+        config = runpy.run_path(path).get("get_config", lambda: None)()
+    except Exception as error:
+        raise UserError(_config_file_error(path, error)) from error
+    if not isinstance(config, ConfigDict) or not set(flatten(default_config())) <= set(
+        flatten(config)
+    ):
+        raise UserError(
+            f"Config file {path!r} must define get_config() that returns default_config() "
+            "with some values changed."
+        )
+    return config
+
+
+def _config_file_error(path: str, error: Exception) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), "?")
+    if isinstance(error, AttributeError | KeyError) and error.args:
+        # ml_collections adds advice in further lines.
+        error = type(error)(str(error.args[0]).splitlines()[0])
+    return f"Config file {path!r} fails in line {line}: {type(error).__name__}: {error}"
+
+
+def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Raises UserError unless every flag among `overrides` names a value of the config."""
+    for argument in overrides:
+        if not argument.startswith("-") or _is_number(argument):
+            continue  # the value of the flag before it
+        key = argument.partition("=")[0].lstrip("-")
+        if not key.startswith("config."):
+            raise UserError(f"Unknown flag --{key}; overrides are --config.key=value.")
+        key = key.removeprefix("config.")
+        if key not in _all_keys(config):
+            nearest = nearest_key(config, key)
+            raise UserError(f"No key {key!r} in the config; did you mean {nearest!r}?")
+        if key not in flatten(config):
+            names = ", ".join(k for k in flatten(config) if k.startswith(f"{key}."))
+            raise UserError(f"config.{key} is a group of keys; name one of {names}.")
+
+
+def _all_keys(config: ConfigDict) -> list[str]:
+    """Returns the dotted keys of all values and of all groups."""
+    keys = list(flatten(config))
+    groups = {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
+    return [*keys, *sorted(groups)]
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""Marginal contributions: what the network loses without a cell (D-DARTS section 3.2).
+
+`M_i = L_CE(C) - L_CE(C \\ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
+(`removal="zero"`); as the authors' program does it, `removal="random"` replaces the cell's gates by
+random numbers instead.
+
+The N ablated networks run as a `vmap` over *streams*: stream d is the network without distinct cell d.
+Before cell d stands, its stream is the full network, so a cell only sees the streams that already
+differ: N(N-1)/2 cell evaluations in place of N*N, exactly. A cell that stands several times (DARTOpti)
+is removed everywhere at once.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddarts_jax.losses import cross_entropy
+from ddarts_jax.supernet import Supernet, Variables, forward
+
+
+class Contributions(NamedTuple):
+    """Losses of the full and the ablated networks on one batch, and their gradients.
+
+    Attributes:
+        loss: L_CE(C), scalar.
+        ablated_losses: [cells], L_CE(C \\ {C_i}); None where not asked for.
+        gradient: [cells, E, O], g = dL_CE(C) / dalpha.
+        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \\ {C_j}) / dalpha; None where not asked for.
+        accuracy: of the full network, a fraction.
+    """
+
+    loss: jax.Array
+    ablated_losses: jax.Array | None
+    gradient: jax.Array
+    ablated_gradient: jax.Array | None
+    accuracy: jax.Array
+
+    @property
+    def marginal(self):
+        """M [cells] (D-DARTS equation 3)."""
+        return self.loss - self.ablated_losses
+
+
+def ablated_losses(supernet: Supernet, variables: Variables, gates, outputs, labels, table=None):
+    """Cross-entropy of the network without each of its distinct cells.
+
+    Args:
+        supernet: structure.
+        variables: weights and statistics; BatchNorm uses the batch, no statistics change.
+        gates: [cells, E, O].
+        outputs: of the full network, as `supernet.forward` returns them: what the streams share.
+        labels: [B].
+        table: None removes a cell by a zero output; [cells, E, O] replaces its gates by these numbers.
+
+    Returns:
+        [cells].
+    """
+    streams = []  # Distinct cells already removed upstream, in order of their first position.
+    # Outputs of the two cells before, by stream; a stream that is absent equals the full network.
+    before_last, last = {}, {}
+    for position, distinct in enumerate(supernet.seq):
+        full0, full1 = outputs[max(position - 1, 0)], outputs[position]
+        if distinct not in streams:
+            streams.append(distinct)
+        # With a zero output there is nothing to compute for the removed cell itself.
+        running = [d for d in streams if table is not None or d != distinct]
+        current = {d: jnp.zeros_like(outputs[position + 1]) for d in streams}
+        if running:
+            s0 = jnp.stack([before_last.get(d, full0) for d in running])
+            s1 = jnp.stack([last.get(d, full1) for d in running])
+            if table is None:
+                own, axis = gates[distinct], None
+            else:
+                own = jnp.stack([(table if d == distinct else gates)[distinct] for d in running])
+                axis = 0
+
+            def run(s0, s1, own, position=position):
+                return supernet.run_cell(position, variables, s0, s1, own, True)[0]
+
+            ran = jax.vmap(run, in_axes=(0, 0, axis))(s0, s1, own)
+            current |= {d: ran[i] for i, d in enumerate(running)}
+        before_last, last = last, current
+    features = jnp.stack([last[d] for d in sorted(streams)])
+    logits = jax.vmap(lambda x: supernet.run_head(variables, x))(features)
+    return jax.vmap(cross_entropy, in_axes=(0, None))(logits, labels)
+
+
+def contributions(
+    supernet: Supernet,
+    variables: Variables,
+    alphas,
+    images,
+    labels,
+    *,
+    ablate: bool = True,
+    gradient: str = "full",
+    table=None,
+) -> Contributions:
+    """Measures every cell's contribution on one batch, with exact gradients for all cells.
+
+    Two backward passes serve every cell: the network without cell i does not see alpha_i, so
+    dM_i/dalpha_i = g_i, and d mean(M)/dalpha_i = g_i - h_i. Both passes go through the full network
+    together; only the second goes through the ablated ones, which share the full network's outputs
+    before the removed cell.
+
+    Args:
+        supernet: structure.
+        variables: weights and statistics.
+        alphas: [cells, E, O], float32.
+        images: [B, H, W, channels], normalised.
+        labels: [B].
+        ablate: False skips the ablated networks (w_AB = 0).
+        gradient: "full", or "none" to measure the ablated networks without differentiating them.
+        table: see `ablated_losses`.
+
+    Returns:
+        `Contributions`.
+    """
+
+    def full(alphas):
+        gates = jax.nn.sigmoid(alphas)
+        logits, outputs, _ = forward(supernet, variables, gates, images, True)
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        return (cross_entropy(logits, labels), outputs), accuracy
+
+    def ablated(alphas, outputs):
+        with jax.named_scope("marginal_contributions"):
+            gates = jax.nn.sigmoid(alphas)
+            return ablated_losses(supernet, variables, gates, outputs, labels, table)
+
+    (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
+    no_outputs = jax.tree.map(jnp.zeros_like, outputs)
+    if not ablate or gradient == "none":
+        losses = ablated(alphas, outputs) if ablate else None
+        (g,) = pull_back((jnp.ones_like(loss), no_outputs))
+        return Contributions(loss, losses, g, None, accuracy)
+
+    losses, pull_back_ablated = jax.vjp(ablated, alphas, outputs)
+    h_ablated, through_outputs = pull_back_ablated(jnp.full_like(losses, 1 / len(losses)))
+    cotangents = (
+        jnp.array([1, 0], loss.dtype),
+        jax.tree.map(lambda *pair: jnp.stack(pair), no_outputs, through_outputs),
+    )
+    (both,) = jax.vmap(pull_back)(cotangents)
+    return Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy)

@@ -1,0 +1,368 @@
+"""Genotypes: the discrete architecture of a network; parsing, expansion, storage as JSON.
+
+Nodes 0 and 1 of a cell are its inputs (the outputs of the cell before the last and of the last
+one), nodes 2, 3, ... its intermediate nodes. An edge leads from every node to every later
+intermediate one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import operator
+import os
+import reprlib
+from pathlib import Path
+
+import numpy as np
+
+from ddarts_jax.errors import UserError
+
+Entry = tuple[str, int, int]  # (primitive, node, source): node += primitive(source)
+Cell = tuple[Entry, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+    """The architecture of a network: what every cell computes, in which order the cells stand.
+
+    Lists become tuples, entries are sorted by node; entries of one node keep their order.
+
+    Attributes:
+        genes: the distinct cells, each a tuple of entries `(primitive, node, source)`.
+        reductions: positions of the reduction cells in the network, ascending.
+        concat: the nodes whose concatenation is a cell's output.
+        seq: for every position in the network the index of its cell in `genes`; None when cell i is
+            genes[i].
+
+    Raises:
+        UserError: when the fields do not describe a network.
+    """
+
+    genes: tuple[Cell, ...]
+    reductions: tuple[int, ...]
+    concat: tuple[int, ...]
+    seq: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if not _is_sequence(self.genes) or not self.genes:
+            raise UserError(f"genes must be a non-empty list of cells, found {_short(self.genes)}.")
+        genes = tuple(_checked_cell(cell, index) for index, cell in enumerate(self.genes))
+        seq = None if self.seq is None else _integers(self.seq, "seq", range(len(genes)))
+        if seq == ():
+            raise UserError("seq must name at least one cell; use null where cell i is genes[i].")
+        num_cells = len(genes if seq is None else seq)
+        reductions = sorted(_distinct_integers(self.reductions, "reductions", range(num_cells)))
+        concat = _distinct_integers(self.concat, "concat", range(2, _MAX_NODE))
+        if not concat:
+            raise UserError("concat must name at least one intermediate node (2 or higher).")
+        # A frozen dataclass can only be normalised through object.__setattr__.
+        object.__setattr__(self, "genes", genes)
+        object.__setattr__(self, "reductions", tuple(reductions))
+        object.__setattr__(self, "concat", concat)
+        object.__setattr__(self, "seq", seq)
+
+    @property
+    def num_cells(self) -> int:
+        """Number of cells in the network (copies counted)."""
+        return len(self.genes if self.seq is None else self.seq)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells in the order in which the network runs them."""
+        return self.genes if self.seq is None else tuple(self.genes[index] for index in self.seq)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Genotype":
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: when the file is missing, unreadable or does not hold a genotype.
+        """
+        path = Path(path)
+        if not os.path.isfile(
+            path
+        ):  # also keeps a device or a pipe from blocking the read for ever
+            raise UserError(f"Genotype file {path} does not exist or is no regular file.")
+        try:
+            fields = json.loads(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"Genotype file {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"Genotype file {path} is not valid JSON: {error}.") from error
+        required = {"genes", "reductions", "concat"}
+        if not isinstance(fields, dict) or not required <= set(fields) <= required | {"seq"}:
+            raise UserError(
+                f"Genotype file {path} must hold one JSON object with the keys genes, reductions, "
+                f"concat and, where cells repeat, seq; found {_short(fields)}."
+            )
+        try:
+            return cls(**fields)
+        except UserError as error:
+            raise UserError(f"Genotype file {path} holds no valid genotype: {error}") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the genotype as JSON, one entry a line; the file is never seen half-written.
+
+        Raises:
+            UserError: when the file cannot be written.
+        """
+        path = Path(path)
+        cells = ",".join(
+            "\n    [" + ",".join(f"\n      {json.dumps(entry)}" for entry in cell) + "\n    ]"
+            for cell in self.genes
+        )
+        text = (
+            f'{{\n  "genes": [{cells}\n  ],\n  "reductions": {json.dumps(self.reductions)},\n'
+            f'  "concat": {json.dumps(self.concat)},\n  "seq": {json.dumps(self.seq)}\n}}\n'
+        )
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(text, encoding="ascii")
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise UserError(f"Genotype file {path} cannot be written: {error.strerror}.") from error
+
+
+def edge_index(source: int, node: int) -> int:
+    """Index of the edge source -> node; edges are ordered node by node, then by source."""
+    return sum(range(2, node)) + source
+
+
+def num_edges(num_nodes: int) -> int:
+    """Number of edges of a cell with `num_nodes` intermediate nodes."""
+    return edge_index(0, num_nodes + 2)
+
+
+def edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
+    """All (source, node) of a cell with `num_nodes` intermediate nodes, in edge order."""
+    return tuple((source, node) for node in range(2, num_nodes + 2) for source in range(node))
+
+
+def reduction_positions(num_cells: int) -> tuple[int, ...]:
+    """Positions of the reduction cells, N // 3 and 2 N // 3 (one position where they coincide)."""
+    return tuple(sorted({num_cells // 3, 2 * num_cells // 3}))
+
+
+def existing_nodes(cell: Cell) -> frozenset[int]:
+    """The inputs 0 and 1 and every node with an input from an existing node.
+
+    A node without inputs does not exist: it carries no value, so its outgoing edges are dropped.
+    """
+    exist = {0, 1}
+    for _, node, source in cell:  # sorted by node, so every source is settled before its readers
+        if source in exist:
+            exist.add(node)
+    return frozenset(exist)
+
+
+def parse(
+    probabilities: np.ndarray,
+    primitives: tuple[str, ...],
+    method: str,
+    threshold: float,
+    reductions: tuple[int, ...],
+    seq: tuple[int, ...] | None = None,
+) -> Genotype:
+    """Derives the discrete architecture from the probabilities of the candidate primitives.
+
+    Methods (D-DARTS paper, architecture derivation):
+        sparse: for each node the 2 incoming edges with the largest best probability, on each its
+            best primitive if it reaches the threshold. Ties: the earlier source, the earlier
+            primitive.
+        edge: on every edge the best 2 primitives that reach the threshold, the lower one first.
+            Ties: the later primitive (the last two of a stable ascending sort).
+        complete: every primitive that reaches the threshold.
+        darts: like sparse, without a threshold.
+
+    Args:
+        probabilities: float [distinct cells, edges, primitives], finite.
+        primitives: names of the candidate primitives, in the order of the last axis.
+        method: 'sparse', 'edge', 'complete' or 'darts'.
+        threshold: lowest probability that is kept; unused by 'darts'.
+        reductions: positions of the reduction cells in the network.
+        seq: indices of the distinct cells in network order; None when every cell is distinct.
+
+    Returns:
+        The genotype; its cells concatenate all their intermediate nodes.
+
+    Raises:
+        UserError: when the shapes do not fit, a probability is not finite or the method is unknown.
+    """
+    probabilities = np.asarray(probabilities)
+    num_nodes = _check_probabilities(probabilities, primitives)
+    if method not in _PARSE_CELL:
+        raise UserError(f"Unknown parsing method {method!r}: use one of {', '.join(_PARSE_CELL)}.")
+    genes = tuple(
+        tuple(
+            (primitives[o], node, source)
+            for node in range(2, num_nodes + 2)
+            for source, o in _PARSE_CELL[method](
+                cell[edge_index(0, node) : edge_index(0, node + 1)], float(threshold)
+            )
+        )
+        for cell in probabilities
+    )
+    return Genotype(genes, reductions, tuple(range(2, num_nodes + 2)), seq)
+
+
+def expand(genotype: Genotype, num_cells: int) -> Genotype:
+    """Deepens a network to `num_cells` cells by repeating normal ones (D-DARTS paper, Algorithm 1).
+
+    The reduction cells move to a third and two thirds of the new depth; each stretch of normal
+    cells before, between and after them repeats the given cells of that stretch in order. 8 cells
+    become 14 as 0 1 0 1 | 2 | 3 4 3 4 | 5 | 6 7 6 7.
+
+    Returns:
+        A genotype with the same `genes` whose `seq` names the cells in their new order; an equal
+        genotype when nothing moves.
+
+    Raises:
+        UserError: when the network would shrink, has not exactly two reductions, or has no cell to
+            fill a stretch with.
+    """
+    if num_cells < genotype.num_cells:
+        raise UserError(
+            f"Cannot expand a genotype of {genotype.num_cells} cells to {num_cells}: "
+            f"ask for at least {genotype.num_cells} cells."
+        )
+    if len(genotype.reductions) != 2:
+        raise UserError(
+            f"Only a genotype with exactly two reduction cells can be expanded, this one has "
+            f"{len(genotype.reductions)}: keep its {genotype.num_cells} cells."
+        )
+    old, new = genotype.reductions, reduction_positions(num_cells)
+    seq = range(genotype.num_cells) if genotype.seq is None else genotype.seq
+    order = []
+    for (start, stop), length in zip(
+        _stretches(old, genotype.num_cells),
+        (stop - start for start, stop in _stretches(new, num_cells)),
+    ):
+        if length and start == stop:
+            raise UserError(
+                f"Cannot expand to {num_cells} cells: with reductions at {old[0]} and {old[1]} of "
+                f"{genotype.num_cells} cells the stretch of normal cells that begins at {start} is "
+                f"empty, but {length} are needed there."
+            )
+        order += [seq[start + i % (stop - start)] for i in range(length)]
+        order += [seq[stop]] if stop < genotype.num_cells else []
+    if (new, order) == (old, list(seq)):
+        return genotype
+    return dataclasses.replace(genotype, reductions=new, seq=tuple(order))
+
+
+def _stretches(reductions, num_cells):
+    """The (start, stop) of the normal cells before, between and after two reduction cells."""
+    first, second = reductions
+    return (0, first), (first + 1, second), (second + 1, num_cells)
+
+
+def _best_edges(probabilities, threshold):
+    best = probabilities.max(axis=1)
+    sources = np.argsort(-best, kind="stable")[:2]
+    return [(int(i), int(probabilities[i].argmax())) for i in sources if best[i] >= threshold]
+
+
+def _best_two_primitives(probabilities, threshold):
+    return [
+        (source, int(o))
+        for source, edge in enumerate(probabilities)
+        for o in np.argsort(edge, kind="stable")[-2:]
+        if edge[o] >= threshold
+    ]
+
+
+def _all_primitives(probabilities, threshold):
+    return [(int(source), int(o)) for source, o in np.argwhere(probabilities >= threshold)]
+
+
+# Each maps one node's probabilities [incoming edges, primitives] to its (source, primitive index).
+_PARSE_CELL = {
+    "sparse": _best_edges,
+    "edge": _best_two_primitives,
+    "complete": _all_primitives,
+    "darts": lambda probabilities, _: _best_edges(probabilities, -math.inf),
+}
+
+
+def _check_probabilities(probabilities, primitives):
+    """Returns the number of intermediate nodes."""
+    if probabilities.ndim != 3 or probabilities.dtype.kind not in "fi":
+        raise UserError(
+            f"Probabilities must be a real array [cells, edges, primitives], found "
+            f"{probabilities.dtype} of shape {probabilities.shape}."
+        )
+    _, edge_count, primitive_count = probabilities.shape
+    if primitive_count != len(primitives) or not primitives:
+        raise UserError(
+            f"Probabilities of shape {probabilities.shape} do not fit {len(primitives)} "
+            f"primitives: the last axis must have one entry for each."
+        )
+    num_nodes = 1
+    while num_edges(num_nodes) < edge_count:
+        num_nodes += 1
+    if num_edges(num_nodes) != edge_count:
+        raise UserError(
+            f"Probabilities of shape {probabilities.shape} describe {edge_count} edges a cell, "
+            f"which no number of nodes has: 1, 2, 3, 4 nodes have 2, 5, 9, 14 edges."
+        )
+    if not np.isfinite(probabilities).all():
+        cell, edge, o = np.argwhere(~np.isfinite(probabilities))[0]
+        raise UserError(
+            f"The probability of {primitives[o]} on edge {edge} of cell {cell} is "
+            f"{probabilities[cell, edge, o]}: the search has diverged, parse an earlier epoch."
+        )
+    return num_nodes
+
+
+def _checked_cell(cell, index) -> Cell:
+    if not _is_sequence(cell):
+        raise UserError(f"genes[{index}] must be a list of entries, found {_short(cell)}.")
+    entries = []
+    for entry in cell:
+        where = f"genes[{index}] holds {_short(entry)}"
+        if not _is_sequence(entry) or len(entry) != 3:
+            raise UserError(f"{where}, but an entry is (primitive, node, source).")
+        primitive, *ends = entry
+        if not isinstance(primitive, str) or not primitive or not primitive.isprintable():
+            raise UserError(f"{where}, but a primitive is a name.")
+        node, source = _integers(ends, f"{where}: node, source", range(_MAX_NODE))
+        if node < 2 or source >= node:
+            raise UserError(f"{where}, but node must be at least 2 and source less than node.")
+        entries.append((primitive, node, source))
+    if len(set(entries)) < len(entries):
+        raise UserError(f"genes[{index}] holds an entry twice: {_short(cell)}.")
+    return tuple(sorted(entries, key=operator.itemgetter(1)))
+
+
+_MAX_NODE = 1000  # far above any cell; keeps a broken file from asking for billions of nodes
+
+
+def _integers(values, name, allowed: range) -> tuple[int, ...]:
+    if not _is_sequence(values):
+        raise UserError(f"{name} must be a list of integers, found {_short(values)}.")
+    for value in values:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise UserError(f"{name} must hold integers only, found {_short(value)}.")
+        if value not in allowed:
+            raise UserError(
+                f"{name} must lie between {allowed.start} and {allowed.stop - 1}, "
+                f"found {_short(value)}."
+            )
+    return tuple(int(value) for value in values)
+
+
+def _distinct_integers(values, name, allowed):
+    integers = _integers(values, name, allowed)
+    if len(set(integers)) < len(integers):
+        raise UserError(f"{name} holds a number twice: {_short(values)}.")
+    return integers
+
+
+def _is_sequence(value):
+    return isinstance(value, list | tuple | range)
+
+
+_short = reprlib.repr  # cut, so that a hostile file cannot flood the message

@@ -1,0 +1,56 @@
+"""The losses of D-DARTS (section 3.2): cross-entropy, zero-one loss, ablation loss and their sum."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Keeps the ablation loss finite where the mean contribution passes through zero, which it does in the
+# first steps of every search; small beside contributions worth speaking of (hundredths and more).
+EPSILON = 1e-3
+
+
+def cross_entropy(logits, labels, label_smoothing: float = 0.0):
+    """Mean cross-entropy.
+
+    Args:
+        logits: [B, classes], float32 or better.
+        labels: [B], integer classes.
+        label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+        A scalar.
+    """
+    if label_smoothing:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def zero_one_loss(alphas):
+    """L_01 of every cell (FairDARTS equation 5): pushes sigmoid(alpha) towards 0 or 1.
+
+    Args:
+        alphas: [cells, E, O].
+
+    Returns:
+        [cells], between -0.25 (all decided) and 0 (all at one half).
+    """
+    return -jnp.mean((jax.nn.sigmoid(alphas) - 0.5) ** 2, axis=(1, 2))
+
+
+def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON):
+    """L_AB of a cell: how much less than the average it helps, relative to the average.
+
+    `(M_i - mean(M)) / (|mean(M)| + epsilon)`: equation 4 of D-DARTS with the absolute value in the
+    denominator, so that a cell that helps more (a smaller M_i) has a smaller loss whatever the sign of
+    the mean.
+
+    Args:
+        contribution: M_i, [...].
+        mean_contribution: mean over all cells, broadcast against `contribution`.
+        epsilon: see `EPSILON`.
+
+    Returns:
+        [...]; its mean over all cells is 0.
+    """
+    return (contribution - mean_contribution) / (jnp.abs(mean_contribution) + epsilon)

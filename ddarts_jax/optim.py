@@ -1,0 +1,86 @@
+"""Optimizers: SGD for weights, and for the alphas one Adam for each cell."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+
+def cosine(first: float, final: float, steps: int) -> optax.Schedule:
+    """Returns the schedule that goes from `first` to `final` by half a cosine in `steps` steps.
+
+    Unlike `optax.cosine_decay_schedule`, whose final value is a factor, `first` may be 0.
+    """
+    fall = optax.cosine_decay_schedule(first - final, steps)
+    return lambda count: final + fall(count)
+
+
+def weights_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Returns PyTorch's SGD after a clip of the gradient's global norm, with a cosine schedule.
+
+    Args:
+      settings: `config.search.weights` or `config.train`: learning_rate, final_learning_rate,
+        momentum, weight_decay (L2, added to the clipped gradient), clip.
+      steps: number of updates over which the learning rate falls.
+    """
+
+    @optax.inject_hyperparams
+    def sgd(learning_rate: jax.Array) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(settings.clip),
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.trace(settings.momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return sgd(cosine(settings.learning_rate, settings.final_learning_rate, steps))
+
+
+def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Returns the optimizers of all cells as one transformation of the alphas.
+
+    Each cell owns its moments, its count, its learning rate and its place in the schedule: every
+    leaf of the state has the cells on its leading axis, and no cell depends on another.
+
+    Args:
+      settings: `config.search.alphas`: learning_rate, final_learning_rate, cell_learning_rates,
+        weight_decay (L2 in the gradient, as PyTorch's Adam), b1, b2.
+      steps: number of updates over which the learning rates fall.
+
+    Returns:
+      A transformation of arrays [distinct cells, edges, primitives]; `update` needs the alphas.
+    """
+
+    @optax.inject_hyperparams
+    def adam(peak: jax.Array, fall: jax.Array) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.scale_by_adam(settings.b1, settings.b2),
+            optax.scale_by_learning_rate(peak * fall),
+        )
+
+    first, final = settings.learning_rate, settings.final_learning_rate
+    fall = cosine(1.0, final / first if first else 0.0, steps)
+
+    def init(alphas: jax.Array) -> optax.OptState:
+        peaks = settings.cell_learning_rates or (first,) * len(alphas)
+        peaks = jnp.asarray(peaks, alphas.dtype)
+        return jax.vmap(lambda cell, peak: adam(peak, fall).init(cell))(alphas, peaks)
+
+    def update(
+        gradients: jax.Array, state: optax.OptState, alphas: jax.Array
+    ) -> tuple[jax.Array, optax.OptState]:
+        # The peaks come from the state, which `init` gave them; the one named here is not used.
+        return jax.vmap(adam(first, fall).update)(gradients, state, alphas)
+
+    return optax.GradientTransformation(init, update)
+
+
+def weights_learning_rate(state: optax.OptState) -> jax.Array:
+    """Returns the learning rate [] of the last update (before any: of the first)."""
+    return state.hyperparams["learning_rate"]
+
+
+def alphas_learning_rates(state: optax.OptState) -> jax.Array:
+    """Returns each cell's learning rate [distinct cells] of the last update (before any: first)."""
+    return state.hyperparams["peak"] * state.hyperparams["fall"]

@@ -1,0 +1,322 @@
+"""Candidate primitives of the search space, and the small layers that they are made of.
+
+Images are `[batch, height, width, channels]`. Every module is called as `module(x, train)`: with
+`train=True` BatchNorm uses the statistics of the batch and updates the running ones, otherwise it uses
+the running ones. Parameters and statistics are float32; the computation follows the dtype of `x`.
+Conventions are those of DARTS (Liu et al. 2019): ReLU-Conv-BN, padding that keeps the size, average
+pooling that does not count padding, strided skips by factorized reduction.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from ddarts_jax.errors import UserError
+
+DARTS_PRIMITIVES = (
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+# PyTorch's default for convolutions, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the reference uses.
+KERNEL_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def convolve(x, kernel, stride=1, dilation=1, padding=None, groups=1):
+    """Convolves `x` [B, H, W, Cin] with `kernel` [kh, kw, Cin / groups, Cout], symmetric padding.
+
+    Args:
+        x: images.
+        kernel: cast to the dtype of `x`.
+        stride: step between outputs, the same in both directions.
+        dilation: step between taps of the kernel.
+        padding: pixels on every side; None keeps the size at stride 1.
+        groups: number of channel groups.
+
+    Returns:
+        [B, H', W', Cout] of the dtype of `x`.
+    """
+    if padding is None:
+        padding = [(dilation * (size // 2),) * 2 for size in kernel.shape[:2]]
+    else:
+        padding = [(padding, padding)] * 2
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation as in the reference: eps 1e-5, running statistics with momentum 0.9.
+
+    Args:
+        channels: number of features.
+        affine: whether it has scale and bias; the supernet has none (DARTS, section 2.2).
+    """
+
+    def __init__(self, channels: int, affine: bool, rngs: nnx.Rngs):
+        super().__init__(
+            channels, momentum=0.9, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=rngs
+        )
+
+    def __call__(self, x, train):
+        """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
+        return super().__call__(x, use_running_average=not train).astype(x.dtype)
+
+
+class ConvBN(nnx.Module):
+    """ReLU, convolution, BatchNorm (no ReLU with `relu=False`, as in the stem)."""
+
+    def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None, rngs):
+        self.kernel = nnx.Param(KERNEL_INIT(rngs.params(), (size, size, cin, cout)))
+        self.norm = BatchNorm(cout, affine, rngs)
+        self.stride, self.relu, self.padding = stride, relu, padding
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
+        x = jax.nn.relu(x) if self.relu else x
+        return self.norm(convolve(x, self.kernel[...], self.stride, padding=self.padding), train)
+
+
+class FactorizedReduce(nnx.Module):
+    """Halves the size without losing every second pixel: ReLU, two strided 1x1 convolutions, BN.
+
+    One convolution reads the even pixels, the other the odd ones; each gives half of the channels.
+    """
+
+    def __init__(self, cin, cout, *, affine, rngs):
+        half = cout // 2
+        self.even = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, cin, half)))
+        self.odd = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, cin, cout - half)))
+        self.norm = BatchNorm(cout, affine, rngs)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, ceil(H / 2), ceil(W / 2), cout]."""
+        x = jax.nn.relu(x)
+        # An odd size has one odd pixel fewer than even ones: a zero stands for it.
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        even = convolve(x[:, ::2, ::2], self.even[...])
+        odd = convolve(x[:, 1::2, 1::2], self.odd[...])
+        return self.norm(jnp.concatenate([even, odd], -1), train)
+
+
+def _shifted_sum(padded, spatial, shape, stride, dilation):
+    """Depthwise convolution of an already padded image as a sum of shifted products."""
+    total = 0
+    for i in range(spatial.shape[0]):
+        for j in range(spatial.shape[1]):
+            row, column = i * dilation, j * dilation
+            window = padded[
+                :,
+                row : row + stride * (shape[0] - 1) + 1 : stride,
+                column : column + stride * (shape[1] - 1) + 1 : stride,
+            ]
+            total += window * spatial[i, j, 0].astype(padded.dtype)
+    return total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def separable_by_shifts(x, spatial, pointwise, stride, dilation):
+    """Depthwise and pointwise convolution in a form that is quick on a CPU, forwards and backwards.
+
+    Args:
+        x: [B, H, W, C].
+        spatial: depthwise kernel [k, k, 1, C], k odd.
+        pointwise: [1, 1, C, C'].
+        stride: of the depthwise convolution.
+        dilation: of the depthwise convolution.
+
+    Returns:
+        [B, H / stride, W / stride, C'], as XLA's grouped convolution followed by a 1x1 gives.
+    """
+    pad = dilation * (spatial.shape[0] // 2)
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    shape = [(size - 1) // stride + 1 for size in x.shape[1:3]]
+    x = _shifted_sum(padded, spatial, shape, stride, dilation)
+    return x @ pointwise[0, 0].astype(x.dtype)
+
+
+def _separable_forward(x, spatial, pointwise, stride, dilation):
+    return separable_by_shifts(x, spatial, pointwise, stride, dilation), (x, spatial, pointwise)
+
+
+def _separable_backward(stride, dilation, residuals, cotangent):
+    x, spatial, pointwise = residuals
+    # Towards the input: the transposed convolution is again a sum of shifted products, of the
+    # cotangent spread out by the stride and with the kernel turned round.
+    before_pointwise = cotangent @ pointwise[0, 0].T.astype(x.dtype)
+    pad = dilation * (spatial.shape[0] // 2)
+    padding = [(0, 0, 0)]
+    for size, outputs in zip(x.shape[1:3], cotangent.shape[1:3]):
+        padding.append((pad, size + pad - (stride * (outputs - 1) + 1), stride - 1))
+    spread = lax.pad(before_pointwise, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
+    to_input = _shifted_sum(spread, spatial[::-1, ::-1], x.shape[1:3], 1, dilation)
+
+    # Towards the weights: that of the dense kernel spatial * pointwise, one large contraction, which
+    # is several times quicker than k*k sums of products.
+    def dense(kernel):
+        return convolve(x, kernel, stride, dilation)
+
+    folded = jnp.swapaxes(spatial, 2, 3) * pointwise
+    (to_folded,) = jax.linear_transpose(dense, folded)(cotangent)
+    to_spatial = jnp.sum(to_folded * pointwise, 3)[:, :, None]
+    to_pointwise = jnp.sum(to_folded * jnp.swapaxes(spatial, 2, 3), (0, 1))[None, None]
+    return to_input, to_spatial, to_pointwise
+
+
+separable_by_shifts.defvjp(_separable_forward, _separable_backward)
+
+
+class DepthwiseSeparable(nnx.Module):
+    """ReLU, depthwise k x k, pointwise 1x1, BatchNorm.
+
+    `depthwise` says how the two convolutions are computed, with the same result up to rounding:
+    "shifted" by `separable_by_shifts`, "library" by XLA's grouped convolution.
+    """
+
+    def __init__(self, channels, size, stride, dilation=1, *, affine, depthwise, rngs):
+        self.spatial = nnx.Param(KERNEL_INIT(rngs.params(), (size, size, 1, channels)))
+        self.pointwise = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, channels, channels)))
+        self.norm = BatchNorm(channels, affine, rngs)
+        self.stride, self.dilation, self.depthwise = stride, dilation, depthwise
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+        x = jax.nn.relu(x)
+        spatial, pointwise = self.spatial[...], self.pointwise[...]
+        if self.depthwise == "shifted":
+            x = separable_by_shifts(x, spatial, pointwise, self.stride, self.dilation)
+        else:
+            x = convolve(x, spatial, self.stride, self.dilation, groups=x.shape[-1])
+            x = convolve(x, pointwise)
+        return self.norm(x, train)
+
+
+class SepConv(nnx.Module):
+    """Depthwise-separable convolution applied twice; only the first is strided."""
+
+    def __init__(self, channels, size, stride, *, affine, depthwise, rngs):
+        kwargs = {"affine": affine, "depthwise": depthwise, "rngs": rngs}
+        self.first = DepthwiseSeparable(channels, size, stride, **kwargs)
+        self.second = DepthwiseSeparable(channels, size, 1, **kwargs)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+        return self.second(self.first(x, train), train)
+
+
+def _slide(x, axis, stride, fill, combine):
+    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it.
+
+    Sliced sums and maxima have cheap gradients everywhere, where XLA's windowed reductions do not
+    (select-and-scatter took 14 times as long on a CPU).
+    """
+    size = x.shape[axis]
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (1, 1)
+    padded = jnp.pad(x, pad, constant_values=fill)
+    outputs = (size - 1) // stride + 1
+    taps = [
+        lax.slice_in_dim(padded, i, i + stride * (outputs - 1) + 1, stride, axis) for i in range(3)
+    ]
+    return combine(combine(taps[0], taps[1]), taps[2])
+
+
+def max_pool(x, stride):
+    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins."""
+    for axis in (1, 2):
+        x = _slide(x, axis, stride, -jnp.inf, jnp.maximum)
+    return x
+
+
+def avg_pool(x, stride):
+    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image."""
+
+    def inverse_counts(size):
+        position = np.arange(0, size, stride)
+        return 1.0 / (np.minimum(position + 1, size - 1) - np.maximum(position - 1, 0) + 1)
+
+    weight = np.outer(inverse_counts(x.shape[1]), inverse_counts(x.shape[2]))[None, :, :, None]
+    for axis in (1, 2):
+        x = _slide(x, axis, stride, 0, jnp.add)
+    return x * weight.astype(x.dtype)
+
+
+class Pool(nnx.Module):
+    """3x3 pooling; in the supernet BatchNorm follows it, in a derived network nothing does."""
+
+    def __init__(self, pool: Callable, channels, stride, *, affine, rngs):
+        self.pool, self.stride = pool, stride
+        self.norm = None if affine else BatchNorm(channels, affine, rngs)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+        x = self.pool(x, self.stride)
+        return x if self.norm is None else self.norm(x, train)
+
+
+class Identity(nnx.Module):
+    """The skip connection at stride 1."""
+
+    def __call__(self, x, train):
+        """Returns `x`."""
+        return x
+
+
+def default_depthwise() -> str:
+    """How depthwise-separable convolutions are computed on this backend: see `DepthwiseSeparable`.
+
+    XLA's grouped convolution is 5 to 20 times slower than shifted sums on a CPU.
+    """
+    return "shifted" if jax.default_backend() == "cpu" else "library"
+
+
+def create(name: str, channels: int, stride: int, *, affine: bool, rngs, depthwise=None):
+    """Builds the primitive `name` for `channels` features at `stride` 1 or 2.
+
+    Args:
+        name: one of `DARTS_PRIMITIVES`.
+        channels: features in and out.
+        stride: 1 keeps the size, 2 halves it.
+        affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
+            True in a derived network.
+        rngs: the stream `params` is used.
+        depthwise: "shifted" or "library"; None chooses for this backend.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    depthwise = depthwise or default_depthwise()
+    match name:
+        case "max_pool_3x3" | "avg_pool_3x3":
+            pool = max_pool if name == "max_pool_3x3" else avg_pool
+            return Pool(pool, channels, stride, affine=affine, rngs=rngs)
+        case "skip_connect":
+            if stride == 1:
+                return Identity()
+            return FactorizedReduce(channels, channels, affine=affine, rngs=rngs)
+        case "sep_conv_3x3" | "sep_conv_5x5":
+            return SepConv(
+                channels, int(name[-1]), stride, affine=affine, depthwise=depthwise, rngs=rngs
+            )
+        case "dil_conv_3x3" | "dil_conv_5x5":
+            size, kwargs = int(name[-1]), {"affine": affine, "depthwise": depthwise, "rngs": rngs}
+            return DepthwiseSeparable(channels, size, stride, dilation=2, **kwargs)
+    raise UserError(
+        f"unknown primitive {name!r}: the search space has {', '.join(DARTS_PRIMITIVES)}"
+    )

@@ -58,8 +58,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
         """Starts to write a checkpoint; `state` may be donated as soon as this returns.
 
-        Waits for the save before it. A step that exists already is written again only where that
-        adds its accuracy.
+        Waits for the save before it. A step that exists already is written again only to add its
+        accuracy.
 
         Args:
           step: number of steps done.
@@ -105,7 +105,7 @@ class Checkpoints:
         kept = {*steps[-self._keep_last :], self.best_step()}
         unwanted = [self._directory / str(step) for step in steps if step not in kept]
         for path in [*unwanted, *self._half_written()]:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # tried again after the next save
 
     def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
         """Reads the newest checkpoint that is whole, and sets newer ones that are not aside.

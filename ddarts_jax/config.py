@@ -11,6 +11,7 @@ import json
 import math
 import os
 import runpy
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ _CHOICES = {
     "parse.method": ("sparse", "edge", "complete", "darts"),
 }
 
-# By the last part of a key: the allowed values in words, and their test.
+# By key or its last part: the allowed values in words, and their test.
 _POSITIVE = ("greater than 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 _BELOW_ONE = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
@@ -166,7 +167,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         of overrides `--config.key=value` (a tuple as `'(1, 2)'`).
 
     Returns:
-      The validated, locked configuration and the workdir ('' where none was given).
+      The validated, locked configuration and the workdir.
 
     Raises:
       UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
@@ -201,7 +202,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     if surplus:
         raise UserError(f"Unknown argument {surplus[0]!r}; overrides are --config.key=value.")
     validate(config)
-    return config, arguments.workdir
+    default = f"runs/{Path(arguments.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return config, arguments.workdir or default
 
 
 def nearest_key(config: ConfigDict, key: str) -> str:
@@ -234,6 +236,17 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
     pairs = {key: (a.get(key, missing), b.get(key, missing)) for key in sorted({*a, *b})}
     return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
+
+
+def defining(config: ConfigDict, phase: str) -> dict[str, Any]:
+    """Returns the part of the configuration that a checkpoint of `phase` depends on.
+
+    Args:
+      config: the whole configuration.
+      phase: 'search' or 'train', which is also the name of its section.
+    """
+    whole = config.to_dict()
+    return {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
 
 
 def to_json(config: ConfigDict) -> str:

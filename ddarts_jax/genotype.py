@@ -72,6 +72,10 @@ class Genotype:
         """The cells in the order in which the network runs them."""
         return self.genes if self.seq is None else tuple(self.genes[index] for index in self.seq)
 
+    def to_dict(self) -> dict:
+        """The fields as JSON can say them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Genotype":
         """Reads what `save` wrote.
@@ -80,9 +84,8 @@ class Genotype:
             UserError: when the file is missing, unreadable or does not hold a genotype.
         """
         path = Path(path)
-        if not os.path.isfile(
-            path
-        ):  # also keeps a device or a pipe from blocking the read for ever
+        # A device or a pipe would block the read for ever.
+        if not os.path.isfile(path):
             raise UserError(f"Genotype file {path} does not exist or is no regular file.")
         try:
             fields = json.loads(path.read_bytes())
@@ -216,8 +219,8 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
     become 14 as 0 1 0 1 | 2 | 3 4 3 4 | 5 | 6 7 6 7.
 
     Returns:
-        A genotype with the same `genes` whose `seq` names the cells in their new order; an equal
-        genotype when nothing moves.
+        The deeper genotype: `genes` repeated in the new order, or, where cells already share
+        (`seq` is given), the same `genes` and a longer `seq`. An equal genotype when nothing moves.
 
     Raises:
         UserError: when the network would shrink, has not exactly two reductions, or has no cell to
@@ -248,8 +251,9 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
             )
         order += [seq[start + i % (stop - start)] for i in range(length)]
         order += [seq[stop]] if stop < genotype.num_cells else []
-    if (new, order) == (old, list(seq)):
-        return genotype
+    if genotype.seq is None:
+        genes = tuple(genotype.genes[index] for index in order)
+        return dataclasses.replace(genotype, reductions=new, genes=genes)
     return dataclasses.replace(genotype, reductions=new, seq=tuple(order))
 
 

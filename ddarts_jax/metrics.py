@@ -42,7 +42,7 @@ class MetricsWriter:
             file.write(line + "\n")
         if phase not in self._boards:
             self._boards[phase] = SummaryWriter(str(self._workdir / "tensorboard" / phase))
-        for name, value in _scalars(f"{phase}", metrics):
+        for name, value in _scalars(phase, metrics):
             self._boards[phase].add_scalar(name, value, epoch)
         self._boards[phase].flush()
 
@@ -130,4 +130,4 @@ def _scalars(name: str, value: Any) -> list[tuple[str, float]]:
         return [pair for key, item in value.items() for pair in _scalars(f"{name}/{key}", item)]
     if isinstance(value, list):
         return [pair for i, item in enumerate(value) for pair in _scalars(f"{name}/{i}", item)]
-    return [(name, value)] if isinstance(value, int | float) else []
+    return [(name, float(value))] if isinstance(value, int | float) else []

@@ -186,6 +186,18 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path, 
     assert_equal(state, make_state(3))
 
 
+@pytest.mark.parametrize("damage", [_flip_bit_in_data, _delete_record])
+def test_a_damaged_best_checkpoint_is_named_and_the_next_best_used(tmp_path, caplog, damage):
+    """What is evaluated is never a damaged network, nor silently a worse one."""
+    write(tmp_path, {1: 0.5, 2: 0.75, 3: 0.25}, keep_last=3)
+    damage(tmp_path / "2")
+    with Checkpoints(tmp_path, CONFIG, 3) as checkpoints:
+        step, state = checkpoints.restore_best(abstract(make_state(0)))
+    assert step == 1
+    assert_equal(state, make_state(1))
+    assert str(tmp_path / "2") in caplog.text
+
+
 def test_any_flipped_bit_is_noticed_or_harmless(tmp_path, caplog):
     """Fuzz: a bit flipped anywhere in the newest checkpoint never changes what is restored."""
     write(tmp_path, {1: None, 2: None})

@@ -90,9 +90,9 @@ def test_weights_follow_pytorch_sgd(scale, phase):
     weights = [rng.normal(size=(3, 4)), rng.normal(size=(5,))]
     gradients = [[scale * rng.normal(size=w.shape) for w in weights] for _ in range(STEPS)]
     expected = torch_sgd(weights, gradients, settings)
-    params = [jnp.asarray(w, jnp.float32) for w in weights]
+    start = [jnp.asarray(w, jnp.float32) for w in weights]
     for step, (params, state) in enumerate(
-        run(weights_optimizer(settings, STEPS), params, gradients)
+        run(weights_optimizer(settings, STEPS), start, gradients)
     ):
         for got, want in zip(params, next(expected)):
             np.testing.assert_allclose(got, want, **TOLERANCE)
@@ -115,7 +115,7 @@ def alphas_settings(rates=(), weight_decay=1e-3):
 
 @pytest.mark.parametrize("rates", [(), (3e-3, 0.0, 1e-2, 1)])
 def test_alphas_follow_one_pytorch_adam_a_cell(rates):
-    """Every cell's alphas move as by an Adam of their own; its rates fall to a third, as the default."""
+    """Every cell's alphas move as by an Adam of their own, its rate falling to a third."""
     alphas, gradients = alphas_case()
     settings = alphas_settings(rates, weight_decay=0.1)
     firsts = rates or (3e-3,) * 4
@@ -125,7 +125,8 @@ def test_alphas_follow_one_pytorch_adam_a_cell(rates):
     optimizer = alphas_optimizer(settings, STEPS)
     for step, (got, state) in enumerate(run(optimizer, jnp.float32(alphas), gradients)):
         for i in range(4):
-            np.testing.assert_allclose(got[i], next(expected[i]), rtol=1e-5, atol=1e-5 * firsts[i])
+            atol = 2e-6 * max(1, 10 * firsts[i])  # float32 against float64 over 20 steps
+            np.testing.assert_allclose(got[i], next(expected[i]), rtol=1e-5, atol=atol)
         want = [cosine_at(step, first, first / 3) for first in firsts]
         np.testing.assert_allclose(alphas_learning_rates(state), want, rtol=1e-5)
 

@@ -1,0 +1,30 @@
+"""Search, train and evaluate on scikit-learn's handwritten digits: the quick start."""
+
+from ddarts_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.batch_size = 64
+
+    config.search.epochs = 20
+    config.search.num_cells = 5
+    config.search.num_nodes = 2
+    config.search.channels = 8
+    config.search.stem_multiplier = 3
+    config.search.weights.learning_rate = 0.1
+    config.search.weights.final_learning_rate = 0.01
+    config.search.alphas.learning_rate = 0.05
+    config.search.alphas.final_learning_rate = 0.02
+    config.search.augment.crop_padding = 0
+    config.search.augment.flip = False
+
+    config.train.epochs = 20
+    config.train.channels = 16
+    config.train.learning_rate = 0.1
+    config.train.drop_path = 0.0
+    config.train.auxiliary_weight = 0.0
+    config.train.augment.crop_padding = 0
+    config.train.augment.flip = False
+    config.train.augment.cutout = 0
+    return config

@@ -1,0 +1,342 @@
+"""The training loop that search and training share: steps in chunks, chunks in epochs.
+
+The data live on the device as uint8. A *chunk* is one compiled `lax.scan` over steps that draws its
+batches, augments them and steps. Everything random follows from the seed and the step, the order of an
+epoch from the seed and the epoch; so the step is all that a resumed run needs to know.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from ddarts_jax import metrics, sharding
+from ddarts_jax.augment import augment
+from ddarts_jax.checkpoint import Checkpoints
+from ddarts_jax.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+
+class Images(NamedTuple):
+    """Training images on the device.
+
+    Attributes:
+        images: uint8 [n, H, W, C].
+        labels: int32 [n].
+        splits: one array of indices for each batch that a step takes.
+        mean, std: float32 [C], of the pixels in [0, 1].
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    splits: tuple[jax.Array, ...]
+    mean: jax.Array
+    std: jax.Array
+
+
+class Running(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: of the phase; has a `step`, int32 scalar, the number of steps done.
+        totals: metrics summed over the steps of the present epoch, so that an epoch that was
+            interrupted reports what an unbroken one does.
+    """
+
+    state: Any
+    totals: Any
+
+
+class Schedule(NamedTuple):
+    """How many steps there are.
+
+    Attributes:
+        epochs: passes over the data.
+        chunks: chunks in an epoch.
+        chunk: steps in a chunk.
+        batch_size: images in each batch of a step.
+    """
+
+    epochs: int
+    chunks: int
+    chunk: int
+    batch_size: int
+
+    @property
+    def epoch(self) -> int:
+        """Steps in an epoch."""
+        return self.chunks * self.chunk
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.epoch
+
+
+def schedule(num_images: int, batch_size: int, epochs: int, chunk_steps: int) -> Schedule:
+    """Divides an epoch into chunks of one length, so that one compiled program serves them all.
+
+    Images that fill no batch, and steps that fill no chunk (fewer than there are chunks), are left
+    out; they are others in every epoch.
+
+    Args:
+        num_images: of the smallest split.
+        batch_size: images a step.
+        epochs: passes over the data.
+        chunk_steps: most steps in a chunk.
+
+    Raises:
+        UserError: the images do not fill one batch.
+    """
+    steps = num_images // batch_size
+    if not steps:
+        raise UserError(
+            f"data.batch_size={batch_size} is larger than the {num_images} images that a step "
+            f"draws from: use at most {num_images}"
+        )
+    chunks = math.ceil(steps / chunk_steps)
+    return Schedule(epochs, chunks, steps // chunks, batch_size)
+
+
+def on_device(dataset, splits, mesh: Mesh) -> Images:
+    """Puts the training images of a `data.Dataset` on every device of the mesh."""
+    return sharding.replicate(
+        Images(
+            dataset.train_images,
+            np.asarray(dataset.train_labels, np.int32),
+            tuple(np.asarray(split, np.int32) for split in splits),
+            np.asarray(dataset.mean, np.float32),
+            np.asarray(dataset.std, np.float32),
+        ),
+        mesh,
+    )
+
+
+def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh: Mesh) -> Callable:
+    """Builds the function that runs one chunk of steps.
+
+    Args:
+        step: `(state, key, *batches) -> (state, metrics)`; a batch is (images [B, H, W, C] normalised
+            and augmented, labels [B]), one for each split of the data.
+        plan: the schedule.
+        seed: root of all randomness.
+        settings: `augment` section of the config: crop_padding, flip, cutout.
+        dtype: of the images.
+        mesh: over which batches are split.
+
+    Returns:
+        `(running, data: Images) -> (running, finite)`, jitted, `running` donated; `finite` holds for
+        every metric [chunk] booleans.
+    """
+
+    def draw(key, data: Images, indices):
+        indices = sharding.split_batch(indices, mesh)
+        images = augment(
+            key,
+            data.images[indices],
+            data.mean,
+            data.std,
+            crop_padding=settings.crop_padding,
+            flip=settings.flip,
+            cutout=settings.cutout,
+            dtype=dtype,
+        )
+        return sharding.split_batch((images, data.labels[indices]), mesh)
+
+    def chunk(running: Running, data: Images):
+        # Two roots, far from the small numbers that initialisation folds in.
+        order_key, step_key = (jax.random.fold_in(jax.random.key(seed), 2**32 - k) for k in (1, 2))
+        epoch_key = jax.random.fold_in(order_key, running.state.step // plan.epoch)
+        orders = [
+            jax.random.permutation(jax.random.fold_in(epoch_key, k), split)
+            for k, split in enumerate(data.splits)
+        ]
+
+        def body(running: Running, _):
+            state, totals = running
+            position = state.step % plan.epoch
+            key, *batch_keys = jax.random.split(
+                jax.random.fold_in(step_key, state.step), 1 + len(orders)
+            )
+            batches = [
+                draw(k, data, lax.dynamic_slice_in_dim(o, position * plan.batch_size, plan.batch_size))
+                for k, o in zip(batch_keys, orders)
+            ]
+            state, measured = step(state, key, *batches)
+            totals = jax.tree.map(
+                lambda total, new: jnp.where(position == 0, 0, total) + new.astype(total.dtype),
+                totals,
+                measured,
+            )
+            finite = jax.tree.map(lambda new: jnp.isfinite(new).all(), measured)
+            return Running(state, totals), finite
+
+        return lax.scan(body, running, length=plan.chunk)
+
+    return jax.jit(chunk, donate_argnums=0)
+
+
+def start(state, step: Callable, data: Images, plan: Schedule, dtype, mesh: Mesh) -> Running:
+    """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
+
+    def batch():
+        shape = (plan.batch_size, *data.images.shape[1:])
+        return jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+
+    batches = [batch() for _ in data.splits]
+    _, measured = jax.eval_shape(step, state, jax.random.key(0), *batches)
+    totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
+    return sharding.replicate(Running(state, totals), mesh)
+
+
+def run(
+    phase: str,
+    running: Running,
+    chunk: Callable,
+    data: Images,
+    plan: Schedule,
+    checkpoints: Checkpoints,
+    writer: metrics.MetricsWriter,
+    every_minutes: float,
+    end_epoch: Callable,
+):
+    """Runs all epochs from where the newest checkpoint stands.
+
+    Args:
+        phase: "search" or "train"; names metrics and messages.
+        running: a fresh start; donated.
+        chunk: from `make_chunk`.
+        data: on the device.
+        plan: the schedule.
+        checkpoints: of this phase; saved after every epoch, and within one every `every_minutes`.
+        writer: gets a line an epoch.
+        every_minutes: see `checkpoints`.
+        end_epoch: `(epoch, state, means) -> metrics` after each epoch; `means` are the step's metrics
+            averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
+
+    Returns:
+        The final state.
+
+    Raises:
+        UserError: a loss is not finite; names the step and the parts.
+        Stopped: by a signal; the state is saved.
+    """
+    restored = checkpoints.restore(running)
+    if restored:
+        running = restored[1]
+        _logger.info("%s: continues after step %d of %d", phase, restored[0], plan.total)
+    step = int(running.state.step)
+    writer.rewind(phase, step // plan.epoch + 1)
+    if step == plan.total:
+        return running.state
+
+    compiled = _compile(phase, chunk, running, data)
+    saved_at = time.monotonic()
+    images_a_step = plan.batch_size * len(data.splits)
+    with _Signals() as signals:
+        while step < plan.total:
+            epoch, begun = step // plan.epoch + 1, time.monotonic()
+            first = step
+            with metrics.progress(
+                f"{phase} {epoch}/{plan.epochs}", plan.epoch * images_a_step
+            ) as bar:
+                bar.update(step % plan.epoch * images_a_step)
+                while step < epoch * plan.epoch:
+                    if signals.received:
+                        checkpoints.save(step, running)
+                        checkpoints.wait()
+                        raise Stopped(phase, step, signals.received)
+                    running, finite = compiled(running, data)
+                    _check_finite(phase, step, plan, jax.device_get(finite), checkpoints)
+                    step += plan.chunk
+                    bar.update(plan.chunk * images_a_step)
+                    if step % plan.epoch and time.monotonic() - saved_at > every_minutes * 60:
+                        checkpoints.save(step, running)
+                        saved_at = time.monotonic()
+            seconds = time.monotonic() - begun
+            means = jax.tree.map(lambda t: np.asarray(t) / plan.epoch, running.totals)
+            record = end_epoch(epoch, running.state, means)
+            record |= {
+                "seconds": seconds,
+                "images_per_second": (step - first) * images_a_step / seconds,
+            }
+            writer.write(phase, epoch, record)
+            checkpoints.save(step, running, record["accuracy"])
+            saved_at = time.monotonic()
+            _logger.info("%s", _line(phase, epoch, plan, record))
+    checkpoints.wait()
+    return running.state
+
+
+class Stopped(Exception):
+    """A signal ended the run; its state is saved.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, phase: str, step: int, number: int):
+        self.signal = number
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} in {phase}, saved at step {step}: "
+            f"the same command with the same --workdir continues"
+        )
+
+
+class _Signals:
+    """Notes SIGTERM and the first SIGINT instead of dying of them; a second SIGINT interrupts."""
+
+    def __enter__(self):
+        self.received = 0
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+        _logger.warning("%s: stops after this chunk of steps", signal.Signals(number).name)
+
+
+def _compile(phase, chunk, running, data):
+    _logger.info("%s: compiling the step (once; minutes for a large network on a CPU)", phase)
+    begun = time.monotonic()
+    compiled = chunk.lower(running, data).compile()
+    _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
+    return compiled
+
+
+def _check_finite(phase, step, plan, finite, checkpoints):
+    bad = {name: np.flatnonzero(~ok) for name, ok in finite.items() if not ok.all()}
+    if bad:
+        first = min(positions[0] for positions in bad.values())
+        parts = ", ".join(name for name, positions in bad.items() if positions[0] == first)
+        checkpoints.wait()
+        kept = checkpoints.latest_step()
+        kept = f"the checkpoint of step {kept} is kept" if kept else "there was no checkpoint yet"
+        raise UserError(
+            f"{phase} diverged at step {step + first + 1} (epoch {step // plan.epoch + 1}): "
+            f"{parts} is NaN or infinite; {kept}. Lower the learning rates or check the data, and "
+            f"use another --workdir."
+        )
+
+
+def _line(phase, epoch, plan, record):
+    shown = [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy") if name in record]
+    speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+    return f"{phase} {epoch}/{plan.epochs}: {', '.join(shown)} ({speed})"

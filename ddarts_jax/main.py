@@ -1,0 +1,155 @@
+"""The command line: `python -m ddarts_jax.main --config configs/digits.py [--workdir DIR]`."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ddarts_jax import config as configuration
+from ddarts_jax.errors import UserError
+
+_logger = logging.getLogger("ddarts_jax")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what the command line asks for.
+
+    Returns:
+        The exit status: 0, also after SIGTERM once the state is saved; 2 for what the user can mend;
+        130 after an interrupt.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    _logger.setLevel(logging.INFO)
+    # The first import of jax takes seconds: wrong flags are told before it.
+    try:
+        config, workdir = configuration.parse_flags(sys.argv if argv is None else argv)
+    except UserError as error:
+        return _fail(error)
+    from ddarts_jax.loop import Stopped
+
+    try:
+        run(config, workdir)
+    except UserError as error:
+        return _fail(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 130 if stopped.signal == signal.SIGINT else 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command with the same --workdir continues", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _fail(error)
+    return 0
+
+
+def run(config, workdir: str | Path) -> dict:
+    """Runs `config.task` in `workdir`.
+
+    Args:
+        config: validated, as `config.parse_flags` gives it.
+        workdir: made if it does not exist; an interrupted run in it continues.
+
+    Returns:
+        What `summary.json` holds.
+    """
+    begun = time.monotonic()
+    import jax
+
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    from ddarts_jax import data, search, train
+    from ddarts_jax.genotype import Genotype, expand
+    from ddarts_jax.metrics import MetricsWriter
+
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    devices = jax.devices()
+    _logger.info(
+        "%s on %d x %s, %s, in %s",
+        *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
+    )
+    dataset = data.load(config.data)
+    _logger.info(
+        "%s: %d training and %d test images of %dx%dx%d, %d classes",
+        *(dataset.name, len(dataset.train_labels), len(dataset.test_labels)),
+        *(*dataset.train_images.shape[1:], dataset.num_classes),
+    )
+    configuration.save(config, workdir / "config.json")
+
+    writer = MetricsWriter(workdir)
+    try:
+        if config.task in ("pipeline", "search"):
+            genotype = search.run(config, dataset, workdir, writer, dtype)
+        else:
+            genotype = Genotype.load(config.genotype or workdir / "genotype.json")
+        if config.train.num_cells and config.train.num_cells != genotype.num_cells:
+            genotype = expand(genotype, config.train.num_cells)
+        if config.task in ("pipeline", "train"):
+            train.run(config, genotype, dataset, workdir, writer, dtype)
+    finally:
+        writer.close()
+    return summarize(config, genotype, dataset, workdir, dtype, begun)
+
+
+def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> dict:
+    """Evaluates the trained network, if there is one, and says shortly what the run found.
+
+    Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`.
+    """
+    from ddarts_jax import evaluate, report, train
+
+    cost = evaluate.cost(
+        genotype,
+        config.train.channels,
+        dataset.num_classes,
+        dataset.image_size,
+        image_channels=dataset.channels,
+        stem_multiplier=config.train.stem_multiplier,
+    )
+    summary = {"task": config.task, "data": dataset.name, "params": cost.params, "macs": cost.macs}
+    if config.task != "search":
+        net, variables = train.build(config, genotype, dataset)
+        variables = train.load_network(workdir / "network.npz", variables)
+        tested = evaluate.evaluate(
+            net,
+            variables,
+            dataset.test_images,
+            dataset.test_labels,
+            dataset.mean,
+            dataset.std,
+            batch_size=config.data.batch_size,
+            dtype=dtype,
+        )
+        summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
+    genotype.save(workdir / "network_genotype.json")
+    report.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
+    summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
+    temporary = workdir / "summary.json.tmp"
+    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(temporary, workdir / "summary.json")
+
+    print("genotype (node <- primitive(source)):")
+    for position, cell in enumerate(genotype.cells):
+        kind = "reduction" if position in genotype.reductions else "normal"
+        entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in cell)
+        print(f"  cell {position} ({kind}): {entries}")
+    print(f"parameters {cost.params:,}, MACs {cost.macs:,}")
+    if "test_accuracy" in summary:
+        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%")
+    print(f"{summary['seconds']} s; everything lies in {workdir}")
+    return summary
+
+
+def _fail(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

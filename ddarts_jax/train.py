@@ -1,0 +1,216 @@
+"""Training of a derived network from scratch, by the recipe of DARTS (section 3.1.2)."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from ddarts_jax import config as configuration, loop, network, optim, sharding
+from ddarts_jax.checkpoint import Checkpoints
+from ddarts_jax.data import Dataset
+from ddarts_jax.errors import UserError
+from ddarts_jax.evaluate import evaluate
+from ddarts_jax.genotype import Genotype
+from ddarts_jax.losses import cross_entropy
+from ddarts_jax.metrics import MetricsWriter
+from ddarts_jax.network import Network
+from ddarts_jax.supernet import Variables
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainState(NamedTuple):
+    """The whole state of a training.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        variables: the network's weights and BatchNorm statistics.
+        optimizer: SGD's state.
+    """
+
+    step: jax.Array
+    variables: Variables
+    optimizer: optax.OptState
+
+
+def train_step(net: Network, settings, plan: loop.Schedule):
+    """Builds the training step.
+
+    Args:
+        net: the derived network.
+        settings: the config's `train` section.
+        plan: steps and epochs, over which the learning rate falls and drop path rises.
+
+    Returns:
+        `init(variables) -> TrainState` and `step(state, key, batch) -> (state, metrics)`, where a
+        batch is (images [B, H, W, C], labels [B]) and metrics are scalars.
+    """
+    optimizer = optim.weights_optimizer(settings, plan.total)
+
+    def init(variables):
+        return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
+
+    def step(state: TrainState, key, batch):
+        images, labels = batch
+        drop_path = settings.drop_path * (state.step // plan.epoch) / plan.epochs
+
+        def loss_of(weights):
+            variables = Variables(weights, state.variables.statistics)
+            logits, auxiliary, statistics = network.forward(
+                net,
+                variables,
+                images,
+                True,
+                drop_path=drop_path,
+                key=key if settings.drop_path else None,
+            )
+            loss = cross_entropy(logits, labels, settings.label_smoothing)
+            if auxiliary is not None:
+                loss += settings.auxiliary_weight * cross_entropy(
+                    auxiliary, labels, settings.label_smoothing
+                )
+            accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+            return loss, (statistics, accuracy)
+
+        (loss, (statistics, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state.variables.weights
+        )
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer, state.variables.weights
+        )
+        weights = optax.apply_updates(state.variables.weights, updates)
+        measured = {
+            "loss": loss,
+            "train_accuracy": accuracy,
+            "gradient_norm": optax.global_norm(gradient),
+            "update_norm": optax.global_norm(updates),
+        }
+        return TrainState(state.step + 1, Variables(weights, statistics), optimizer_state), measured
+
+    return init, step
+
+
+def build(config, genotype: Genotype, dataset: Dataset) -> tuple[Network, Variables]:
+    """Builds the network of `genotype` that the config asks for, with random weights."""
+    return network.build(
+        genotype,
+        channels=config.train.channels,
+        num_classes=dataset.num_classes,
+        image_channels=dataset.channels,
+        image_size=dataset.image_size,
+        auxiliary=config.train.auxiliary_weight > 0,
+        stem_multiplier=config.train.stem_multiplier,
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def run(
+    config, genotype: Genotype, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype
+) -> None:
+    """Trains the network of `genotype`; continues an interrupted training in the same workdir.
+
+    Writes `network.npz` (see `save_network`) and checkpoints in `checkpoints/train/`.
+
+    Args:
+        config: the whole config.
+        genotype: of the network, expanded already if it is to be.
+        dataset: images; those of the test split are evaluated after every epoch.
+        workdir: exists.
+        writer: of the metrics.
+        dtype: of the computation.
+    """
+    settings = config.train
+    plan = loop.schedule(
+        len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
+    )
+    mesh = sharding.data_mesh(config.data.batch_size)
+    data = loop.on_device(dataset, (np.arange(len(dataset.train_labels)),), mesh)
+    net, variables = build(config, genotype, dataset)
+    _logger.info(
+        "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",
+        *(genotype.num_cells, settings.channels),
+        sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
+        *(plan.batch_size, len(dataset.train_labels), plan.epochs, plan.epoch),
+    )
+    init, step = train_step(net, settings, plan)
+    running = loop.start(init(variables), step, data, plan, dtype, mesh)
+    chunk = loop.make_chunk(step, plan, config.seed, settings.augment, dtype, mesh)
+    test = sharding.replicate((dataset.test_images, dataset.test_labels), mesh)
+
+    def end_epoch(epoch, state, means):
+        tested = evaluate(
+            net,
+            state.variables,
+            *test,
+            dataset.mean,
+            dataset.std,
+            batch_size=config.data.batch_size,
+            dtype=dtype,
+        )
+        return means | {
+            "accuracy": tested["accuracy"],
+            "test_loss": tested["loss"],
+            "learning_rate": optim.weights_learning_rate(state.optimizer),
+        }
+
+    identity = configuration.defining(config, "train")
+    identity["genotype"] = genotype.to_dict()
+    with Checkpoints(workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last) as kept:
+        state = loop.run(
+            "train",
+            running,
+            chunk,
+            data,
+            plan,
+            kept,
+            writer,
+            config.checkpoint.every_minutes,
+            end_epoch,
+        )
+    save_network(workdir / "network.npz", state.variables)
+
+
+def save_network(path: Path, variables: Variables) -> None:
+    """Writes a network's weights and statistics as an `.npz`, one array a pytree path, float32."""
+    np.savez(path, **_named(jax.device_get(variables)))
+
+
+def load_network(path: Path, variables: Variables) -> Variables:
+    """Reads what `save_network` wrote.
+
+    Args:
+        path: the file.
+        variables: of the network that it must fit, for structure and shapes.
+
+    Raises:
+        UserError: the file is missing, broken, or of another network.
+    """
+    wanted = _named(variables)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise UserError(f"no trained network {path}: run task 'train' or 'pipeline' first") from error
+    except Exception as error:  # a broken zip raises one of many
+        raise UserError(f"trained network {path} cannot be read: {error}") from error
+    for name in sorted({*wanted, *found}):
+        shapes = [tree[name].shape if name in tree else "absent" for tree in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"trained network {path} is of another genotype or config: {name} is {shapes[0]} "
+                f"there and {shapes[1]} here"
+            )
+    leaves = [found[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def _named(tree) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,288 @@
+"""The primitives: one contract for all, and naive float64 NumPy versions of what they are made of."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddarts_jax import primitives as prim
+from ddarts_jax.errors import UserError
+
+CHANNELS = 4
+# Sums of at most a few hundred products in float64.
+EXACT = {"rtol": 1e-10, "atol": 1e-11}
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in float64, where a comparison with NumPy leaves no room for small errors."""
+    with jax.enable_x64(True):
+        yield
+
+
+def normal(seed, *shape, dtype=np.float64):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+# Naive versions: loops over output pixels, read straight from the definitions.
+
+
+def numpy_convolve(x, kernel, stride, dilation, padding, groups):
+    """Cross-correlation of x [B, H, W, Cin] with kernel [kh, kw, Cin / groups, Cout]."""
+    kh, kw, per_group, cout = kernel.shape
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height = (padded.shape[1] - dilation * (kh - 1) - 1) // stride + 1
+    width = (padded.shape[2] - dilation * (kw - 1) - 1) // stride + 1
+    out = np.zeros((len(x), height, width, cout))
+    for i, j, o in np.ndindex(height, width, cout):
+        group = o // (cout // groups)
+        channels = slice(group * per_group, (group + 1) * per_group)
+        for k, m in np.ndindex(kh, kw):
+            pixel = padded[:, i * stride + k * dilation, j * stride + m * dilation, channels]
+            out[:, i, j, o] += pixel @ kernel[k, m, :, o]
+    return out
+
+
+def numpy_pool(x, stride, reduce):
+    """`reduce` over the pixels of each 3x3 window that lie inside the image."""
+    height, width = ((size - 1) // stride + 1 for size in x.shape[1:3])
+    out = np.zeros((len(x), height, width, x.shape[3]))
+    for i, j in np.ndindex(height, width):
+        rows = slice(max(i * stride - 1, 0), i * stride + 2)
+        columns = slice(max(j * stride - 1, 0), j * stride + 2)
+        out[:, i, j] = reduce(x[:, rows, columns], axis=(1, 2))
+    return out
+
+
+def numpy_batch_norm(x, scale=1.0, bias=0.0):
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / np.sqrt(variance + 1e-5) * scale + bias
+
+
+# The contract.
+
+
+def check_contract(graph, weights, statistics, x, stride):
+    """One primitive on one input: shape, dtype, gradients, statistics."""
+
+    def run(weights, x, train):
+        module = nnx.merge(graph, weights, statistics)
+        return module(x, train), nnx.pure(nnx.state(module, nnx.BatchStat))
+
+    out, pull_back, after = jax.vjp(lambda w, x: run(w, x, True), weights, x, has_aux=True)
+    batch, height, width, channels = x.shape
+    assert out.shape == (batch, -(-height // stride), -(-width // stride), channels)
+    assert out.dtype == x.dtype
+    # The sum of a normalised output is constant, so the cotangent must not be.
+    to_weights, to_input = pull_back(jnp.array(normal(2, *out.shape), out.dtype))
+    assert to_input.dtype == x.dtype
+    for gradient in [to_input, *jax.tree.leaves(to_weights)]:
+        assert jnp.isfinite(gradient).all()
+        assert jnp.any(gradient != 0)
+
+    for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(after), strict=True):
+        assert new.dtype == jnp.float32
+        assert jnp.all(old != new)
+    out, after = run(weights, x, False)
+    assert jnp.isfinite(out).all()
+    assert out.dtype == x.dtype
+    jax.tree.map(np.testing.assert_array_equal, statistics, after)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", prim.DARTS_PRIMITIVES)
+def test_every_primitive_keeps_the_contract(name, stride, affine):
+    """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
+    primitive = prim.create(name, CHANNELS, stride, affine=affine, rngs=nnx.Rngs(0))
+    split = [nnx.pure(part) for part in nnx.split(primitive, nnx.Param, nnx.BatchStat)]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(split[1:]))
+    for dtype, size in itertools.product([jnp.float32, jnp.bfloat16], [6, 5]):
+        check_contract(*split, jnp.array(normal(1, 2, size, size, CHANNELS), dtype), stride)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_pools_are_normalised_in_the_supernet_only(affine):
+    """BatchNorm follows a pool exactly where BatchNorm has no scale and bias."""
+    for name in ("max_pool_3x3", "avg_pool_3x3"):
+        pool = prim.create(name, CHANNELS, 1, affine=affine, rngs=nnx.Rngs(0))
+        assert (pool.norm is None) == affine
+
+
+def test_unknown_primitive_is_named():
+    """A misspelt primitive raises UserError that names it and those that exist."""
+    with pytest.raises(UserError, match="sep_conv_9x9.*sep_conv_3x3"):
+        prim.create("sep_conv_9x9", CHANNELS, 1, affine=True, rngs=nnx.Rngs(0))
+
+
+def test_same_key_gives_the_same_weights():
+    """Creation is a function of the key: same seed same weights, other seed others."""
+
+    def weights(seed):
+        module = prim.create("sep_conv_3x3", CHANNELS, 2, affine=False, rngs=nnx.Rngs(seed))
+        return jax.tree.leaves(nnx.pure(nnx.state(module, nnx.Param)))
+
+    for same, again, other in zip(weights(0), weights(0), weights(1), strict=True):
+        np.testing.assert_array_equal(same, again)
+        assert np.all(np.asarray(same) != np.asarray(other))
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32)], ids=["depthwise", "1x1", "3x3"]
+)
+def test_kernels_start_as_those_of_pytorch(shape):
+    """U(-b, b) with b = 1 / sqrt(inputs of one output): inside, close to the bound, centred."""
+    kernel = np.asarray(prim.KERNEL_INIT(jax.random.key(0), shape))
+    bound = 1 / np.sqrt(np.prod(shape[:3]))
+    assert np.abs(kernel).max() <= bound
+    assert np.abs(kernel).max() > 0.98 * bound
+    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.05)
+    assert abs(kernel.mean()) < 0.1 * bound
+
+
+# The parts against the naive versions.
+
+
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize(
+    ("width", "stride", "dilation", "padding", "groups"),
+    [(3, 1, 1, None, 1), (3, 2, 2, None, 2), (5, 2, 1, None, 4), (5, 1, 2, None, 4), (3, 1, 1, 0, 1)],
+)
+def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, padding, groups):
+    """Strides, dilations, groups and padding against loops in float64."""
+    x, kernel = normal(0, 2, size, size, 4), normal(1, width, width, 4 // groups, 8)
+    actual = prim.convolve(jnp.array(x), jnp.array(kernel), stride, dilation, padding, groups)
+    pad = dilation * (width // 2) if padding is None else padding
+    np.testing.assert_allclose(
+        actual, numpy_convolve(x, kernel, stride, dilation, pad, groups), **EXACT
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (6, 6), (7, 7), (5, 8)])
+def test_pools_are_those_of_numpy(x64, shape, stride):
+    """Padding never wins a maximum and is not counted in a mean, at any size down to one pixel."""
+    x = normal(0, 2, *shape, 3) - 5  # a padding of zeros would win every maximum
+    pixels = jnp.array(x)
+    np.testing.assert_array_equal(prim.max_pool(pixels, stride), numpy_pool(x, stride, np.max))
+    np.testing.assert_allclose(
+        prim.avg_pool(pixels, stride), numpy_pool(x, stride, np.mean), **EXACT
+    )
+
+
+def test_maximum_passes_its_gradient_on_whole():
+    """Without ties to the largest pixel; among equal pixels it is shared out, none is lost."""
+    x = jnp.array(normal(0, 1, 3, 3, 1))
+    (gradient,) = jax.vjp(lambda x: prim.max_pool(x, 2)[:, 0, 0], x)[1](jnp.ones((1, 1)))
+    np.testing.assert_array_equal(gradient, x == x[:, :2, :2].max())
+    (gradient,) = jax.vjp(lambda x: prim.max_pool(x, 1), jnp.zeros((1, 5, 5, 1)))[1](
+        jnp.ones((1, 5, 5, 1))
+    )
+    np.testing.assert_allclose(gradient.sum(), 25)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_is_that_of_numpy(x64, affine):
+    """Batch statistics in training, running ones (momentum 0.9) in evaluation, eps 1e-5."""
+    norm = prim.BatchNorm(3, affine, nnx.Rngs(0))
+    scale, bias = (normal(1, 3), normal(2, 3)) if affine else (1.0, 0.0)
+    if affine:
+        norm.scale[...], norm.bias[...] = jnp.array(scale), jnp.array(bias)
+    x = 0.01 * normal(0, 4, 5, 5, 3) + [0.0, 0.1, -1.0]
+    np.testing.assert_allclose(
+        norm(jnp.array(x), True), numpy_batch_norm(x, scale, bias), rtol=1e-8, atol=1e-9
+    )
+    mean, variance = 0.1 * x.mean((0, 1, 2)), 0.9 + 0.1 * x.var((0, 1, 2))
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], variance, rtol=1e-6)
+    np.testing.assert_allclose(
+        norm(jnp.array(x), False), (x - mean) / np.sqrt(variance + 1e-5) * scale + bias, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
+    """A dead channel (no variance, as behind a removed cell) gives no NaN, forwards or backwards."""
+    norm = prim.BatchNorm(2, affine, nnx.Rngs(0))
+    x = jnp.full((2, 3, 3, 2), 7.3)
+    out, gradient = jax.value_and_grad(lambda x: norm(x, True).sum())(x)
+    np.testing.assert_allclose(out, 0, atol=1e-3)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("cout", [6, 5])
+@pytest.mark.parametrize("size", [6, 7])
+def test_factorized_reduce_reads_every_pixel(x64, size, cout):
+    """Even pixels give the first half of the channels, odd ones the rest; zero beyond an odd edge."""
+    reduce = prim.FactorizedReduce(4, cout, affine=False, rngs=nnx.Rngs(0))
+    x = normal(0, 2, size, size, 4)
+    padded = np.maximum(np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), 0)
+    outputs = (size + 1) // 2
+    expected = np.zeros((2, outputs, outputs, cout))
+    for i, j in np.ndindex(outputs, outputs):
+        expected[:, i, j] = np.concatenate(
+            [
+                padded[:, 2 * i, 2 * j] @ np.asarray(reduce.even[0, 0], np.float64),
+                padded[:, 2 * i + 1, 2 * j + 1] @ np.asarray(reduce.odd[0, 0], np.float64),
+            ],
+            -1,
+        )
+    np.testing.assert_allclose(
+        reduce(jnp.array(x), True), numpy_batch_norm(expected), rtol=1e-8, atol=1e-9
+    )
+
+
+# The hand-written depthwise-separable convolution against XLA's.
+
+
+def separable_by_library(x, spatial, pointwise, stride, dilation):
+    x = prim.convolve(x, spatial, stride, dilation, groups=x.shape[-1])
+    return prim.convolve(x, pointwise)
+
+
+@pytest.mark.parametrize("streams", [None, 3])
+@pytest.mark.parametrize(
+    ("size", "width", "stride", "dilation"),
+    [(6, 3, 1, 1), (7, 3, 2, 1), (6, 5, 2, 1), (6, 3, 2, 2), (7, 5, 1, 2), (3, 5, 2, 2)],
+)
+def test_shifted_sums_are_the_grouped_convolution(x64, size, width, stride, dilation, streams):
+    """Output and all three gradients, also where `vmap` runs streams through shared kernels."""
+    x = jnp.array(normal(0, *([streams] if streams else []), 2, size, size + 1, 4))
+    spatial, pointwise = jnp.array(normal(1, width, width, 1, 4)), jnp.array(normal(2, 1, 1, 4, 6))
+
+    def run(separable):
+        def function(x, spatial, pointwise):
+            return separable(x, spatial, pointwise, stride, dilation)
+
+        function = jax.vmap(function, in_axes=(0, None, None)) if streams else function
+        out, pull_back = jax.vjp(function, x, spatial, pointwise)
+        return out, *pull_back(jnp.array(normal(3, *out.shape)))
+
+    for shifted, library in zip(
+        run(prim.separable_by_shifts), run(separable_by_library), strict=True
+    ):
+        assert shifted.dtype == library.dtype == jnp.float64
+        np.testing.assert_allclose(shifted, library, **EXACT)
+
+
+def test_shifted_sums_keep_the_dtypes_of_their_arguments():
+    """Gradients of float32 kernels are float32 when the images are bfloat16."""
+    x = jnp.array(normal(0, 1, 4, 4, 2), jnp.bfloat16)
+    kernels = jnp.ones((3, 3, 1, 2)), jnp.ones((1, 1, 2, 2))
+    out, pull_back = jax.vjp(lambda *a: prim.separable_by_shifts(*a, 2, 1), x, *kernels)
+    dtypes = [gradient.dtype for gradient in pull_back(jnp.ones_like(out))]
+    assert (out.dtype, *dtypes) == (jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_5x5"])
+def test_both_ways_of_computing_a_primitive_agree(name):
+    """`depthwise` changes how a primitive is computed, not its weights nor its result."""
+    x = jnp.array(normal(0, 2, 6, 6, CHANNELS), jnp.float32)
+    outputs = [
+        prim.create(name, CHANNELS, 2, affine=False, rngs=nnx.Rngs(0), depthwise=depthwise)(x, True)
+        for depthwise in ("shifted", "library")
+    ]
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)

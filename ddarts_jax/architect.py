@@ -24,7 +24,9 @@ def total_gradient(measured: Contributions, alphas, ablation_weight, zero_one_we
         [cells, E, O].
     """
     # L_01 of a cell depends on that cell's alphas alone, so the sum's gradient holds each cell's own.
-    gradient = measured.gradient + zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(alphas)
+    gradient = measured.gradient + zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(
+        alphas
+    )
     if measured.ablated_gradient is None:
         return gradient
     marginal = measured.marginal

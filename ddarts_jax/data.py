@@ -96,12 +96,12 @@ def load(data: Any) -> Dataset:
         UserError: for an unknown name, for data that are missing, unreadable or not prepared, for
             labels that are not 0..K-1, for a class without images.
     """
-    kind, _, path = data.name.partition(":")
+    path = data.name.partition(":")[2]
     if data.name == "digits":
         train, test, class_names = _load_digits(data.image_size)
-    elif kind == "folder":
+    elif data.name.startswith("folder:"):
         train, test, class_names = _load_folder(path, data.image_size)
-    elif kind == "npz":
+    elif data.name.startswith("npz:"):
         train, test, class_names = _load_npz(path, data.image_size)
     else:
         train, test, class_names = _load_tfds(data.name, data.data_dir, data.image_size)
@@ -112,7 +112,7 @@ def load(data: Any) -> Dataset:
         names = ", ".join(repr(class_names[i]) for i in missing[:5])
         raise UserError(
             f"{data.name!r} has {len(class_names)} classes, but its training split has no image of "
-            f"{missing.size} of them ({names}); add images or leave the class out."
+            f"{missing.size} of them ({names}); every class needs at least one."
         )
     if test is None:
         train, test = _hold_out(train, class_names, data.test_fraction)
@@ -410,7 +410,7 @@ def _load_tfds(
         not {"image", "label"} <= set(features)
         or not isinstance(features["image"], tfds.features.Image)
         or not isinstance(features["label"], tfds.features.ClassLabel)
-        or features["image"].dtype not in (np.uint8, np.uint16)
+        or features["image"].np_dtype not in (np.uint8, np.uint16)
         or "train" not in splits
     ):
         raise UserError(
@@ -457,7 +457,7 @@ def _unknown_name(name: str, error: Exception) -> str:
         near = [("folder:" if os.path.isdir(os.path.expanduser(name)) else "npz:") + name]
     return (
         f"Unknown data.name {name!r}"
-        + (f", did you mean {' or '.join(map(repr, near))}?" if near else ":")
+        + (f", did you mean {' or '.join(map(repr, near))}?" if near else ".")
         + " Use 'digits', 'folder:PATH', 'npz:PATH' or a name of TensorFlow Datasets."
     )
 

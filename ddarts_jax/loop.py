@@ -168,7 +168,11 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
                 jax.random.fold_in(step_key, state.step), 1 + len(orders)
             )
             batches = [
-                draw(k, data, lax.dynamic_slice_in_dim(o, position * plan.batch_size, plan.batch_size))
+                draw(
+                    k,
+                    data,
+                    lax.dynamic_slice_in_dim(o, position * plan.batch_size, plan.batch_size),
+                )
                 for k, o in zip(batch_keys, orders)
             ]
             state, measured = step(state, key, *batches)

@@ -1,8 +1,8 @@
 """The discrete network of a genotype, which is trained from scratch and evaluated.
 
-Cells follow each other as in DARTS: each reads the outputs of the two cells before it, reduction cells
-halve the size and double the channels, BatchNorm is affine. A node without inputs does not exist:
-edges from it are dropped, and a cell's output concatenates all the intermediate nodes that do exist.
+Cells follow each other as in DARTS: each reads the outputs of the two cells before it, reduction
+cells halve the size and double the channels, BatchNorm is affine. A node without inputs does not
+exist: edges from it are dropped, and a cell's output concatenates the intermediate nodes that do.
 
 As in the supernet the modules are built once and split; `forward` is a pure function over pytrees.
 """
@@ -19,7 +19,7 @@ from ddarts_jax import genotype as genotypes
 from ddarts_jax import primitives as prim
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype
-from ddarts_jax.supernet import Head, Variables, apply
+from ddarts_jax.supernet import Head, Variables
 
 AUXILIARY_SIZE = 8  # pixels a side that the auxiliary head's pooling and 2x2 convolution need
 
@@ -28,14 +28,21 @@ class Cell(nnx.Module):
     """One cell of the network: the chosen primitives of its genotype, with weights of their own."""
 
     def __init__(
-        self, entries: genotypes.Cell, cin, channels, reduction, reduction_before, *, depthwise, rngs
+        self,
+        entries: genotypes.Cell,
+        cin,
+        channels,
+        reduction,
+        reduction_before,
+        *,
+        depthwise,
     ):
         first, second = cin
         if reduction_before:
-            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=True, rngs=rngs)
+            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=True)
         else:
-            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=True, rngs=rngs)
-        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=True, rngs=rngs)
+            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=True)
+        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=True)
 
         self.nodes = _nodes(entries)
         self.operations = nnx.Dict(
@@ -45,7 +52,6 @@ class Cell(nnx.Module):
                     channels,
                     stride=2 if reduction and source < 2 else 1,
                     affine=True,
-                    rngs=rngs,
                     depthwise=depthwise,
                 )
                 for node, inputs in self.nodes
@@ -76,7 +82,7 @@ class Cell(nnx.Module):
 
 
 def _nodes(entries: genotypes.Cell):
-    """The existing intermediate nodes in order, each with its inputs: (node, ((name, source), ...))."""
+    """The existing intermediate nodes in order and their inputs: (node, ((name, source), ...))."""
     exist = genotypes.existing_nodes(entries)
     kept = (entry for entry in entries if entry[2] in exist)
     return tuple(
@@ -95,11 +101,11 @@ class AuxiliaryHead(nnx.Module):
     It was made for 8 x 8 features, of which one position remains; of larger ones the mean is taken.
     """
 
-    def __init__(self, channels, num_classes, rngs):
-        self.project = nnx.Param(prim.KERNEL_INIT(rngs.params(), (1, 1, channels, 128)))
-        self.project_norm = prim.BatchNorm(128, True, rngs)
-        self.expand = prim.ConvBN(128, 768, 2, affine=True, padding=0, rngs=rngs)
-        self.head = Head(768, num_classes, rngs)
+    def __init__(self, channels, num_classes):
+        self.project = prim.kernel(1, 1, channels, 128)
+        self.project_norm = prim.BatchNorm(128, True)
+        self.expand = prim.ConvBN(128, 768, 2, affine=True, padding=0)
+        self.head = Head(768, num_classes)
 
     def __call__(self, x, train):
         """Maps features [B, H, W, channels], H and W at least 8, to logits [B, num_classes]."""
@@ -121,10 +127,11 @@ class DerivedNetwork(nnx.Module):
         auxiliary,
         stem_multiplier,
         depthwise,
-        rngs,
     ):
-        widths = [stem_multiplier * channels] * 2  # of the stem, as both inputs of cell 0, and cells
-        self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False, rngs=rngs)
+        widths = [
+            stem_multiplier * channels
+        ] * 2  # of the stem, as both inputs of cell 0, and cells
+        self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
         self.cells = nnx.Dict()
         for position, entries in enumerate(genotype.cells):
             reduction = position in genotype.reductions
@@ -136,17 +143,16 @@ class DerivedNetwork(nnx.Module):
                 reduction,
                 position - 1 in genotype.reductions,
                 depthwise=depthwise,
-                rngs=rngs,
             )
             self.cells[str(position)] = cell
             widths.append(len(cell.nodes) * channels)
-        self.head = Head(widths[-1], num_classes, rngs)
+        self.head = Head(widths[-1], num_classes)
         self.auxiliary_position = _auxiliary_position(genotype)
         auxiliary_width = widths[self.auxiliary_position + 2]
-        self.auxiliary = AuxiliaryHead(auxiliary_width, num_classes, rngs) if auxiliary else None
+        self.auxiliary = AuxiliaryHead(auxiliary_width, num_classes) if auxiliary else None
 
     def __call__(self, images, train, scales=None):
-        """Computes logits [B, classes] and, in training with an auxiliary head, its logits (or None).
+        """Computes logits [B, classes] and, in training, the auxiliary head's (None without one).
 
         Args:
             images: [B, H, W, image channels].
@@ -195,7 +201,7 @@ def build(
     auxiliary: bool = False,
     stem_multiplier: int = 3,
     depthwise: str | None = None,
-    rngs: nnx.Rngs,
+    key: jax.Array,
 ) -> tuple[Network, Variables]:
     """Builds the network of a genotype with random weights.
 
@@ -211,15 +217,15 @@ def build(
         auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
         stem_multiplier: see `channels`.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
-        rngs: the stream `params` is used.
+        key: of the random weights.
 
     Returns:
         The structure and its variables, each part of which has the keys stem, cells (by position),
         head and auxiliary, as far as they hold anything.
 
     Raises:
-        UserError: for a cell without intermediate nodes, an unknown primitive, or images too small for
-            the auxiliary head.
+        UserError: for a cell without intermediate nodes, an unknown primitive, or images too small
+            for the auxiliary head.
     """
     for position, cell in enumerate(genotype.cells):
         if not _nodes(cell):
@@ -232,9 +238,10 @@ def build(
         smallest = (AUXILIARY_SIZE - 1) * 2**halvings + 1  # sizes are halved upwards
         if image_size < smallest:
             raise UserError(
-                f"train.auxiliary_weight asks for the auxiliary head, which needs images of at least "
-                f"{smallest}x{smallest} pixels here, but these have {image_size}x{image_size}: set "
-                f"train.auxiliary_weight to 0 or use larger images (data.image_size)."
+                f"train.auxiliary_weight asks for the auxiliary head, which needs images of at "
+                f"least {smallest}x{smallest} pixels here, but these have "
+                f"{image_size}x{image_size}: set train.auxiliary_weight to 0 or use larger images "
+                f"(data.image_size)."
             )
     module = DerivedNetwork(
         genotype,
@@ -244,11 +251,12 @@ def build(
         auxiliary=auxiliary,
         stem_multiplier=stem_multiplier,
         depthwise=depthwise,
-        rngs=rngs,
     )
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
-    return Network(graph, num_nodes), Variables(nnx.pure(weights), nnx.pure(statistics))
+    weights = prim.initialise(key, nnx.to_pure_dict(weights))
+    variables = Variables(weights, nnx.to_pure_dict(statistics))
+    return Network(graph, num_nodes), variables
 
 
 def forward(
@@ -271,8 +279,9 @@ def forward(
     scales = None
     if train and key is not None:
         scales = drop_path_scales(key, drop_path, network.num_nodes, len(images))
-    (logits, auxiliary_logits), statistics = apply(network.graph, variables, images, train, scales)
-    return logits, auxiliary_logits, statistics
+    module = nnx.merge(network.graph, *variables)
+    logits, auxiliary_logits = module(images, train, scales)
+    return logits, auxiliary_logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
 def drop_path_scales(key, drop_path, num_nodes, batch):

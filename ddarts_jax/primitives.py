@@ -8,6 +8,8 @@ pooling that does not count padding, strided skips by factorized reduction.
 """
 
 import functools
+import math
+import types
 from collections.abc import Callable
 
 import jax
@@ -28,8 +30,37 @@ DARTS_PRIMITIVES = (
     "dil_conv_5x5",
 )
 
-# PyTorch's default for convolutions, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the reference uses.
-KERNEL_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+def kernel(*shape: int) -> nnx.Param:
+    """A kernel without its numbers yet: see `initialise`."""
+    return nnx.Param(np.zeros(shape, np.float32))
+
+
+def initialise(key, weights):
+    """Draws all kernels as the reference does: U(-b, b) with b = 1 / sqrt(fan_in) (PyTorch's default).
+
+    Modules are built without numbers and filled here in one draw: drawing them one by one compiles a
+    program for every shape, which took twenty seconds for the smallest supernet.
+
+    Args:
+        key: of the draw.
+        weights: nested dict of a module's parameters; the last axes of a kernel are
+            [kh, kw, in / groups, out] or [in, out], axes before them stack kernels of one shape.
+
+    Returns:
+        The same tree, float32, with random kernels; `scale` and `bias` are as they were.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
+    sizes = [0 if path[-1].key in ("scale", "bias") else leaf.size for path, leaf in leaves]
+    numbers = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
+    parts = np.split(np.asarray(numbers), np.cumsum(sizes)[:-1])
+    filled = [
+        part.reshape(leaf.shape) / np.float32(np.sqrt(math.prod(leaf.shape[-4:-1])))
+        if part.size
+        else np.asarray(leaf)
+        for part, (_, leaf) in zip(parts, leaves)
+    ]
+    return jax.tree.unflatten(tree, filled)
 
 
 def convolve(x, kernel, stride=1, dilation=1, padding=None, groups=1):
@@ -69,9 +100,11 @@ class BatchNorm(nnx.BatchNorm):
         affine: whether it has scale and bias; the supernet has none (DARTS, section 2.2).
     """
 
-    def __init__(self, channels: int, affine: bool, rngs: nnx.Rngs):
+    def __init__(self, channels: int, affine: bool):
+        # Scale starts at one and bias at zero: the key that flax asks for has no use.
+        keyless = types.SimpleNamespace(params=lambda: None)
         super().__init__(
-            channels, momentum=0.9, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=rngs
+            channels, momentum=0.9, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=keyless
         )
 
     def __call__(self, x, train):
@@ -82,9 +115,9 @@ class BatchNorm(nnx.BatchNorm):
 class ConvBN(nnx.Module):
     """ReLU, convolution, BatchNorm (no ReLU with `relu=False`, as in the stem)."""
 
-    def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None, rngs):
-        self.kernel = nnx.Param(KERNEL_INIT(rngs.params(), (size, size, cin, cout)))
-        self.norm = BatchNorm(cout, affine, rngs)
+    def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None):
+        self.kernel = kernel(size, size, cin, cout)
+        self.norm = BatchNorm(cout, affine)
         self.stride, self.relu, self.padding = stride, relu, padding
 
     def __call__(self, x, train):
@@ -99,11 +132,11 @@ class FactorizedReduce(nnx.Module):
     One convolution reads the even pixels, the other the odd ones; each gives half of the channels.
     """
 
-    def __init__(self, cin, cout, *, affine, rngs):
+    def __init__(self, cin, cout, *, affine):
         half = cout // 2
-        self.even = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, cin, half)))
-        self.odd = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, cin, cout - half)))
-        self.norm = BatchNorm(cout, affine, rngs)
+        self.even = kernel(1, 1, cin, half)
+        self.odd = kernel(1, 1, cin, cout - half)
+        self.norm = BatchNorm(cout, affine)
 
     def __call__(self, x, train):
         """Maps [B, H, W, cin] to [B, ceil(H / 2), ceil(W / 2), cout]."""
@@ -189,10 +222,10 @@ class DepthwiseSeparable(nnx.Module):
     "shifted" by `separable_by_shifts`, "library" by XLA's grouped convolution.
     """
 
-    def __init__(self, channels, size, stride, dilation=1, *, affine, depthwise, rngs):
-        self.spatial = nnx.Param(KERNEL_INIT(rngs.params(), (size, size, 1, channels)))
-        self.pointwise = nnx.Param(KERNEL_INIT(rngs.params(), (1, 1, channels, channels)))
-        self.norm = BatchNorm(channels, affine, rngs)
+    def __init__(self, channels, size, stride, dilation=1, *, affine, depthwise):
+        self.spatial = kernel(size, size, 1, channels)
+        self.pointwise = kernel(1, 1, channels, channels)
+        self.norm = BatchNorm(channels, affine)
         self.stride, self.dilation, self.depthwise = stride, dilation, depthwise
 
     def __call__(self, x, train):
@@ -210,8 +243,8 @@ class DepthwiseSeparable(nnx.Module):
 class SepConv(nnx.Module):
     """Depthwise-separable convolution applied twice; only the first is strided."""
 
-    def __init__(self, channels, size, stride, *, affine, depthwise, rngs):
-        kwargs = {"affine": affine, "depthwise": depthwise, "rngs": rngs}
+    def __init__(self, channels, size, stride, *, affine, depthwise):
+        kwargs = {"affine": affine, "depthwise": depthwise}
         self.first = DepthwiseSeparable(channels, size, stride, **kwargs)
         self.second = DepthwiseSeparable(channels, size, 1, **kwargs)
 
@@ -260,9 +293,9 @@ def avg_pool(x, stride):
 class Pool(nnx.Module):
     """3x3 pooling; in the supernet BatchNorm follows it, in a derived network nothing does."""
 
-    def __init__(self, pool: Callable, channels, stride, *, affine, rngs):
+    def __init__(self, pool: Callable, channels, stride, *, affine):
         self.pool, self.stride = pool, stride
-        self.norm = None if affine else BatchNorm(channels, affine, rngs)
+        self.norm = None if affine else BatchNorm(channels, affine)
 
     def __call__(self, x, train):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
@@ -286,8 +319,8 @@ def default_depthwise() -> str:
     return "shifted" if jax.default_backend() == "cpu" else "library"
 
 
-def create(name: str, channels: int, stride: int, *, affine: bool, rngs, depthwise=None):
-    """Builds the primitive `name` for `channels` features at `stride` 1 or 2.
+def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=None):
+    """Builds the primitive `name`; its kernels are still to be drawn (`initialise`).
 
     Args:
         name: one of `DARTS_PRIMITIVES`.
@@ -295,7 +328,6 @@ def create(name: str, channels: int, stride: int, *, affine: bool, rngs, depthwi
         stride: 1 keeps the size, 2 halves it.
         affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
             True in a derived network.
-        rngs: the stream `params` is used.
         depthwise: "shifted" or "library"; None chooses for this backend.
 
     Raises:
@@ -305,17 +337,15 @@ def create(name: str, channels: int, stride: int, *, affine: bool, rngs, depthwi
     match name:
         case "max_pool_3x3" | "avg_pool_3x3":
             pool = max_pool if name == "max_pool_3x3" else avg_pool
-            return Pool(pool, channels, stride, affine=affine, rngs=rngs)
+            return Pool(pool, channels, stride, affine=affine)
         case "skip_connect":
             if stride == 1:
                 return Identity()
-            return FactorizedReduce(channels, channels, affine=affine, rngs=rngs)
+            return FactorizedReduce(channels, channels, affine=affine)
         case "sep_conv_3x3" | "sep_conv_5x5":
-            return SepConv(
-                channels, int(name[-1]), stride, affine=affine, depthwise=depthwise, rngs=rngs
-            )
+            return SepConv(channels, int(name[-1]), stride, affine=affine, depthwise=depthwise)
         case "dil_conv_3x3" | "dil_conv_5x5":
-            size, kwargs = int(name[-1]), {"affine": affine, "depthwise": depthwise, "rngs": rngs}
+            size, kwargs = int(name[-1]), {"affine": affine, "depthwise": depthwise}
             return DepthwiseSeparable(channels, size, stride, dilation=2, **kwargs)
     raise UserError(
         f"unknown primitive {name!r}: the search space has {', '.join(DARTS_PRIMITIVES)}"

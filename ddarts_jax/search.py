@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-from ddarts_jax import architect, config as configuration, loop, optim, sharding, supernet
+from ddarts_jax import architect, loop, optim, sharding, supernet
+from ddarts_jax import config as configuration
 from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.data import Dataset, stratified_halves
 from ddarts_jax.genotype import Genotype, parse
@@ -110,7 +110,8 @@ def search_step(net: Supernet, settings, total_steps: int):
 
 def build(config, dataset: Dataset) -> tuple[Supernet, Variables, jax.Array]:
     """Builds the supernet that the config asks for, with random weights and alphas near 0."""
-    settings, rngs = config.search, nnx.Rngs(config.seed)
+    settings = config.search
+    weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
     net, variables = supernet.build(
         num_cells=settings.num_cells,
         num_nodes=settings.num_nodes,
@@ -119,9 +120,9 @@ def build(config, dataset: Dataset) -> tuple[Supernet, Variables, jax.Array]:
         image_channels=dataset.channels,
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
-        rngs=rngs,
+        key=weights_key,
     )
-    alphas = 1e-3 * jax.random.normal(rngs.alphas(), net.alphas_shape)
+    alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
     return net, variables, alphas
 
 
@@ -187,7 +188,9 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         }
 
     identity = configuration.defining(config, "search")
-    with Checkpoints(workdir / "checkpoints" / "search", identity, config.checkpoint.keep_last) as kept:
+    with Checkpoints(
+        workdir / "checkpoints" / "search", identity, config.checkpoint.keep_last
+    ) as kept:
         state = loop.run(
             "search",
             running,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -26,12 +27,10 @@ PyTree = Any
 class MixedOperation(nnx.Module):
     """All primitives of one edge, weighted by the edge's gates."""
 
-    def __init__(self, names: Sequence[str], channels, stride, *, rngs, depthwise=None):
+    def __init__(self, names: Sequence[str], channels, stride, *, depthwise=None):
         self.candidates = nnx.Dict(
             {
-                name: prim.create(
-                    name, channels, stride, affine=False, rngs=rngs, depthwise=depthwise
-                )
+                name: prim.create(name, channels, stride, affine=False, depthwise=depthwise)
                 for name in names
             }
         )
@@ -61,13 +60,12 @@ class StackedEdges(nnx.Module):
     operation in place of up to fourteen.
     """
 
-    def __init__(self, names, pairs, channels, stride, *, unroll, rngs, depthwise=None):
-        @nnx.split_rngs(splits=len(pairs))
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def build(rngs):
-            return MixedOperation(names, channels, stride, rngs=rngs, depthwise=depthwise)
-
-        self.mixed = build(rngs)
+    def __init__(self, names, pairs, channels, stride, *, unroll, depthwise=None):
+        # One mixed operation, repeated along the edge axis; `initialise` draws each edge its own.
+        graph, state = nnx.split(MixedOperation(names, channels, stride, depthwise=depthwise))
+        self.mixed = nnx.merge(
+            graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
+        )
         self.pairs = tuple(pairs)
         self.unroll = unroll
 
@@ -84,14 +82,14 @@ class StackedEdges(nnx.Module):
             `nodes` with the edges' outputs added.
         """
         graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
-        variables = nnx.pure(weights), nnx.pure(statistics)
+        variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
 
         def add_edge(nodes, edge):
             (source, target), gates, variables = edge
             mixed = nnx.merge(graph, *variables)
             x = (nodes if sources is None else sources)[source]
             nodes = nodes.at[target].add(mixed(x, gates, train))
-            return nodes, nnx.pure(nnx.state(mixed, nnx.BatchStat))
+            return nodes, nnx.to_pure_dict(nnx.state(mixed, nnx.BatchStat))
 
         pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
         nodes, statistics = lax.scan(
@@ -105,14 +103,14 @@ class Cell(nnx.Module):
     """One cell of the supernet, with its own weights; its alphas come as an argument."""
 
     def __init__(
-        self, names, num_nodes, cin, channels, reduction, reduction_before, *, unroll, rngs, depthwise
+        self, names, num_nodes, cin, channels, reduction, reduction_before, *, unroll, depthwise
     ):
         first, second = cin
         if reduction_before:
-            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=False, rngs=rngs)
+            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=False)
         else:
-            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=False, rngs=rngs)
-        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=False, rngs=rngs)
+            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=False)
+        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=False)
 
         pairs = edges(num_nodes)
         # In a reduction cell the edges that leave the two inputs are strided, so their shapes differ.
@@ -126,7 +124,6 @@ class Cell(nnx.Module):
                 channels,
                 stride,
                 unroll=unroll,
-                rngs=rngs,
                 depthwise=depthwise,
             )
 
@@ -149,7 +146,9 @@ class Cell(nnx.Module):
         """
         inputs = jnp.stack([self.preprocess0(s0, train), self.preprocess1(s1, train)])
         if self.strided is None:
-            nodes = jnp.concatenate([inputs, jnp.zeros((self.num_nodes, *inputs.shape[1:]), s1.dtype)])
+            nodes = jnp.concatenate(
+                [inputs, jnp.zeros((self.num_nodes, *inputs.shape[1:]), s1.dtype)]
+            )
         else:
             batch, height, width, channels = inputs.shape[1:]
             halved = (batch, (height + 1) // 2, (width + 1) // 2, channels)
@@ -164,10 +163,10 @@ class Cell(nnx.Module):
 class Head(nnx.Module):
     """Global average pooling and the classifier; logits are float32 or better."""
 
-    def __init__(self, channels, num_classes, rngs):
-        self.classifier = nnx.Linear(
-            channels, num_classes, kernel_init=prim.KERNEL_INIT, rngs=rngs
-        )
+    def __init__(self, channels, num_classes):
+        # Zeros: `primitives.initialise` draws the kernel.
+        zeros = nnx.initializers.zeros_init()
+        self.classifier = nnx.Linear(channels, num_classes, kernel_init=zeros, rngs=nnx.Rngs(0))
 
     def __call__(self, x, train):
         """Maps features [B, H, W, C] to logits [B, num_classes]."""
@@ -190,7 +189,7 @@ class Variables(NamedTuple):
 def apply(graph, variables: Variables, *args):
     """Runs a split module purely: returns its output and its new statistics."""
     module = nnx.merge(graph, *variables)
-    return module(*args), nnx.pure(nnx.state(module, nnx.BatchStat))
+    return module(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +248,7 @@ def build(
     stem_multiplier: int = 3,
     unroll: int = 1,
     depthwise: str | None = None,
-    rngs: nnx.Rngs,
+    key: jax.Array,
 ) -> tuple[Supernet, Variables]:
     """Builds a supernet with random weights.
 
@@ -263,15 +262,13 @@ def build(
         stem_multiplier: see `channels`.
         unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
-        rngs: the stream `params` is used.
+        key: of the random weights.
 
     Returns:
         The structure and its variables.
     """
     reductions = reduction_positions(num_cells)
-    stem = prim.ConvBN(
-        image_channels, stem_multiplier * channels, 3, affine=True, relu=False, rngs=rngs
-    )
+    stem = prim.ConvBN(image_channels, stem_multiplier * channels, 3, affine=True, relu=False)
     cells, cin, reduction_before = [], (stem_multiplier * channels,) * 2, False
     for position in range(num_cells):
         reduction = position in reductions
@@ -285,16 +282,15 @@ def build(
                 reduction,
                 reduction_before,
                 unroll=unroll,
-                rngs=rngs,
                 depthwise=depthwise,
             )
         )
         cin, reduction_before = (cin[1], num_nodes * channels), reduction
-    head = Head(cin[1], num_classes, rngs)
+    head = Head(cin[1], num_classes)
 
     def split(module):
         graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-        return graph, nnx.pure(weights), nnx.pure(statistics)
+        return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
 
     parts = {"stem": split(stem), "cells": [split(c) for c in cells], "head": split(head)}
 
@@ -311,7 +307,7 @@ def build(
         tuple(primitives),
         num_nodes,
     )
-    return supernet, Variables(pick(1), pick(2))
+    return supernet, Variables(prim.initialise(key, pick(1)), pick(2))
 
 
 def forward(supernet: Supernet, variables: Variables, gates, images, train: bool):

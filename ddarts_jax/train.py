@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-from ddarts_jax import config as configuration, loop, network, optim, sharding
+from ddarts_jax import config as configuration
+from ddarts_jax import loop, network, optim, sharding
 from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
@@ -105,7 +105,7 @@ def build(config, genotype: Genotype, dataset: Dataset) -> tuple[Network, Variab
         image_size=dataset.image_size,
         auxiliary=config.train.auxiliary_weight > 0,
         stem_multiplier=config.train.stem_multiplier,
-        rngs=nnx.Rngs(config.seed),
+        key=jax.random.key(config.seed),
     )
 
 
@@ -160,7 +160,9 @@ def run(
 
     identity = configuration.defining(config, "train")
     identity["genotype"] = genotype.to_dict()
-    with Checkpoints(workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last) as kept:
+    with Checkpoints(
+        workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last
+    ) as kept:
         state = loop.run(
             "train",
             running,
@@ -195,7 +197,9 @@ def load_network(path: Path, variables: Variables) -> Variables:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
-        raise UserError(f"no trained network {path}: run task 'train' or 'pipeline' first") from error
+        raise UserError(
+            f"no trained network {path}: run task 'train' or 'pipeline' first"
+        ) from error
     except Exception as error:  # a broken zip raises one of many
         raise UserError(f"trained network {path} cannot be read: {error}") from error
     for name in sorted({*wanted, *found}):

@@ -1,5 +1,6 @@
 """The primitives: one contract for all, and naive float64 NumPy versions of what they are made of."""
 
+import functools
 import itertools
 
 import jax
@@ -70,7 +71,7 @@ def check_contract(graph, weights, statistics, x, stride):
 
     def run(weights, x, train):
         module = nnx.merge(graph, weights, statistics)
-        return module(x, train), nnx.pure(nnx.state(module, nnx.BatchStat))
+        return module(x, train), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     out, pull_back, after = jax.vjp(lambda w, x: run(w, x, True), weights, x, has_aux=True)
     batch, height, width, channels = x.shape
@@ -97,11 +98,16 @@ def check_contract(graph, weights, statistics, x, stride):
 @pytest.mark.parametrize("name", prim.DARTS_PRIMITIVES)
 def test_every_primitive_keeps_the_contract(name, stride, affine):
     """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
-    primitive = prim.create(name, CHANNELS, stride, affine=affine, rngs=nnx.Rngs(0))
-    split = [nnx.pure(part) for part in nnx.split(primitive, nnx.Param, nnx.BatchStat)]
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(split[1:]))
-    for dtype, size in itertools.product([jnp.float32, jnp.bfloat16], [6, 5]):
-        check_contract(*split, jnp.array(normal(1, 2, size, size, CHANNELS), dtype), stride)
+    # The shifted sums, with as many operations as the kernel has taps, have tests of their own below.
+    primitive = prim.create(
+        name, CHANNELS, stride, affine=affine, rngs=nnx.Rngs(0), depthwise="library"
+    )
+    graph, *variables = nnx.split(primitive, nnx.Param, nnx.BatchStat)
+    variables = [nnx.to_pure_dict(state) for state in variables]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    for dtype, size in [(jnp.float32, 6), (jnp.bfloat16, 5)]:
+        x = jnp.array(normal(1, 2, size, size, CHANNELS), dtype)
+        check_contract(graph, *variables, x, stride)
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -123,7 +129,7 @@ def test_same_key_gives_the_same_weights():
 
     def weights(seed):
         module = prim.create("sep_conv_3x3", CHANNELS, 2, affine=False, rngs=nnx.Rngs(seed))
-        return jax.tree.leaves(nnx.pure(nnx.state(module, nnx.Param)))
+        return jax.tree.leaves(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
     for same, again, other in zip(weights(0), weights(0), weights(1), strict=True):
         np.testing.assert_array_equal(same, again)
@@ -162,33 +168,33 @@ def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, paddin
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (6, 6), (7, 7), (5, 8)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (6, 7)])
 def test_pools_are_those_of_numpy(x64, shape, stride):
     """Padding never wins a maximum and is not counted in a mean, at any size down to one pixel."""
     x = normal(0, 2, *shape, 3) - 5  # a padding of zeros would win every maximum
-    pixels = jnp.array(x)
-    np.testing.assert_array_equal(prim.max_pool(pixels, stride), numpy_pool(x, stride, np.max))
-    np.testing.assert_allclose(
-        prim.avg_pool(pixels, stride), numpy_pool(x, stride, np.mean), **EXACT
-    )
+    pools = jax.jit(lambda x: (prim.max_pool(x, stride), prim.avg_pool(x, stride)))
+    maximum, average = pools(jnp.array(x))
+    np.testing.assert_array_equal(maximum, numpy_pool(x, stride, np.max))
+    np.testing.assert_allclose(average, numpy_pool(x, stride, np.mean), **EXACT)
 
 
 def test_maximum_passes_its_gradient_on_whole():
     """Without ties to the largest pixel; among equal pixels it is shared out, none is lost."""
-    x = jnp.array(normal(0, 1, 3, 3, 1))
-    (gradient,) = jax.vjp(lambda x: prim.max_pool(x, 2)[:, 0, 0], x)[1](jnp.ones((1, 1)))
-    np.testing.assert_array_equal(gradient, x == x[:, :2, :2].max())
-    (gradient,) = jax.vjp(lambda x: prim.max_pool(x, 1), jnp.zeros((1, 5, 5, 1)))[1](
-        jnp.ones((1, 5, 5, 1))
-    )
-    np.testing.assert_allclose(gradient.sum(), 25)
+    total_gradient = jax.jit(jax.grad(lambda x: prim.max_pool(x, 2).sum()))
+    x = normal(0, 1, 5, 5, 1)
+    expected = np.zeros_like(x)
+    for i, j in itertools.product([slice(0, 2), slice(1, 4), slice(3, 5)], repeat=2):
+        window = x[0, i, j, 0]
+        expected[0, i, j, 0] += window == window.max()
+    np.testing.assert_array_equal(total_gradient(x), expected)
+    np.testing.assert_allclose(total_gradient(np.zeros_like(x)).sum(), 9)
 
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_is_that_of_numpy(x64, affine):
     """Batch statistics in training, running ones (momentum 0.9) in evaluation, eps 1e-5."""
     norm = prim.BatchNorm(3, affine, nnx.Rngs(0))
-    scale, bias = (normal(1, 3), normal(2, 3)) if affine else (1.0, 0.0)
+    scale, bias = normal(1, 2, 3, dtype=np.float32) if affine else (1.0, 0.0)
     if affine:
         norm.scale[...], norm.bias[...] = jnp.array(scale), jnp.array(bias)
     x = 0.01 * normal(0, 4, 5, 5, 3) + [0.0, 0.1, -1.0]
@@ -208,8 +214,10 @@ def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
     """A dead channel (no variance, as behind a removed cell) gives no NaN, forwards or backwards."""
     norm = prim.BatchNorm(2, affine, nnx.Rngs(0))
     x = jnp.full((2, 3, 3, 2), 7.3)
-    out, gradient = jax.value_and_grad(lambda x: norm(x, True).sum())(x)
-    np.testing.assert_allclose(out, 0, atol=1e-3)
+    np.testing.assert_allclose(norm(x, True), 0, atol=1e-3)
+    graph, variables = nnx.split(norm)
+    variables = nnx.to_pure_dict(variables)
+    gradient = jax.grad(lambda x: nnx.merge(graph, variables)(x, True).sum())(x)
     assert jnp.isfinite(gradient).all()
 
 
@@ -243,17 +251,17 @@ def separable_by_library(x, spatial, pointwise, stride, dilation):
     return prim.convolve(x, pointwise)
 
 
-@pytest.mark.parametrize("streams", [None, 3])
 @pytest.mark.parametrize(
-    ("size", "width", "stride", "dilation"),
-    [(6, 3, 1, 1), (7, 3, 2, 1), (6, 5, 2, 1), (6, 3, 2, 2), (7, 5, 1, 2), (3, 5, 2, 2)],
+    ("streams", "size", "width", "stride", "dilation"),
+    [(None, 6, 3, 1, 1), (None, 7, 3, 2, 1), (None, 3, 5, 2, 2), (None, 5, 5, 1, 2), (3, 6, 3, 2, 2)],
 )
-def test_shifted_sums_are_the_grouped_convolution(x64, size, width, stride, dilation, streams):
+def test_shifted_sums_are_the_grouped_convolution(x64, streams, size, width, stride, dilation):
     """Output and all three gradients, also where `vmap` runs streams through shared kernels."""
     x = jnp.array(normal(0, *([streams] if streams else []), 2, size, size + 1, 4))
     spatial, pointwise = jnp.array(normal(1, width, width, 1, 4)), jnp.array(normal(2, 1, 1, 4, 6))
 
-    def run(separable):
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(separable, x, spatial, pointwise):
         def function(x, spatial, pointwise):
             return separable(x, spatial, pointwise, stride, dilation)
 
@@ -262,7 +270,9 @@ def test_shifted_sums_are_the_grouped_convolution(x64, size, width, stride, dila
         return out, *pull_back(jnp.array(normal(3, *out.shape)))
 
     for shifted, library in zip(
-        run(prim.separable_by_shifts), run(separable_by_library), strict=True
+        run(prim.separable_by_shifts, x, spatial, pointwise),
+        run(separable_by_library, x, spatial, pointwise),
+        strict=True,
     ):
         assert shifted.dtype == library.dtype == jnp.float64
         np.testing.assert_allclose(shifted, library, **EXACT)

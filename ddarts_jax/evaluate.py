@@ -1,0 +1,188 @@
+"""What a derived network costs (parameters, MACs) and how good it is (accuracy, loss)."""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.typing import ArrayLike, DTypeLike
+
+from ddarts_jax import network as networks
+from ddarts_jax.augment import normalize
+from ddarts_jax.genotype import Genotype
+from ddarts_jax.network import Network
+from ddarts_jax.supernet import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of a derived network.
+
+    Attributes:
+        params: trainable parameters.
+        macs: multiply-accumulates of convolutions and linear layers, for one image in evaluation.
+        cell_params: trainable parameters of each cell.
+        cell_macs: multiply-accumulates of each cell.
+    """
+
+    params: int
+    macs: int
+    cell_params: tuple[int, ...]
+    cell_macs: tuple[int, ...]
+
+
+def cost(
+    genotype: Genotype,
+    channels: int,
+    num_classes: int,
+    image_size: int,
+    auxiliary: bool = False,
+    image_channels: int = 3,
+    stem_multiplier: int = 3,
+) -> Cost:
+    """Counts the parameters and MACs of a derived network, from the network itself.
+
+    The network is traced, not run: nothing is computed or allocated.
+
+    Args:
+        genotype: see `network.build`, as for the other arguments.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_size: pixels a side.
+        auxiliary: whether to count the parameters of the auxiliary head; it has no part in
+            evaluation, so never in the MACs.
+        image_channels: channels of the input images.
+        stem_multiplier: the stem has `stem_multiplier * channels` channels.
+
+    Raises:
+        UserError: see `network.build`.
+    """
+
+    def build_and_run(images):
+        network, variables = networks.build(
+            genotype,
+            channels=channels,
+            num_classes=num_classes,
+            image_channels=image_channels,
+            image_size=image_size,
+            auxiliary=auxiliary,
+            stem_multiplier=stem_multiplier,
+            depthwise="library",  # as convolutions, which are counted
+            key=jax.random.key(0),
+        )
+        return variables.weights, networks.forward(network, variables, images, train=False)[0]
+
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
+    closed, (weights, _) = jax.make_jaxpr(build_and_run, return_shape=True)(image)
+    macs = collections.Counter()
+    for scope, equation in _equations(closed.jaxpr):
+        macs[scope] += _macs(equation)
+    positions = range(genotype.num_cells)
+    return Cost(
+        _size(weights),
+        macs.total(),
+        tuple(_size(weights["cells"][str(position)]) for position in positions),
+        tuple(macs[f"cell_{position}"] for position in positions),
+    )
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
+    """All equations, those of nested calls too, each with the outermost `jax.named_scope`."""
+    for equation in jaxpr.eqns:
+        inner = scope or str(equation.source_info.name_stack).split("/")[0]
+        yield inner, equation
+        for nested in jaxprs_in_params(equation.params):
+            yield from _equations(nested, inner)
+
+
+def _macs(equation: JaxprEqn) -> int:
+    """Multiply-accumulates of one equation: outputs times the products that are summed for each."""
+    match equation.primitive:
+        case lax.conv_general_dilated_p:
+            kernel = equation.invars[1].aval
+            out_channels = equation.params["dimension_numbers"].rhs_spec[0]
+            terms = kernel.size // kernel.shape[out_channels]
+        case lax.dot_general_p:
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        case _:
+            return 0
+    return equation.outvars[0].aval.size * terms
+
+
+def evaluate(
+    network: Network,
+    variables: Variables,
+    images: ArrayLike,
+    labels: ArrayLike,
+    mean: ArrayLike,
+    std: ArrayLike,
+    *,
+    batch_size: int,
+    dtype: DTypeLike,
+) -> dict[str, float | int]:
+    """Measures a trained network on images, each of which counts exactly once.
+
+    Compiles once for a network, a number of images and a batch size. The result does not depend on
+    the batch size, but for rounding in the loss.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        images: uint8 [n, H, W, channels], n at least 1.
+        labels: integers [n].
+        mean: of the training data, [channels], in units of [0, 1].
+        std: likewise.
+        batch_size: images that are run at a time.
+        dtype: of the computation.
+
+    Returns:
+        accuracy (a fraction), loss (mean cross-entropy) and count, the number of images.
+    """
+    count = len(labels)
+    correct, loss = jax.device_get(
+        _sums(
+            network,
+            variables,
+            jnp.asarray(images),
+            jnp.asarray(labels),
+            mean,
+            std,
+            batch_size=min(batch_size, count),
+            dtype=dtype,
+        )
+    )
+    return {"accuracy": float(correct / count), "loss": float(loss / count), "count": count}
+
+
+@functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype"))
+def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
+    """Sums over all images: correct answers (int32) and cross-entropy (float32)."""
+    count = len(labels)
+    # The last batch is filled up with the last image, which weighs nothing there.
+    indices = jnp.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
+
+    def add_batch(sums, indices):
+        taken = jnp.minimum(indices, count - 1)
+        batch, targets = normalize(images[taken], mean, std, dtype), labels[taken]
+        logits, _, _ = networks.forward(network, variables, batch, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        hits = jnp.argmax(logits, -1) == targets
+        correct, loss = sums
+        real = indices < count
+        correct += jnp.sum(hits, dtype=correct.dtype, where=real)
+        loss += jnp.sum(losses, dtype=loss.dtype, where=real)
+        return (correct, loss), None
+
+    sums, _ = lax.scan(add_batch, (jnp.int32(0), jnp.float32(0)), indices)
+    return sums

@@ -1,0 +1,355 @@
+"""The derived network, against the authors' network and against NumPy."""
+
+import ast
+import json
+import math
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddarts_jax import network
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotype import Genotype
+from ddarts_jax.supernet import Variables
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+PARITY = REFERENCE / "forward_eval_ddarts_sparse_c10_C16.npz"
+
+SMALL = Genotype(
+    [
+        [("max_pool_3x3", 2, 0), ("skip_connect", 2, 1), ("dil_conv_3x3", 3, 1)],
+        [("skip_connect", 2, 0), ("avg_pool_3x3", 2, 1), ("skip_connect", 3, 2)],
+        [("sep_conv_3x3", 2, 0), ("skip_connect", 3, 1)],
+    ],
+    reductions=(1,),
+    concat=(2, 3),
+)
+
+
+def build_abstract(genotype, image_size=8, **options):
+    """The network and the shapes of its variables; nothing is initialised, which takes long."""
+    options = {"channels": 4, "num_classes": 5, "image_channels": 1, **options}
+    built = []
+
+    def variables():
+        rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
+        built.append(network.build(genotype, image_size=image_size, rngs=rngs, **options))
+        return built[0][1]
+
+    shapes = jax.eval_shape(variables)
+    return built[0][0], shapes
+
+
+def build_random(genotype, image_size=8, **options):
+    """The network with random weights of the size of trained ones, and variances above zero."""
+    net, shapes = build_abstract(genotype, image_size, **options)
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return jnp.asarray(random.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        fan_in = max(1, math.prod(leaf.shape[:-1]))
+        return jnp.asarray(random.normal(0, fan_in**-0.5, leaf.shape), jnp.float32)
+
+    return net, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def trace(net, variables, image_size, train=True, dtype=jnp.float32):
+    """What `forward` computes and returns for two images, without running it."""
+    images = jax.ShapeDtypeStruct((2, image_size, image_size, 1), dtype)
+
+    def run(variables, images):
+        return network.forward(net, variables, images, train)
+
+    return jax.make_jaxpr(run, return_shape=True)(variables, images)
+
+
+# The authors' network.
+
+NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def torch_name(keys, states):
+    """The authors' name of the array that our tree holds under `keys`."""
+    leaf = keys[-1]
+    match keys:
+        case ["head", *_]:
+            return "classifier." + {"kernel": "weight", "bias": "bias"}[leaf]
+        case ["auxiliary", "head", *_]:
+            return "auxiliary_head.classifier." + {"kernel": "weight", "bias": "bias"}[leaf]
+        case ["auxiliary", "project"]:
+            return "auxiliary_head.features.2.weight"
+        case ["auxiliary", "expand", "kernel"]:
+            return "auxiliary_head.features.5.weight"
+        case ["auxiliary", part, *_]:
+            layer = {"project_norm": 3, "expand": 6}[part]
+            return f"auxiliary_head.features.{layer}.{NORM[leaf]}"
+        case ["stem", "kernel"]:
+            return "stem.0.weight"
+        case ["stem", *_]:
+            return f"stem.1.{NORM[leaf]}"
+        case ["cells", position, "operations", name, *_]:
+            source, _, node, _ = name.split("_", 3)
+            prefix = f"cells.{position}._ops.{node}.{source}.0."
+        case ["cells", position, preprocess, *_]:
+            prefix = f"cells.{position}.{preprocess}."
+    first = (
+        5 if "second" in keys else 1
+    )  # layers of a separable convolution: ReLU, 2 conv, BN, ReLU, ...
+    if leaf in NORM:
+        layers = "bn", f"op.{first + 2}", f"op.{first + 1}"
+        layer = next(layer for layer in layers if f"state/{prefix}{layer}.running_var" in states)
+        return f"{prefix}{layer}.{NORM[leaf]}"
+    layer = {"even": "conv_1", "odd": "conv_2", "pointwise": f"op.{first + 1}"}.get(
+        leaf, f"op.{first}"
+    )
+    return f"{prefix}{layer}.weight"
+
+
+def from_torch(array):
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """The authors' arrays, and our network with their weights."""
+    if not PARITY.exists():
+        pytest.skip(f"needs the authors' arrays, {PARITY.name}")
+    with np.load(PARITY, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays["meta"]))
+    fields = {k.arg: k.value for k in ast.parse(meta["genotype"], mode="eval").body.keywords}
+    genotype = Genotype(
+        ast.literal_eval(fields["genes"]), ast.literal_eval(fields["reductions"]), (2, 3, 4, 5)
+    )
+    net, shapes = build_abstract(
+        genotype,
+        32,
+        channels=meta["C"],
+        num_classes=10,
+        image_channels=3,
+        auxiliary=True,
+        depthwise="library",  # compiles much quicker
+    )
+    read = []
+
+    def load(path, leaf):
+        read.append("state/" + torch_name([key.key for key in path[1:]], arrays))
+        array = from_torch(arrays[read[-1]])
+        assert array.shape == leaf.shape, read[-1]
+        return jnp.asarray(array)
+
+    variables = jax.tree_util.tree_map_with_path(load, shapes)
+    stored = {k for k in arrays if k.startswith("state/") and "num_batches" not in k}
+    assert sorted(read) == sorted(stored)
+    return arrays, net, variables
+
+
+def test_equals_the_authors_network(authors):
+    """Evaluation, training, auxiliary and drop-path logits are those of the authors' program."""
+    arrays, net, variables = authors
+    masks = arrays["droppath_masks"].reshape(8, 4, 4, 1, 1, 1)
+    with jax.enable_x64(True):
+        images = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
+        evaluated = network.forward(net, variables, images, train=False)
+        trained = network.forward(net, variables, images, train=True)
+        dropped = nnx.merge(net.graph, *variables)(images, True, jnp.asarray(masks / 0.8))
+    logits = {
+        "logits_eval": evaluated[0],
+        "logits_train": trained[0],
+        "logits_aux_train": trained[1],
+        "logits_train_droppath0.2": dropped[0],
+        "logits_aux_train_droppath0.2": dropped[1],
+    }
+    for name, ours in logits.items():
+        np.testing.assert_allclose(ours, arrays[name + "_f64"], rtol=0, atol=1e-9, err_msg=name)
+
+
+# Structure.
+
+
+def test_equals_numpy():
+    """One cell of skips, with known statistics, gives what NumPy computes in float64."""
+    genotype = Genotype(
+        [[("skip_connect", 2, 0), ("skip_connect", 2, 1), ("skip_connect", 3, 2)]], (), (2,)
+    )
+    net, variables = build_random(genotype, image_size=4)
+    images = np.random.default_rng(1).normal(size=(2, 4, 4, 1)).astype(np.float32)
+    logits, _, statistics = network.forward(net, variables, jnp.asarray(images), train=False)
+
+    weights, moments = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+
+    def norm(x, affine, moments):
+        scaled = (x - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
+        return scaled * affine["scale"] + affine["bias"]
+
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    stem = np.einsum("bhwcij,ijco->bhwo", windows, weights["stem"]["kernel"])
+    stem = norm(stem, weights["stem"]["norm"], moments["stem"]["norm"])
+    node = 0
+    for name in ("preprocess0", "preprocess1"):
+        cell, cell_moments = weights["cells"]["0"][name], moments["cells"]["0"][name]
+        x = np.maximum(stem, 0) @ cell["kernel"][0, 0]
+        node = node + norm(x, cell["norm"], cell_moments["norm"])
+    features = np.concatenate([node, node], -1).mean((1, 2))
+    classifier = weights["head"]["classifier"]
+    expected = features @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, statistics, variables.statistics)
+
+
+def test_node_without_inputs_does_not_exist():
+    """Edges from a node without inputs, directly or not, change nothing; outputs skip the node."""
+    cell = [("max_pool_3x3", 3, 1), ("skip_connect", 5, 3)]
+    dangling = [("sep_conv_3x3", 4, 2), ("sep_conv_3x3", 5, 4), ("skip_connect", 5, 2)]
+    clean, shapes = build_abstract(Genotype([cell], (), (2, 3, 4, 5)))
+    same, same_shapes = build_abstract(Genotype([cell + dangling], (), (2, 3, 4, 5)))
+    assert (clean, hash(clean)) == (same, hash(same)) and shapes == same_shapes
+    assert clean.num_nodes == (2,)
+    assert shapes.weights["head"]["classifier"]["kernel"].shape == (2 * 4, 5)
+
+
+def test_all_existing_nodes_are_concatenated():
+    """The network ignores `concat`, as the authors' does."""
+    cell = [("skip_connect", 2, 0), ("skip_connect", 3, 0)]
+    assert build_abstract(Genotype([cell], (), (3,)))[0].num_nodes == (2,)
+
+
+def test_reduction_cell():
+    """It doubles the channels, and strides exactly the edges that leave its inputs."""
+    _, variables = build_abstract(SMALL)
+    cells = variables.weights["cells"]
+    assert set(cells["1"]["operations"]) == {"0_to_2_skip_connect"}  # the other one is an identity
+    assert cells["1"]["operations"]["0_to_2_skip_connect"]["even"].shape == (1, 1, 8, 4)
+    assert cells["1"]["preprocess1"]["kernel"].shape == (1, 1, 8, 8)
+    assert set(cells["2"]["preprocess0"]) == {"even", "odd", "norm"}
+    assert cells["2"]["operations"]["0_to_2_sep_conv_3x3"]["first"]["spatial"].shape == (3, 3, 1, 8)
+
+
+def test_cells_stand_in_the_order_of_seq():
+    """A gene that stands twice has weights of its own in each place."""
+    repeated = Genotype(SMALL.genes, (1, 3), (2, 3), seq=(0, 1, 0, 1, 2))
+    cells = build_abstract(repeated)[1].weights["cells"]
+    assert list(cells) == ["0", "1", "2", "3", "4"]
+    assert "1_to_3_dil_conv_3x3" in cells["0"]["operations"]
+    assert cells["2"]["operations"]["1_to_3_dil_conv_3x3"]["spatial"].shape == (3, 3, 1, 8)
+
+
+@pytest.mark.parametrize("image_size", [1, 5, 8, 9])
+def test_any_image_size(image_size):
+    """Odd sizes run through two reductions, and the statistics keep their structure."""
+    repeated = Genotype(SMALL.genes, (1, 2), (2, 3))
+    net, variables = build_abstract(repeated, image_size)
+    _, (logits, auxiliary, statistics) = trace(net, variables, image_size)
+    assert logits.shape == (2, 5) and auxiliary is None
+    assert jax.tree.structure(statistics) == jax.tree.structure(variables.statistics)
+
+
+def test_cell_without_nodes_is_refused():
+    """The message names the cell and what to change."""
+    empty = Genotype([SMALL.genes[0], [("skip_connect", 3, 2)]], (1,), (2, 3))
+    with pytest.raises(UserError, match=r"cell 1 .*parse\.threshold.*parse\.method"):
+        build_abstract(empty)
+
+
+def test_unknown_primitive_is_refused():
+    """The message names the primitive."""
+    with pytest.raises(UserError, match="conv_9x9"):
+        build_abstract(Genotype([[("conv_9x9", 2, 0)]], (), (2,)))
+
+
+# Training only: auxiliary head and drop path.
+
+
+@pytest.mark.parametrize("image_size", [15, 16, 64])
+def test_auxiliary_head(image_size):
+    """It reads the last reduction cell's output, and gives logits in training only."""
+    net, variables = build_abstract(SMALL, image_size, auxiliary=True)
+    assert variables.weights["auxiliary"]["project"].shape == (1, 1, 16, 128)
+    _, (logits, auxiliary, _) = trace(net, variables, image_size)
+    assert logits.shape == auxiliary.shape == (2, 5)
+    _, (logits, auxiliary, statistics) = trace(net, variables, image_size, train=False)
+    assert logits.shape == (2, 5) and auxiliary is None
+    assert jax.tree.structure(statistics) == jax.tree.structure(variables.statistics)
+
+
+def test_auxiliary_head_refuses_small_images():
+    """The message names the option, the size that the images have and the one that is needed."""
+    with pytest.raises(UserError, match=r"train\.auxiliary_weight.*15x15.*14x14"):
+        build_abstract(SMALL, 14, auxiliary=True)
+
+
+def test_every_weight_learns():
+    """Both losses together have a finite gradient that is not zero for every array of weights."""
+    genotype = Genotype(
+        [[("skip_connect", 2, 0), ("max_pool_3x3", 2, 1), ("dil_conv_3x3", 3, 2)]], (0,), (2, 3)
+    )
+    net, variables = build_random(genotype, 15, auxiliary=True, depthwise="library")
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(3, 15, 15, 1)), jnp.float32)
+
+    def loss(weights):
+        whole = Variables(weights, variables.statistics)
+        logits, auxiliary, _ = network.forward(net, whole, images, train=True)
+        return jnp.sum(logits**2) + jnp.sum(auxiliary**2)
+
+    quick_to_compile = {"xla_backend_optimization_level": 0}
+    gradient = jax.jit(jax.grad(loss), compiler_options=quick_to_compile)(variables.weights)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all() and np.any(leaf != 0), path
+
+
+def test_drop_path_scales():
+    """A node is dropped with the given probability, per image, and its expectation is kept."""
+    draw = jax.jit(network.drop_path_scales, static_argnums=(2, 3))
+    scales = np.asarray(draw(jax.random.key(0), 0.2, (2, 3, 1), 1000))
+    assert scales.shape == (3, 3, 1000, 1, 1, 1)
+    np.testing.assert_allclose(np.unique(scales), [0, 1.25], rtol=1e-6)
+    assert abs(scales.mean() - 1) < 0.03  # 9000 draws: 5 standard deviations
+    assert not np.array_equal(scales[0, 0], scales[0, 1])
+    assert not np.array_equal(scales, draw(jax.random.key(1), 0.2, (2, 3, 1), 1000))
+    np.testing.assert_array_equal(draw(jax.random.key(0), 0.0, (2, 3, 1), 1000), 1)
+
+
+def test_drop_path_acts_in_training_only():
+    """It changes logits in training with a probability above 0, never in evaluation."""
+    net, variables = build_random(Genotype(SMALL.genes[:1], (), (2, 3)), depthwise="library")
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 8, 1)), jnp.float32)
+    key = jax.random.key(0)
+
+    def logits(train, **drop):
+        return np.asarray(network.forward(net, variables, images, train, **drop)[0])
+
+    np.testing.assert_array_equal(logits(False), logits(False, drop_path=0.5, key=key))
+    np.testing.assert_array_equal(logits(True), logits(True, drop_path=0.0, key=key))
+    assert not np.array_equal(logits(True), logits(True, drop_path=0.5, key=key))
+
+
+def test_computes_in_the_dtype_of_the_images():
+    """With bfloat16 images the features are bfloat16; logits and statistics stay float32."""
+    net, variables = build_abstract(SMALL)
+    jaxpr, (logits, _, statistics) = trace(net, variables, 8, dtype=jnp.bfloat16)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {jnp.dtype("float32")}
+    assert "bf16[2,4,4,8]" in str(jaxpr)
+
+
+def test_initial_weights():
+    """Kernels and their spread are PyTorch's default, BatchNorm starts as the identity."""
+    genotype = Genotype([[("dil_conv_5x5", 2, 0)]], (), (2,))
+    rngs = nnx.Rngs(jax.random.key(0, impl="rbg"))  # compiles quicker than the default
+    _, (weights, statistics) = network.build(
+        genotype, channels=16, num_classes=5, image_channels=3, image_size=8, rngs=rngs
+    )
+    operation = weights["cells"]["0"]["operations"]["0_to_2_dil_conv_5x5"]
+    for kernel in (weights["stem"]["kernel"], operation["spatial"], operation["pointwise"]):
+        bound = math.prod(kernel.shape[:-1]) ** -0.5
+        assert 0.9 * bound < np.abs(kernel).max() <= bound
+    np.testing.assert_array_equal(operation["norm"]["scale"], 1)
+    np.testing.assert_array_equal(operation["norm"]["bias"], 0)
+    assert type(weights) is type(statistics) is dict

@@ -28,6 +28,8 @@ class MixedOperation(nnx.Module):
     """All primitives of one edge, weighted by the edge's gates."""
 
     def __init__(self, names: Sequence[str], channels, stride, *, depthwise=None):
+        # A merged nnx.Dict lists its keys alphabetically: the gates follow the names, not the Dict.
+        self.names = tuple(names)
         self.candidates = nnx.Dict(
             {
                 name: prim.create(name, channels, stride, affine=False, depthwise=depthwise)
@@ -47,9 +49,9 @@ class MixedOperation(nnx.Module):
             [B, H / stride, W / stride, C].
         """
         total = 0
-        for o, (name, candidate) in enumerate(self.candidates.items()):
+        for o, name in enumerate(self.names):
             with jax.named_scope(name):
-                total += gates[o].astype(x.dtype) * candidate(x, train)
+                total += gates[o].astype(x.dtype) * self.candidates[name](x, train)
         return total
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -43,12 +43,13 @@ def test_zero_one_loss_by_hand():
     np.testing.assert_allclose(zero_one_loss(alphas), by_hand, atol=1e-7)
 
 
+@settings(deadline=None)  # the first example of every shape compiles
 @given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-1e4, 1e4, width=32)))
 def test_zero_one_loss_lies_between_decided_and_undecided(alphas):
     """Any alphas, however large, give -0.25 <= L_01 <= 0."""
     loss = np.asarray(zero_one_loss(jnp.array(alphas)))
     assert loss.shape == (2,)
-    assert np.all((-0.25 <= loss) & (loss <= 0))
+    assert np.all((-0.25 - 1e-7 <= loss) & (loss <= 0))
 
 
 def test_zero_one_loss_pushes_away_from_one_half():
@@ -69,6 +70,7 @@ def test_ablation_loss_by_hand():
     )
 
 
+@settings(deadline=None)  # the first example of every shape compiles
 @given(MARGINALS)
 def test_ablation_loss_ranks_cells_by_how_much_they_help(marginal):
     """For any sign of the mean: finite, mean zero, and never higher for a smaller M."""

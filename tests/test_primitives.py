@@ -24,6 +24,13 @@ def x64():
         yield
 
 
+def split(module, seed=0):
+    """Structure, random weights and statistics."""
+    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    weights = prim.initialise(jax.random.key(seed), nnx.to_pure_dict(weights))
+    return graph, weights, nnx.to_pure_dict(statistics)
+
+
 def normal(seed, *shape, dtype=np.float64):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
@@ -99,11 +106,8 @@ def check_contract(graph, weights, statistics, x, stride):
 def test_every_primitive_keeps_the_contract(name, stride, affine):
     """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
     # The shifted sums, with as many operations as the kernel has taps, have tests of their own below.
-    primitive = prim.create(
-        name, CHANNELS, stride, affine=affine, rngs=nnx.Rngs(0), depthwise="library"
-    )
-    graph, *variables = nnx.split(primitive, nnx.Param, nnx.BatchStat)
-    variables = [nnx.to_pure_dict(state) for state in variables]
+    primitive = prim.create(name, CHANNELS, stride, affine=affine, depthwise="library")
+    graph, *variables = split(primitive)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     for dtype, size in [(jnp.float32, 6), (jnp.bfloat16, 5)]:
         x = jnp.array(normal(1, 2, size, size, CHANNELS), dtype)
@@ -114,39 +118,45 @@ def test_every_primitive_keeps_the_contract(name, stride, affine):
 def test_pools_are_normalised_in_the_supernet_only(affine):
     """BatchNorm follows a pool exactly where BatchNorm has no scale and bias."""
     for name in ("max_pool_3x3", "avg_pool_3x3"):
-        pool = prim.create(name, CHANNELS, 1, affine=affine, rngs=nnx.Rngs(0))
+        pool = prim.create(name, CHANNELS, 1, affine=affine)
         assert (pool.norm is None) == affine
 
 
 def test_unknown_primitive_is_named():
     """A misspelt primitive raises UserError that names it and those that exist."""
-    with pytest.raises(UserError, match="sep_conv_9x9.*sep_conv_3x3"):
-        prim.create("sep_conv_9x9", CHANNELS, 1, affine=True, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"sep_conv_9x9.*sep_conv_3x3"):
+        prim.create("sep_conv_9x9", CHANNELS, 1, affine=True)
 
 
 def test_same_key_gives_the_same_weights():
-    """Creation is a function of the key: same seed same weights, other seed others."""
+    """Drawing is a function of the key: same key same weights, other key others."""
 
     def weights(seed):
-        module = prim.create("sep_conv_3x3", CHANNELS, 2, affine=False, rngs=nnx.Rngs(seed))
-        return jax.tree.leaves(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+        module = prim.create("sep_conv_3x3", CHANNELS, 2, affine=False)
+        return jax.tree.leaves(split(module, seed)[1])
 
     for same, again, other in zip(weights(0), weights(0), weights(1), strict=True):
         np.testing.assert_array_equal(same, again)
-        assert np.all(np.asarray(same) != np.asarray(other))
+        assert np.all(same != other)
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32)], ids=["depthwise", "1x1", "3x3"]
-)
-def test_kernels_start_as_those_of_pytorch(shape):
-    """U(-b, b) with b = 1 / sqrt(inputs of one output): inside, close to the bound, centred."""
-    kernel = np.asarray(prim.KERNEL_INIT(jax.random.key(0), shape))
-    bound = 1 / np.sqrt(np.prod(shape[:3]))
-    assert np.abs(kernel).max() <= bound
-    assert np.abs(kernel).max() > 0.98 * bound
-    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.05)
-    assert abs(kernel.mean()) < 0.1 * bound
+def test_kernels_start_as_those_of_pytorch():
+    """U(-b, b) with b = 1 / sqrt(inputs of one output), stacked or not; scale and bias untouched."""
+    inputs = {"depthwise": 9, "pointwise": 64, "dense": 9 * 16, "stacked": 25, "linear": 50}
+    shapes = [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32), (5, 5, 5, 1, 32), (50, 20)]
+    weights = {name: np.zeros(shape) for name, shape in zip(inputs, shapes, strict=True)}
+    affine = {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
+    drawn = prim.initialise(jax.random.key(0), {**weights, **affine})
+    for name, fan_in in inputs.items():
+        bound = 1 / np.sqrt(fan_in)
+        assert drawn[name].dtype == np.float32
+        assert drawn[name].shape == weights[name].shape
+        assert 0.98 * bound < np.abs(drawn[name]).max() <= bound * (1 + 1e-6)
+        np.testing.assert_allclose(drawn[name].std(), bound / np.sqrt(3), rtol=0.06)
+        assert abs(drawn[name].mean()) < 0.1 * bound
+        assert np.unique(drawn[name]).size > 0.99 * drawn[name].size
+    for name, before in affine.items():
+        np.testing.assert_array_equal(drawn[name], before)
 
 
 # The parts against the naive versions.
@@ -155,7 +165,16 @@ def test_kernels_start_as_those_of_pytorch(shape):
 @pytest.mark.parametrize("size", [6, 7])
 @pytest.mark.parametrize(
     ("width", "stride", "dilation", "padding", "groups"),
-    [(3, 1, 1, None, 1), (3, 2, 2, None, 2), (5, 2, 1, None, 4), (5, 1, 2, None, 4), (3, 1, 1, 0, 1)],
+    [
+        (3, 1, 1, None, 1),
+        (3, 2, 2, None, 2),
+        (5, 2, 1, None, 4),
+        (5, 1, 2, None, 4),
+        (3, 1, 1, 0, 1),
+        (1, 1, 1, None, 1),
+        (1, 2, 1, 0, 2),
+        (1, 1, 1, 1, 1),
+    ],
 )
 def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, padding, groups):
     """Strides, dilations, groups and padding against loops in float64."""
@@ -193,7 +212,7 @@ def test_maximum_passes_its_gradient_on_whole():
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_is_that_of_numpy(x64, affine):
     """Batch statistics in training, running ones (momentum 0.9) in evaluation, eps 1e-5."""
-    norm = prim.BatchNorm(3, affine, nnx.Rngs(0))
+    norm = prim.BatchNorm(3, affine)
     scale, bias = normal(1, 2, 3, dtype=np.float32) if affine else (1.0, 0.0)
     if affine:
         norm.scale[...], norm.bias[...] = jnp.array(scale), jnp.array(bias)
@@ -212,7 +231,7 @@ def test_batch_norm_is_that_of_numpy(x64, affine):
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
     """A dead channel (no variance, as behind a removed cell) gives no NaN, forwards or backwards."""
-    norm = prim.BatchNorm(2, affine, nnx.Rngs(0))
+    norm = prim.BatchNorm(2, affine)
     x = jnp.full((2, 3, 3, 2), 7.3)
     np.testing.assert_allclose(norm(x, True), 0, atol=1e-3)
     graph, variables = nnx.split(norm)
@@ -225,7 +244,7 @@ def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
 @pytest.mark.parametrize("size", [6, 7])
 def test_factorized_reduce_reads_every_pixel(x64, size, cout):
     """Even pixels give the first half of the channels, odd ones the rest; zero beyond an odd edge."""
-    reduce = prim.FactorizedReduce(4, cout, affine=False, rngs=nnx.Rngs(0))
+    graph, weights, statistics = split(prim.FactorizedReduce(4, cout, affine=False))
     x = normal(0, 2, size, size, 4)
     padded = np.maximum(np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), 0)
     outputs = (size + 1) // 2
@@ -233,14 +252,13 @@ def test_factorized_reduce_reads_every_pixel(x64, size, cout):
     for i, j in np.ndindex(outputs, outputs):
         expected[:, i, j] = np.concatenate(
             [
-                padded[:, 2 * i, 2 * j] @ np.asarray(reduce.even[0, 0], np.float64),
-                padded[:, 2 * i + 1, 2 * j + 1] @ np.asarray(reduce.odd[0, 0], np.float64),
+                padded[:, 2 * i, 2 * j] @ weights["even"][0, 0],
+                padded[:, 2 * i + 1, 2 * j + 1] @ weights["odd"][0, 0],
             ],
             -1,
         )
-    np.testing.assert_allclose(
-        reduce(jnp.array(x), True), numpy_batch_norm(expected), rtol=1e-8, atol=1e-9
-    )
+    actual = nnx.merge(graph, weights, statistics)(jnp.array(x), True)
+    np.testing.assert_allclose(actual, numpy_batch_norm(expected), rtol=1e-8, atol=1e-9)
 
 
 # The hand-written depthwise-separable convolution against XLA's.
@@ -253,7 +271,13 @@ def separable_by_library(x, spatial, pointwise, stride, dilation):
 
 @pytest.mark.parametrize(
     ("streams", "size", "width", "stride", "dilation"),
-    [(None, 6, 3, 1, 1), (None, 7, 3, 2, 1), (None, 3, 5, 2, 2), (None, 5, 5, 1, 2), (3, 6, 3, 2, 2)],
+    [
+        (None, 6, 3, 1, 1),
+        (None, 7, 3, 2, 1),
+        (None, 3, 5, 2, 2),
+        (None, 5, 5, 1, 2),
+        (3, 6, 3, 2, 2),
+    ],
 )
 def test_shifted_sums_are_the_grouped_convolution(x64, streams, size, width, stride, dilation):
     """Output and all three gradients, also where `vmap` runs streams through shared kernels."""
@@ -291,8 +315,10 @@ def test_shifted_sums_keep_the_dtypes_of_their_arguments():
 def test_both_ways_of_computing_a_primitive_agree(name):
     """`depthwise` changes how a primitive is computed, not its weights nor its result."""
     x = jnp.array(normal(0, 2, 6, 6, CHANNELS), jnp.float32)
-    outputs = [
-        prim.create(name, CHANNELS, 2, affine=False, rngs=nnx.Rngs(0), depthwise=depthwise)(x, True)
-        for depthwise in ("shifted", "library")
-    ]
+    outputs = []
+    for depthwise in ("shifted", "library"):
+        module = prim.create(name, CHANNELS, 2, affine=False, depthwise=depthwise)
+        graph, weights, statistics = split(module)
+        run = jax.jit(lambda *args, graph=graph: nnx.merge(graph, *args)(x, True))
+        outputs.append(run(weights, statistics))
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)

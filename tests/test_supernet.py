@@ -1,0 +1,377 @@
+"""The supernet: sizes, wiring, statistics, and parity with the authors' PyTorch program."""
+
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddarts_jax import primitives as prim
+from ddarts_jax.contributions import ablated_losses
+from ddarts_jax.genotype import edges
+from ddarts_jax.losses import cross_entropy
+from ddarts_jax.primitives import DARTS_PRIMITIVES
+from ddarts_jax.supernet import Variables, build, forward
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+# Two ways of computing the same in float32, through three cells of batch normalisation.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def quick_jit(function):
+    """`jax.jit` that compiles quickly: these programs run once or twice."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=options)
+
+
+def make(num_cells=3, num_nodes=2, channels=4, num_classes=5, image_channels=1, **options):
+    return build(
+        num_cells=num_cells,
+        num_nodes=num_nodes,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        key=jax.random.key(0),
+        **options,
+    )
+
+
+def assert_trees_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class Small:
+    """Three cells (normal, reduction, reduction) of two nodes on images of odd size."""
+
+    def __init__(self):
+        self.supernet, self.variables = make()
+        rng = np.random.default_rng(0)
+        self.gates = jnp.array(rng.uniform(0.1, 1, self.supernet.alphas_shape), jnp.float32)
+        self.images = jnp.array(rng.normal(size=(4, 7, 7, 1)), jnp.float32)
+
+        @chex.assert_max_traces(n=1)
+        def train(variables, gates, images):
+            return forward(self.supernet, variables, gates, images, True)
+
+        self.train = quick_jit(train)
+        self.logits, self.outputs, self.statistics = self.train(
+            self.variables, self.gates, self.images
+        )
+
+
+@pytest.fixture(scope="module")
+def small():
+    return Small()
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(4, 207_094), (16, 1_930_618)])
+def test_supernet_has_as_many_weights_as_the_authors(channels, expected):
+    """Counts of the authors' program: 8 cells of 4 nodes, 10 classes, colour images."""
+    supernet, variables = make(
+        num_cells=8, num_nodes=4, channels=channels, num_classes=10, image_channels=3
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.weights)) == expected
+    assert supernet.alphas_shape == (8, 14, 7)
+    assert supernet.reductions == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("num_cells", "num_nodes", "image", "dtype"),
+    [
+        (1, 2, (8, 8, 1), "float32"),
+        (2, 1, (7, 7, 3), "bfloat16"),
+        (3, 4, (9, 9, 1), "float32"),
+        (4, 2, (32, 32, 3), "bfloat16"),
+        (5, 2, (8, 8, 1), "float32"),
+        (6, 3, (9, 5, 2), "float64"),
+    ],
+)
+def test_shapes_and_dtypes_of_any_size(num_cells, num_nodes, image, dtype):
+    """Reductions halve (rounding up) and double the channels; logits are float32 or better."""
+    with jax.enable_x64(dtype == "float64"):
+        supernet, variables = make(
+            num_cells=num_cells, num_nodes=num_nodes, image_channels=image[2]
+        )
+        logits, outputs, statistics = jax.eval_shape(
+            lambda *args: forward(supernet, *args, True),
+            variables,
+            jax.ShapeDtypeStruct(supernet.alphas_shape, jnp.float32),
+            jax.ShapeDtypeStruct((2, *image), dtype),
+        )
+    assert supernet.alphas_shape == (num_cells, sum(range(2, num_nodes + 2)), 7)
+    height, width, channels = *image[:2], 4
+    expected = [(2, height, width, 3 * channels)]
+    for position in range(num_cells):
+        if position in (num_cells // 3, 2 * num_cells // 3):
+            height, width, channels = -(-height // 2), -(-width // 2), 2 * channels
+        expected.append((2, height, width, num_nodes * channels))
+    assert [output.shape for output in outputs] == expected
+    assert {output.dtype for output in outputs} == {jnp.dtype(dtype)}
+    assert logits.shape == (2, 5)
+    assert logits.dtype == jnp.promote_types(dtype, jnp.float32)
+    chex.assert_trees_all_equal_shapes_and_dtypes(statistics, variables.statistics)
+
+
+def test_edges_start_with_different_weights_inside_the_bounds(small):
+    """Stacking neither copies one edge to all nor changes the fan-in of the initialiser."""
+    candidates = small.variables.weights["cells"][0]["plain"]["mixed"]["candidates"]
+    for kernel in jax.tree.leaves(candidates):
+        assert np.all(np.asarray(kernel[1:]) != np.asarray(kernel[:-1]))
+    spatial = np.abs(candidates["dil_conv_5x5"]["spatial"])
+    assert 0.18 < spatial.max() <= 1 / 5  # 25 inputs
+
+
+def test_second_call_does_not_trace_again(small):
+    """New values of variables, gates and images reuse the compiled program."""
+    variables = Variables(jax.tree.map(lambda x: 2 * x, small.variables.weights), small.statistics)
+    small.train(variables, 1 - small.gates, -small.images)
+
+
+def test_statistics_change_in_training_only(small):
+    """Training moves every running statistic; evaluation returns them as they are."""
+    old = small.variables.statistics
+    for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(small.statistics), strict=True):
+        assert np.any(np.asarray(before) != np.asarray(after))
+
+    @quick_jit
+    def evaluate(variables):
+        return forward(small.supernet, variables, small.gates, small.images, False)
+
+    logits, _, statistics = evaluate(small.variables)
+    assert np.isfinite(logits).all()
+    assert_trees_equal(statistics, old)
+
+
+def test_gates_of_a_cell_matter_from_that_cell_on(small):
+    """Cells before it compute the same, it and those behind it do not."""
+    for cell in range(3):
+        gates = small.gates.at[cell].multiply(0.5)
+        logits, outputs, _ = small.train(small.variables, gates, small.images)
+        assert_trees_equal(outputs[: cell + 1], small.outputs[: cell + 1])
+        for output, before in zip(outputs[cell + 1 :], small.outputs[cell + 1 :], strict=True):
+            assert np.any(np.asarray(output) != np.asarray(before))
+        assert np.any(np.asarray(logits) != np.asarray(small.logits))
+
+
+@pytest.mark.parametrize("edge", range(5))
+def test_edge_without_gates_contributes_nothing(small, edge):
+    """In the reduction cell 1, whatever the weights of the edge; with gates they do matter."""
+    source, _ = edges(2)[edge]
+    strided = [e for e, (i, _) in enumerate(edges(2)) if i < 2]
+    stack, row = ("strided", strided.index(edge)) if source < 2 else ("plain", 0)
+    cells = list(small.variables.weights["cells"])
+    changed = jax.tree.map(lambda kernel: jnp.array(kernel).at[row].multiply(-1.7), cells[1][stack])
+    cells[1] = {**cells[1], stack: changed}
+    variables = small.variables._replace(weights={**small.variables.weights, "cells": cells})
+
+    closed = small.gates.at[1, edge].set(0)
+    for gates, same in [(closed, True), (small.gates, False)]:
+        (logits, *_), (expected, *_) = (
+            small.train(v, gates, small.images) for v in (variables, small.variables)
+        )
+        assert np.array_equal(logits, expected) == same
+
+
+def test_cell_without_gates_is_zero(small):
+    """A cell's output is the sum of gated primitives and nothing else."""
+    _, outputs, _ = small.train(small.variables, small.gates.at[1].set(0), small.images)
+    assert not np.any(outputs[2])
+
+
+def test_gate_weighs_the_primitive_of_its_name(small):
+    """With the skips alone node 2 is the inputs' sum, and node 3 adds node 2 to it once more."""
+    skip = DARTS_PRIMITIVES.index("skip_connect")
+    gates = small.gates.at[0].set(0).at[0, :, skip].set(1)
+    _, outputs, _ = small.train(small.variables, gates, small.images)
+    node2, node3 = np.split(np.asarray(outputs[1]), 2, axis=-1)
+    np.testing.assert_allclose(node3, 2 * node2, rtol=1e-6, atol=1e-6)
+    assert np.any(node2)
+
+
+def test_unrolling_changes_nothing(small):
+    """`unroll` is a matter of speed: also where it does not divide the number of edges."""
+    unrolled, _ = make(unroll=3)
+
+    @quick_jit
+    def run(variables, gates, images):
+        return forward(unrolled, variables, gates, images, True)
+
+    result = run(small.variables, small.gates, small.images)
+    for actual, expected in zip(result[:2], (small.logits, small.outputs), strict=True):
+        chex.assert_trees_all_close(actual, expected, **ROUNDING)
+    chex.assert_trees_all_close(result[2], small.statistics, **ROUNDING)
+
+
+# A naive supernet: loops over cells, edges and primitives, each a module of its own.
+
+
+def run_naive(module, weights, statistics, x):
+    """Runs a module with these weights; returns output and new statistics."""
+    graph, _ = nnx.split(module)
+    module = nnx.merge(graph, weights, statistics)
+    return module(x, True), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def naive_cell(weights, statistics, s0, s1, gates, channels, reduction, reduction_before):
+    """One cell of two nodes; returns its output and a list of ((stack, row, name), statistics)."""
+    nodes, seen = [], []
+    for name, x in [("preprocess0", s0), ("preprocess1", s1)]:
+        if name == "preprocess0" and reduction_before:
+            module = prim.FactorizedReduce(x.shape[-1], channels, affine=False)
+        else:
+            module = prim.ConvBN(x.shape[-1], channels, 1, affine=False)
+        nodes.append(run_naive(module, weights[name], statistics[name], x)[0])
+    rows = {"strided": 0, "plain": 0}
+    for e, (source, target) in enumerate(edges(2)):
+        stack = "strided" if reduction and source < 2 else "plain"
+        row, stride = rows[stack], 2 if stack == "strided" else 1
+        rows[stack] += 1
+        for o, name in enumerate(DARTS_PRIMITIVES):
+            own = [
+                jax.tree.map(
+                    lambda x, row=row: x[row], v[stack]["mixed"]["candidates"].get(name, {})
+                )
+                for v in (weights, statistics)
+            ]
+            module = prim.create(name, channels, stride, affine=False, depthwise="library")
+            out, after = run_naive(module, *own, nodes[source])
+            seen.append(((stack, row, name), after))
+            if len(nodes) == target:
+                nodes.append(0)
+            nodes[target] += gates[e, o] * out
+    return jnp.concatenate(nodes[2:], -1), seen
+
+
+def test_supernet_is_that_of_plain_loops(small):
+    """Wiring, strides, stacked weights, order of the gates and the statistics of every edge."""
+    weights, statistics = small.variables
+    for cell, channels, reduction, before in [(0, 4, 0, 0), (1, 8, 1, 0), (2, 16, 1, 1)]:
+        s0, s1 = small.outputs[max(cell - 1, 0)], small.outputs[cell]
+        parts = weights["cells"][cell], statistics["cells"][cell]
+        output, seen = naive_cell(*parts, s0, s1, small.gates[cell], channels, reduction, before)
+        np.testing.assert_allclose(small.outputs[cell + 1], output, **ROUNDING)
+        for (stack, row, name), after in seen:
+            stacked = small.statistics["cells"][cell][stack]["mixed"]["candidates"].get(name, {})
+            for actual, expected in zip(
+                jax.tree.leaves(stacked), jax.tree.leaves(after), strict=True
+            ):
+                np.testing.assert_allclose(actual[row], expected, **ROUNDING)
+    features = np.asarray(small.outputs[-1], np.float64).mean((1, 2))
+    head = weights["head"]["classifier"]
+    np.testing.assert_allclose(
+        small.logits, features @ np.asarray(head["kernel"]) + np.asarray(head["bias"]), **ROUNDING
+    )
+
+
+# Parity with the authors' program. Their modules are numbered children of `nn.Sequential`.
+
+CONV_BN = {"kernel": "op.1", "norm": "op.2"}
+REDUCE = {"even": "conv_1", "odd": "conv_2", "norm": "bn"}
+POOL = {"norm": "1"}
+DEPTHWISE = {"spatial": "op.1", "pointwise": "op.2", "norm": "op.3"}
+SECOND_DEPTHWISE = {"spatial": "op.5", "pointwise": "op.6", "norm": "op.7"}
+AUTHORS_NAMES = {
+    "stem": {"kernel": "stem.0", "norm": "stem.1"},
+    "head": {"classifier": "classifier"},
+    "max_pool_3x3": POOL,
+    "avg_pool_3x3": POOL,
+    "skip_connect": REDUCE,
+    "sep_conv_3x3": {"first": DEPTHWISE, "second": SECOND_DEPTHWISE},
+    "sep_conv_5x5": {"first": DEPTHWISE, "second": SECOND_DEPTHWISE},
+    "dil_conv_3x3": DEPTHWISE,
+    "dil_conv_5x5": DEPTHWISE,
+}
+LEAVES = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
+
+
+def authors_name(block, path):
+    """Translates what lies below one block: `norm`, `mean` to `op.2.running_mean`."""
+    while not isinstance(block, str):
+        block, path = block[path[0]], path[1:]
+    return f"{block}.{LEAVES.get(path[0], 'weight') if path else 'weight'}"
+
+
+def authors_names(path, reductions):
+    """Name of the authors' tensor for one of our variables; a list where ours stacks edges."""
+    part, *path = path
+    if part != "cells":
+        return authors_name(AUTHORS_NAMES[part], path)
+    cell, where, *path = path
+    if where.startswith("preprocess"):
+        block = REDUCE if where == "preprocess0" and cell - 1 in reductions else CONV_BN
+        return f"cells.{cell}.{where}.{authors_name(block, path)}"
+    _, _, name, *path = path  # mixed, candidates
+    tail = f"_ops.{DARTS_PRIMITIVES.index(name)}.{authors_name(AUTHORS_NAMES[name], path)}"
+    return [
+        f"cells.{cell}._ops.{e}.{tail}"
+        for e, (source, _) in enumerate(edges(4))
+        if (cell in reductions and source < 2) == (where == "strided")
+    ]
+
+
+def load_authors(arrays, prefix, like, reductions):
+    """Fills a tree of ours, `{"stem", "cells", "head"}`, with the authors' numbers."""
+
+    def load(path, old):
+        names = authors_names(
+            [getattr(k, "key", getattr(k, "idx", None)) for k in path], reductions
+        )
+        stacked = isinstance(names, list)
+        found = [arrays[prefix + name] for name in (names if stacked else [names])]
+        # OIHW to HWIO; OI to IO; vectors stay.
+        found = [x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T for x in found]
+        new = np.stack(found) if stacked else found[0]
+        assert new.shape == old.shape
+        return jnp.array(new)
+
+    return jax.tree_util.tree_map_with_path(load, like)
+
+
+def test_supernet_computes_what_the_authors_program_does():
+    """Float64: logits, loss, gradient of the alphas, and every cell made inactive at random."""
+    path = REFERENCE / "forward_supernet_layers5_C4.npz"
+    if not path.is_file():
+        pytest.skip(f"the authors' arrays are not at {path}")
+    arrays = np.load(path)
+    with jax.enable_x64(True):
+        supernet, variables = make(num_cells=5, num_nodes=4, num_classes=10, image_channels=3)
+        variables = Variables(
+            *(load_authors(arrays, "state/", tree, supernet.reductions) for tree in variables)
+        )
+        alphas, table = (jnp.array(arrays[k], jnp.float64) for k in ("alphas", "random_table"))
+        images = jnp.array(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
+        labels = jnp.array(arrays["target"])
+
+        @quick_jit
+        def run(variables, alphas):
+            def loss(alphas):
+                gates = jax.nn.sigmoid(alphas)
+                logits, outputs, statistics = forward(supernet, variables, gates, images, True)
+                return cross_entropy(logits, labels), (logits, outputs, statistics)
+
+            (loss, (logits, outputs, statistics)), gradient = jax.value_and_grad(
+                loss, has_aux=True
+            )(alphas)
+            gates = jax.nn.sigmoid(alphas)
+            inactive = ablated_losses(supernet, variables, gates, outputs, labels, table)
+            evaluated, _, _ = forward(supernet, variables, gates, images, False)
+            return logits, loss, gradient, inactive, evaluated, statistics
+
+        logits, loss, gradient, inactive, evaluated, statistics = run(variables, alphas)
+    expected = {k.removesuffix("_f64"): arrays[k] for k in arrays.files if k.endswith("_f64")}
+    np.testing.assert_allclose(logits, expected["logits_train"], atol=1e-9)
+    np.testing.assert_allclose(loss, expected["ce_train"], rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected["ce_grad_alphas"], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(inactive, expected["ce_cell_inactive"], rtol=1e-10)
+    np.testing.assert_allclose(loss - inactive, expected["marginal_contributions"], atol=1e-10)
+    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=1e-9)
+
+    # The running variance takes in that of the batch; PyTorch's is n / (n - 1) times as large, and
+    # n is at least 4 * 8 * 8.
+    after = load_authors(
+        arrays, "bn_after_one_train_forward/", variables.statistics, supernet.reductions
+    )
+    chex.assert_trees_all_close(statistics, after, rtol=1 / 255, atol=1e-6)

@@ -9,6 +9,7 @@ Modules are built once and split (`nnx.split`); everything that runs is a pure f
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,12 +87,15 @@ class StackedEdges(nnx.Module):
         graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
         variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
 
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def mix(variables, x, gates):
+            return apply(graph, variables, x, gates, train)
+
         def add_edge(nodes, edge):
             (source, target), gates, variables = edge
-            mixed = nnx.merge(graph, *variables)
             x = (nodes if sources is None else sources)[source]
-            nodes = nodes.at[target].add(mixed(x, gates, train))
-            return nodes, nnx.to_pure_dict(nnx.state(mixed, nnx.BatchStat))
+            output, statistics = mix(variables, x, gates)
+            return nodes.at[target].add(output), statistics
 
         pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
         nodes, statistics = lax.scan(

@@ -48,7 +48,7 @@ def cost(
 ) -> Cost:
     """Counts the parameters and MACs of a derived network, from the network itself.
 
-    The network is traced, not run: nothing is computed or allocated.
+    The network is traced, not run.
 
     Args:
         genotype: see `network.build`, as for the other arguments.
@@ -64,22 +64,21 @@ def cost(
         UserError: see `network.build`.
     """
 
-    def build_and_run(images):
-        network, variables = networks.build(
-            genotype,
-            channels=channels,
-            num_classes=num_classes,
-            image_channels=image_channels,
-            image_size=image_size,
-            auxiliary=auxiliary,
-            stem_multiplier=stem_multiplier,
-            depthwise="library",  # as convolutions, which are counted
-            key=jax.random.key(0),
-        )
-        return variables.weights, networks.forward(network, variables, images, train=False)[0]
-
+    network, variables = networks.build(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        image_size=image_size,
+        auxiliary=auxiliary,
+        stem_multiplier=stem_multiplier,
+        depthwise="library",  # as convolutions, which are counted
+        key=None,
+    )
     image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
-    closed, (weights, _) = jax.make_jaxpr(build_and_run, return_shape=True)(image)
+    run = functools.partial(networks.forward, network, train=False)
+    closed = jax.make_jaxpr(run)(variables, image)
+    weights = variables.weights
     macs = collections.Counter()
     for scope, equation in _equations(closed.jaxpr):
         macs[scope] += _macs(equation)

@@ -104,17 +104,21 @@ def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> 
     """
     from ddarts_jax import evaluate, report, train
 
-    cost = evaluate.cost(
-        genotype,
-        config.train.channels,
-        dataset.num_classes,
-        dataset.image_size,
-        image_channels=dataset.channels,
-        stem_multiplier=config.train.stem_multiplier,
-    )
-    summary = {"task": config.task, "data": dataset.name, "params": cost.params, "macs": cost.macs}
+    summary = {"task": config.task, "data": dataset.name}
+    try:
+        cost = evaluate.cost(
+            genotype,
+            config.train.channels,
+            dataset.num_classes,
+            dataset.image_size,
+            image_channels=dataset.channels,
+            stem_multiplier=config.train.stem_multiplier,
+        )
+        summary |= {"params": cost.params, "macs": cost.macs}
+    except UserError as error:  # a search may end with a cell that keeps nothing
+        _logger.warning("this genotype makes no network: %s", error)
     if config.task != "search":
-        net, variables = train.build(config, genotype, dataset)
+        net, variables = train.build(config, genotype, dataset, dtype)
         variables = train.load_network(workdir / "network.npz", variables)
         tested = evaluate.evaluate(
             net,
@@ -139,7 +143,8 @@ def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> 
         kind = "reduction" if position in genotype.reductions else "normal"
         entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in cell)
         print(f"  cell {position} ({kind}): {entries}")
-    print(f"parameters {cost.params:,}, MACs {cost.macs:,}")
+    if "params" in summary:
+        print(f"parameters {cost.params:,}, MACs {cost.macs:,}")
     if "test_accuracy" in summary:
         print(f"test accuracy {100 * summary['test_accuracy']:.2f}%")
     print(f"{summary['seconds']} s; everything lies in {workdir}")

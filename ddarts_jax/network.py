@@ -201,7 +201,7 @@ def build(
     auxiliary: bool = False,
     stem_multiplier: int = 3,
     depthwise: str | None = None,
-    key: jax.Array,
+    key: jax.Array | None,
 ) -> tuple[Network, Variables]:
     """Builds the network of a genotype with random weights.
 
@@ -217,7 +217,7 @@ def build(
         auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
         stem_multiplier: see `channels`.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
-        key: of the random weights.
+        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
         The structure and its variables, each part of which has the keys stem, cells (by position),
@@ -254,7 +254,9 @@ def build(
     )
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
-    weights = prim.initialise(key, nnx.to_pure_dict(weights))
+    weights = nnx.to_pure_dict(weights)
+    if key is not None:
+        weights = prim.initialise(key, weights)
     variables = Variables(weights, nnx.to_pure_dict(statistics))
     return Network(graph, num_nodes), variables
 

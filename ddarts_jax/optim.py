@@ -6,6 +6,11 @@ import optax
 from ml_collections import ConfigDict
 
 
+def at_least_float32(tree, dtype):
+    """Casts parameters to float64 where the computation's `dtype` is, else to float32."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.float32, dtype)), tree)
+
+
 def cosine(first: float, final: float, steps: int) -> optax.Schedule:
     """Returns the schedule that goes from `first` to `final` by half a cosine in `steps` steps.
 

@@ -105,10 +105,11 @@ def search_step(net: Supernet, settings, total_steps: int):
         variables = Variables(weights, statistics)
         return SearchState(state.step + 1, variables, alphas, weights_state, alphas_state), measured
 
-    return init, step
+    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    return init, jax.jit(step)
 
 
-def build(config, dataset: Dataset) -> tuple[Supernet, Variables, jax.Array]:
+def build(config, dataset: Dataset, dtype) -> tuple[Supernet, Variables, jax.Array]:
     """Builds the supernet that the config asks for, with random weights and alphas near 0."""
     settings = config.search
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
@@ -123,7 +124,7 @@ def build(config, dataset: Dataset) -> tuple[Supernet, Variables, jax.Array]:
         key=weights_key,
     )
     alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
-    return net, variables, alphas
+    return net, *optim.at_least_float32((variables, alphas), dtype)
 
 
 def derive(alphas, net: Supernet, settings) -> Genotype:
@@ -162,7 +163,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     mesh = sharding.data_mesh(config.data.batch_size)
     data = loop.on_device(dataset, (weight_split, architecture_split), mesh)
 
-    net, variables, alphas = build(config, dataset)
+    net, variables, alphas = build(config, dataset, dtype)
     _logger.info(
         "search: %d cells of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
         "%d + %d images, %d epochs of %d steps",

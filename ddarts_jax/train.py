@@ -92,12 +92,13 @@ def train_step(net: Network, settings, plan: loop.Schedule):
         }
         return TrainState(state.step + 1, Variables(weights, statistics), optimizer_state), measured
 
-    return init, step
+    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    return init, jax.jit(step)
 
 
-def build(config, genotype: Genotype, dataset: Dataset) -> tuple[Network, Variables]:
+def build(config, genotype: Genotype, dataset: Dataset, dtype) -> tuple[Network, Variables]:
     """Builds the network of `genotype` that the config asks for, with random weights."""
-    return network.build(
+    net, variables = network.build(
         genotype,
         channels=config.train.channels,
         num_classes=dataset.num_classes,
@@ -107,6 +108,7 @@ def build(config, genotype: Genotype, dataset: Dataset) -> tuple[Network, Variab
         stem_multiplier=config.train.stem_multiplier,
         key=jax.random.key(config.seed),
     )
+    return net, optim.at_least_float32(variables, dtype)
 
 
 def run(
@@ -130,7 +132,7 @@ def run(
     )
     mesh = sharding.data_mesh(config.data.batch_size)
     data = loop.on_device(dataset, (np.arange(len(dataset.train_labels)),), mesh)
-    net, variables = build(config, genotype, dataset)
+    net, variables = build(config, genotype, dataset, dtype)
     _logger.info(
         "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",
         *(genotype.num_cells, settings.channels),

@@ -1,0 +1,38 @@
+"""Packaging. Lower bounds are the versions that the tests ran with."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ddarts_jax",
+    version="0.1.0",
+    description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
+    packages=find_packages(include=["ddarts_jax", "ddarts_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.5",
+        "array_record>=0.8",
+        "flax>=0.12.8",
+        "importlib_resources",
+        "jax>=0.10.2",
+        "matplotlib>=3.11",
+        "ml_collections>=1.1",
+        "numpy>=2.4",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "pillow>=12",
+        "scikit-learn>=1.9",
+        "tensorboardX>=2.6.5",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]>=0.10.2"],
+        "test": [
+            "chex>=0.1.92",
+            "hypothesis>=6.155",
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+        ],
+    },
+)

@@ -5,6 +5,7 @@ from ddarts_jax.config import default_config
 
 def get_config():
     config = default_config()
+    config.data.name = "digits"
     config.data.batch_size = 64
 
     config.search.epochs = 20

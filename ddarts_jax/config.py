@@ -33,10 +33,11 @@ def default_config() -> ConfigDict:
     config.genotype = ""  # path of the genotype.json to train; empty: the one in the workdir
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # 'digits', a TFDS name, 'folder:/path' or 'npz:/path'
+    config.data.name = "cifar10"  # 'digits', a TFDS name, 'folder:/path' or 'npz:/path'
     config.data.data_dir = ""  # where TFDS has prepared its data; empty: its default
-    config.data.batch_size = 64  # images a step, on all devices together
+    config.data.batch_size = 128  # images a step, on all devices together
     config.data.image_size = 0  # pixels a side, resized to; 0: as stored
+    config.data.images_per_class = 0  # used of each split, for a quick trial; 0: all
     config.data.test_fraction = 0.2  # held out for the test where the data bring no test split
 
     config.search = ConfigDict()
@@ -125,7 +126,7 @@ _RANGES = {
     **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last"), _POSITIVE),
     "search.num_cells": _POSITIVE,
     "train.num_cells": _NOT_NEGATIVE,
-    **dict.fromkeys(("image_size", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE),
+    **dict.fromkeys(("image_size", "images_per_class", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     "search.ablation.weight": _NOT_NEGATIVE,
@@ -238,15 +239,18 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
 
 
-def defining(config: ConfigDict, phase: str) -> dict[str, Any]:
-    """Returns the part of the configuration that a checkpoint of `phase` depends on.
+def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
+    """Returns what a checkpoint of `phase` depends on: another value makes it another run.
 
     Args:
       config: the whole configuration.
       phase: 'search' or 'train', which is also the name of its section.
+      num_images: in the training split: where an epoch ends depends on it.
     """
     whole = config.to_dict()
-    return {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
+    del whole["data"]["data_dir"]  # the same images may have moved
+    kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
+    return kept | {"num_images": num_images}
 
 
 def to_json(config: ConfigDict) -> str:

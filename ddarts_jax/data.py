@@ -87,7 +87,8 @@ def load(data: Any) -> Dataset:
     aspect ratio is not kept). Data without a test split lose `test_fraction` of each class to one.
 
     Args:
-        data: `config.data`, of which it reads name, data_dir, image_size and test_fraction.
+        data: `config.data`, of which it reads name, data_dir, image_size, test_fraction and
+            images_per_class.
 
     Returns:
         The images and labels with the statistics of the training pixels.
@@ -118,6 +119,8 @@ def load(data: Any) -> Dataset:
         train, test = _hold_out(train, class_names, data.test_fraction)
     else:
         test = _checked(test, class_names, f"the test split of {data.name!r}")
+    if data.images_per_class:
+        train, test = (_at_most(split, data.images_per_class) for split in (train, test))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UserError(
             f"{data.name!r} has training images of shape {train.images.shape[1:]} but test images "
@@ -189,6 +192,13 @@ def _hold_out(
         _Split(split.images[train], split.labels[train]),
         _Split(split.images[test], split.labels[test]),
     )
+
+
+def _at_most(split: _Split, images_per_class: int) -> _Split:
+    """Keeps `images_per_class` images of each class, and all of a class that has no more."""
+    surplus = np.maximum(np.bincount(split.labels) - images_per_class, 0)
+    kept, _ = _split_by_class(split.labels, surplus, _HOLD_OUT_SEED)
+    return _Split(split.images[kept], split.labels[kept])
 
 
 def _checked(split: _Split, class_names: tuple[str, ...], where: str) -> _Split:

@@ -188,7 +188,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
             "decided": jnp.mean((probabilities > 0.9) | (probabilities < 0.1)),
         }
 
-    identity = configuration.defining(config, "search")
+    identity = configuration.defining(config, "search", len(dataset.train_labels))
     with Checkpoints(
         workdir / "checkpoints" / "search", identity, config.checkpoint.keep_last
     ) as kept:

@@ -160,7 +160,7 @@ def run(
             "learning_rate": optim.weights_learning_rate(state.optimizer),
         }
 
-    identity = configuration.defining(config, "train")
+    identity = configuration.defining(config, "train", len(dataset.train_labels))
     identity["genotype"] = genotype.to_dict()
     with Checkpoints(
         workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last

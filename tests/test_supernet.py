@@ -19,9 +19,12 @@ from ddarts_jax.supernet import Variables, build, forward
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 # Two ways of computing the same in float32, through three cells of batch normalisation.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
+# One of every kind, not in alphabetical order.
+PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
 
 
 def quick_jit(function):
+    return jax.jit(function)
     """`jax.jit` that compiles quickly: these programs run once or twice."""
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function, compiler_options=options)
@@ -34,6 +37,7 @@ def make(num_cells=3, num_nodes=2, channels=4, num_classes=5, image_channels=1, 
         channels=channels,
         num_classes=num_classes,
         image_channels=image_channels,
+        depthwise="library",  # compiles in half of the time; test_primitives has both ways agree
         key=jax.random.key(0),
         **options,
     )
@@ -47,7 +51,7 @@ class Small:
     """Three cells (normal, reduction, reduction) of two nodes on images of odd size."""
 
     def __init__(self):
-        self.supernet, self.variables = make()
+        self.supernet, self.variables = make(primitives=PRIMITIVES)
         rng = np.random.default_rng(0)
         self.gates = jnp.array(rng.uniform(0.1, 1, self.supernet.alphas_shape), jnp.float32)
         self.images = jnp.array(rng.normal(size=(4, 7, 7, 1)), jnp.float32)
@@ -67,13 +71,12 @@ def small():
     return Small()
 
 
-@pytest.mark.parametrize(("channels", "expected"), [(4, 207_094), (16, 1_930_618)])
-def test_supernet_has_as_many_weights_as_the_authors(channels, expected):
-    """Counts of the authors' program: 8 cells of 4 nodes, 10 classes, colour images."""
+def test_supernet_has_as_many_weights_as_the_authors():
+    """Count of the authors' program: 8 cells of 4 nodes, 10 classes, colour images."""
     supernet, variables = make(
-        num_cells=8, num_nodes=4, channels=channels, num_classes=10, image_channels=3
+        num_cells=8, num_nodes=4, channels=16, num_classes=10, image_channels=3
     )
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables.weights)) == expected
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.weights)) == 1_930_618
     assert supernet.alphas_shape == (8, 14, 7)
     assert supernet.reductions == (2, 5)
 
@@ -83,17 +86,18 @@ def test_supernet_has_as_many_weights_as_the_authors(channels, expected):
     [
         (1, 2, (8, 8, 1), "float32"),
         (2, 1, (7, 7, 3), "bfloat16"),
-        (3, 4, (9, 9, 1), "float32"),
-        (4, 2, (32, 32, 3), "bfloat16"),
-        (5, 2, (8, 8, 1), "float32"),
-        (6, 3, (9, 5, 2), "float64"),
+        (4, 3, (32, 32, 3), "bfloat16"),
+        (6, 2, (9, 5, 2), "float64"),
     ],
 )
 def test_shapes_and_dtypes_of_any_size(num_cells, num_nodes, image, dtype):
     """Reductions halve (rounding up) and double the channels; logits are float32 or better."""
     with jax.enable_x64(dtype == "float64"):
         supernet, variables = make(
-            num_cells=num_cells, num_nodes=num_nodes, image_channels=image[2]
+            num_cells=num_cells,
+            num_nodes=num_nodes,
+            image_channels=image[2],
+            primitives=PRIMITIVES,
         )
         logits, outputs, statistics = jax.eval_shape(
             lambda *args: forward(supernet, *args, True),
@@ -101,7 +105,7 @@ def test_shapes_and_dtypes_of_any_size(num_cells, num_nodes, image, dtype):
             jax.ShapeDtypeStruct(supernet.alphas_shape, jnp.float32),
             jax.ShapeDtypeStruct((2, *image), dtype),
         )
-    assert supernet.alphas_shape == (num_cells, sum(range(2, num_nodes + 2)), 7)
+    assert supernet.alphas_shape == (num_cells, sum(range(2, num_nodes + 2)), 4)
     height, width, channels = *image[:2], 4
     expected = [(2, height, width, 3 * channels)]
     for position in range(num_cells):
@@ -183,7 +187,7 @@ def test_cell_without_gates_is_zero(small):
 
 def test_gate_weighs_the_primitive_of_its_name(small):
     """With the skips alone node 2 is the inputs' sum, and node 3 adds node 2 to it once more."""
-    skip = DARTS_PRIMITIVES.index("skip_connect")
+    skip = PRIMITIVES.index("skip_connect")
     gates = small.gates.at[0].set(0).at[0, :, skip].set(1)
     _, outputs, _ = small.train(small.variables, gates, small.images)
     node2, node3 = np.split(np.asarray(outputs[1]), 2, axis=-1)
@@ -193,7 +197,7 @@ def test_gate_weighs_the_primitive_of_its_name(small):
 
 def test_unrolling_changes_nothing(small):
     """`unroll` is a matter of speed: also where it does not divide the number of edges."""
-    unrolled, _ = make(unroll=3)
+    unrolled, _ = make(primitives=PRIMITIVES, unroll=3)
 
     @quick_jit
     def run(variables, gates, images):
@@ -229,7 +233,7 @@ def naive_cell(weights, statistics, s0, s1, gates, channels, reduction, reductio
         stack = "strided" if reduction and source < 2 else "plain"
         row, stride = rows[stack], 2 if stack == "strided" else 1
         rows[stack] += 1
-        for o, name in enumerate(DARTS_PRIMITIVES):
+        for o, name in enumerate(PRIMITIVES):
             own = [
                 jax.tree.map(
                     lambda x, row=row: x[row], v[stack]["mixed"]["candidates"].get(name, {})

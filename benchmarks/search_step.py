@@ -1,0 +1,106 @@
+"""Times one compiled search step (alphas, then weights) and prints one JSON line.
+
+    python benchmarks/search_step.py                       # full size: 8 cells, 16 channels, 32x32
+    python benchmarks/search_step.py --cells 5 --nodes 2 --channels 8 --size 8 --batch 64
+
+Random images of the right shape: the time of a step does not depend on what they show. With
+`--without`, the step without the ablation loss (w_AB = 0) is compiled too, both run in turns, and the
+ratio of their medians is given.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from flax import __version__ as flax_version
+
+from ddarts_jax import optim, supernet
+from ddarts_jax.config import default_config
+from ddarts_jax.search import search_step
+
+
+def measured_step(arguments, ablation_weight):
+    """Builds and compiles a step; returns a function that runs it once, and what compiling took."""
+    settings = default_config().search
+    settings.ablation.weight = ablation_weight
+    net, variables = supernet.build(
+        num_cells=arguments.cells,
+        num_nodes=arguments.nodes,
+        channels=arguments.channels,
+        num_classes=10,
+        image_channels=3,
+        unroll=arguments.unroll,
+        key=jax.random.key(0),
+    )
+    alphas = 1e-3 * jax.random.normal(jax.random.key(1), net.alphas_shape)
+    init, step = search_step(net, settings, total_steps=1000)
+    state = init(*optim.at_least_float32((variables, alphas), arguments.dtype))
+    shape = (arguments.batch, arguments.size, arguments.size, 3)
+
+    def batch(seed):
+        images = jax.random.normal(jax.random.key(seed), shape, arguments.dtype)
+        return images, jnp.arange(arguments.batch) % 10
+
+    batches = batch(2), batch(3)
+    begun = time.perf_counter()
+    traced = jax.jit(step, donate_argnums=0).lower(state, jax.random.key(4), *batches)
+    lowered = time.perf_counter()
+    compiled = traced.compile()
+    memory = compiled.memory_analysis()
+    compiling = {
+        "trace_s": round(lowered - begun, 1),
+        "compile_s": round(time.perf_counter() - lowered, 1),
+        "temporary_mb": round(memory.temp_size_in_bytes / 1e6),
+        "gflop": round(compiled.cost_analysis().get("flops", 0) / 1e9, 2),
+    }
+
+    def run():
+        nonlocal state
+        begun = time.perf_counter()
+        state, metrics = compiled(state, jax.random.key(4), *batches)
+        jax.block_until_ready((state, metrics))
+        return time.perf_counter() - begun
+
+    return run, compiling
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("cells", 8), ("nodes", 4), ("channels", 16), ("size", 32)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("batch", 16), ("unroll", 1), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--without", action="store_true", help="compare with w_AB = 0")
+    arguments = parser.parse_args()
+
+    weights = (0.5, 0.0) if arguments.without else (0.5,)
+    steps = [measured_step(arguments, weight) for weight in weights]
+    for run, _ in steps:
+        run()
+    times = [[run() for run, _ in steps] for _ in range(arguments.repeats)]
+    medians = [statistics.median(column) for column in zip(*times)]
+    result = {
+        "benchmark": "search_step",
+        **vars(arguments),
+        **steps[0][1],
+        "step_s": round(medians[0], 4),
+        "spread_s": [round(pick(column[0] for column in times), 4) for pick in (min, max)],
+        "images_per_s": round(2 * arguments.batch / medians[0], 1),
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.machine()}, {jax.local_device_count()} device(s)",
+        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax_version},
+    }
+    if arguments.without:
+        result["without_ablation"] = steps[1][1] | {"step_s": round(medians[1], 4)}
+        result["ratio_of_ablation"] = round(medians[0] / medians[1], 2)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

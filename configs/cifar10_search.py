@@ -1,0 +1,17 @@
+"""The paper's search on CIFAR-10: 8 individual cells, 16 channels, 50 epochs, batch 128.
+
+    python -m ddarts_jax.main --config configs/cifar10_search.py [--config.data.data_dir=DIR]
+
+Needs CIFAR-10 prepared by tensorflow-datasets as ArrayRecord. w_AB 0.5, w_01 7, threshold 0.85 are the
+defaults of `default_config`. Made for a GPU: benchmarks/RESULTS.md has what a step takes; the whole
+search has not been run yet, so no accuracy is given (the paper: DD-1, 97.02% after full training).
+"""
+
+from ddarts_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task = "search"
+    config.data.name = "cifar10"
+    return config

@@ -1,0 +1,17 @@
+"""The paper's training of a derived network on CIFAR-10: 36 channels, 600 epochs, batch 128.
+
+    python -m ddarts_jax.main --config configs/cifar10_train.py --config.genotype=PATH
+
+SGD 0.025 to 0, drop path 0.2, cutout 16, auxiliary head 0.4: the defaults of `default_config`. Needs
+CIFAR-10 prepared by tensorflow-datasets as ArrayRecord, and a GPU. The whole training has not been run
+yet, so no accuracy is given (the paper: DD-1, 97.02%).
+"""
+
+from ddarts_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task = "train"
+    config.data.name = "cifar10"
+    return config

@@ -95,6 +95,10 @@ def convolve(x, kernel, stride=1, dilation=1, padding=None, groups=1):
     )
 
 
+def _keep_dtype(variable, value):
+    return value.astype(variable.dtype)
+
+
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation as in the reference: eps 1e-5, running statistics with momentum 0.9.
 
@@ -109,6 +113,8 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(
             channels, momentum=0.9, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=keyless
         )
+        for statistic in (self.mean, self.var):  # flax computes them in the dtype of the input
+            statistic.set_metadata(on_set_value=_keep_dtype)
 
     def __call__(self, x, train):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""

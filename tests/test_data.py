@@ -27,6 +27,7 @@ class Config:
     name: str
     data_dir: str = ""
     image_size: int = 0
+    images_per_class: int = 0
     test_fraction: float = 0.2
 
 
@@ -86,6 +87,18 @@ def test_image_size_resizes_digits():
     assert resized.image_size == 12
     expected = Image.fromarray(plain.train_images[0, ..., 0]).resize((12, 12), Image.BILINEAR)
     np.testing.assert_array_equal(resized.train_images[0, ..., 0], np.asarray(expected))
+
+
+def test_images_per_class_limits_both_splits():
+    """A quick trial uses the same number of each class, images that are also in the whole set."""
+    few, whole = load(Config("digits", images_per_class=7)), load(Config("digits"))
+    assert np.bincount(few.train_labels).tolist() == [7] * 10
+    assert np.bincount(few.test_labels).tolist() == [7] * 10
+    assert {x.tobytes() for x in few.train_images} <= {x.tobytes() for x in whole.train_images}
+    assert {x.tobytes() for x in few.test_images} <= {x.tobytes() for x in whole.test_images}
+    np.testing.assert_array_equal(
+        load(Config("digits", images_per_class=10**6)).train_images, whole.train_images
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])

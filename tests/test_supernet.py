@@ -23,13 +23,6 @@ ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
 
 
-def quick_jit(function):
-    return jax.jit(function)
-    """`jax.jit` that compiles quickly: these programs run once or twice."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=options)
-
-
 def make(num_cells=3, num_nodes=2, channels=4, num_classes=5, image_channels=1, **options):
     return build(
         num_cells=num_cells,
@@ -37,7 +30,6 @@ def make(num_cells=3, num_nodes=2, channels=4, num_classes=5, image_channels=1, 
         channels=channels,
         num_classes=num_classes,
         image_channels=image_channels,
-        depthwise="library",  # compiles in half of the time; test_primitives has both ways agree
         key=jax.random.key(0),
         **options,
     )
@@ -60,7 +52,7 @@ class Small:
         def train(variables, gates, images):
             return forward(self.supernet, variables, gates, images, True)
 
-        self.train = quick_jit(train)
+        self.train = jax.jit(train)
         self.logits, self.outputs, self.statistics = self.train(
             self.variables, self.gates, self.images
         )
@@ -140,7 +132,7 @@ def test_statistics_change_in_training_only(small):
     for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(small.statistics), strict=True):
         assert np.any(np.asarray(before) != np.asarray(after))
 
-    @quick_jit
+    @jax.jit
     def evaluate(variables):
         return forward(small.supernet, variables, small.gates, small.images, False)
 
@@ -199,7 +191,7 @@ def test_unrolling_changes_nothing(small):
     """`unroll` is a matter of speed: also where it does not divide the number of edges."""
     unrolled, _ = make(primitives=PRIMITIVES, unroll=3)
 
-    @quick_jit
+    @jax.jit
     def run(variables, gates, images):
         return forward(unrolled, variables, gates, images, True)
 
@@ -349,7 +341,7 @@ def test_supernet_computes_what_the_authors_program_does():
         images = jnp.array(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
         labels = jnp.array(arrays["target"])
 
-        @quick_jit
+        @jax.jit
         def run(variables, alphas):
             def loss(alphas):
                 gates = jax.nn.sigmoid(alphas)

@@ -1,6 +1,7 @@
 """The configuration: defaults are valid, and every mistake is named in a sentence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_file_overrides_and_workdir_are_read(config_file):
     assert config.search.augment.flip is False
     assert config.data.name == "folder:/some where"
     assert config.is_locked and config.search.is_locked
-    assert parse(config_file)[1] == ""
+    default = parse(config_file)[1]
+    assert re.fullmatch(rf"runs/{Path(config_file).stem}-\d{{8}}-\d{{6}}", default)
 
 
 @pytest.mark.parametrize(

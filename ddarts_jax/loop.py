@@ -191,13 +191,11 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
 
 def start(state, step: Callable, data: Images, plan: Schedule, dtype, mesh: Mesh) -> Running:
     """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
-
-    def batch():
-        shape = (plan.batch_size, *data.images.shape[1:])
-        return jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-
-    batches = [batch() for _ in data.splits]
-    _, measured = jax.eval_shape(step, state, jax.random.key(0), *batches)
+    shape = (plan.batch_size, *data.images.shape[1:])
+    batch = jnp.zeros(shape, dtype), jnp.zeros(shape[:1], jnp.int32)
+    # All on the mesh, as in the chunk: JAX then finds the trace of a jitted step again there.
+    state, key, batch = sharding.replicate((state, jax.random.key(0), batch), mesh)
+    _, measured = jax.eval_shape(step, state, key, *[batch] * len(data.splits))
     totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
     return sharding.replicate(Running(state, totals), mesh)
 

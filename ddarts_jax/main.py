@@ -80,7 +80,6 @@ def run(config, workdir: str | Path) -> dict:
         *(dataset.name, len(dataset.train_labels), len(dataset.test_labels)),
         *(*dataset.train_images.shape[1:], dataset.num_classes),
     )
-    configuration.save(config, workdir / "config.json")
 
     writer = MetricsWriter(workdir)
     try:

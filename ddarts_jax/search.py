@@ -139,8 +139,8 @@ def derive(alphas, net: Supernet, settings) -> Genotype:
 def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -> Genotype:
     """Searches; continues an interrupted search in the same workdir.
 
-    Writes `alphas.npy` (float32 [cells, E, O]), `genotype.json`, a genotype for every epoch in
-    `genotypes/`, checkpoints in `checkpoints/search/`.
+    Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, a genotype for every
+    epoch in `genotypes/`, checkpoints in `checkpoints/search/`.
 
     Args:
         config: the whole config.
@@ -192,6 +192,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     with Checkpoints(
         workdir / "checkpoints" / "search", identity, config.checkpoint.keep_last
     ) as kept:
+        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
         state = loop.run(
             "search",
             running,

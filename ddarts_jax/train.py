@@ -116,7 +116,7 @@ def run(
 ) -> None:
     """Trains the network of `genotype`; continues an interrupted training in the same workdir.
 
-    Writes `network.npz` (see `save_network`) and checkpoints in `checkpoints/train/`.
+    Writes `config.json`, `network.npz` (see `save_network`), checkpoints in `checkpoints/train/`.
 
     Args:
         config: the whole config.
@@ -165,6 +165,7 @@ def run(
     with Checkpoints(
         workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last
     ) as kept:
+        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
         state = loop.run(
             "train",
             running,

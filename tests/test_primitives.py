@@ -80,12 +80,17 @@ def check_contract(graph, weights, statistics, x, stride):
         module = nnx.merge(graph, weights, statistics)
         return module(x, train), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    out, pull_back, after = jax.vjp(lambda w, x: run(w, x, True), weights, x, has_aux=True)
+    @jax.jit
+    def both(weights, x):
+        out, pull_back, after = jax.vjp(lambda w, x: run(w, x, True), weights, x, has_aux=True)
+        # The sum of a normalised output is constant, so the cotangent must not be.
+        gradients = pull_back(jnp.array(normal(2, *out.shape), out.dtype))
+        return out, gradients, after, run(weights, x, False)
+
+    out, (to_weights, to_input), after, evaluated = both(weights, x)
     batch, height, width, channels = x.shape
     assert out.shape == (batch, -(-height // stride), -(-width // stride), channels)
     assert out.dtype == x.dtype
-    # The sum of a normalised output is constant, so the cotangent must not be.
-    to_weights, to_input = pull_back(jnp.array(normal(2, *out.shape), out.dtype))
     assert to_input.dtype == x.dtype
     for gradient in [to_input, *jax.tree.leaves(to_weights)]:
         assert jnp.isfinite(gradient).all()
@@ -94,7 +99,7 @@ def check_contract(graph, weights, statistics, x, stride):
     for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(after), strict=True):
         assert new.dtype == jnp.float32
         assert jnp.all(old != new)
-    out, after = run(weights, x, False)
+    out, after = evaluated
     assert jnp.isfinite(out).all()
     assert out.dtype == x.dtype
     jax.tree.map(np.testing.assert_array_equal, statistics, after)

@@ -9,11 +9,27 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from ddarts_jax.config import default_config
+from ddarts_jax.genotype import Genotype
 
 ROOT = Path(__file__).parents[1]
 
+# Five cells that compile quickly.
+GENOTYPE = Genotype(
+    genes=(
+        (("skip_connect", 2, 0), ("max_pool_3x3", 2, 1)),
+        (("skip_connect", 2, 1), ("avg_pool_3x3", 2, 0)),
+        (("skip_connect", 2, 0), ("skip_connect", 2, 1)),
+        (("max_pool_3x3", 2, 0), ("skip_connect", 2, 1)),
+        (("avg_pool_3x3", 2, 1),),
+    ),
+    reductions=(1, 3),
+    concat=(2,),
+    seq=None,
+)
+
 _CONFIG_FILE = """
 import sys
+
 sys.path.insert(0, {tests!r})
 import tiny
 
@@ -24,7 +40,7 @@ def get_config():
 
 
 def write_data(path: Path, count: int = 80) -> Path:
-    """Writes `count` of scikit-learn's digits, 3 classes, equally many of each but for one."""
+    """Writes `count` of scikit-learn's digits 0, 1 and 2."""
     digits = load_digits(n_class=3)
     images = np.round(digits.images[:count] * (255 / 16)).astype(np.uint8)
     np.savez(path, images=images, labels=digits.target[:count])
@@ -32,12 +48,12 @@ def write_data(path: Path, count: int = 80) -> Path:
 
 
 def config(data: Path | str):
-    """Returns the configuration: 3 cells of 1 node, 4 steps of search and 8 of training an epoch."""
+    """Returns the configuration: 2 cells of 1 node, 4 steps of search and 8 of training an epoch."""
     tiny = default_config()
     tiny.data.name = f"npz:{data}"
     tiny.data.batch_size = 8
-    tiny.search.epochs = 3
-    tiny.search.num_cells = 3
+    tiny.search.epochs = 12
+    tiny.search.num_cells = 2
     tiny.search.num_nodes = 1
     tiny.search.channels = 2
     tiny.search.stem_multiplier = 1
@@ -50,40 +66,37 @@ def config(data: Path | str):
     tiny.train.augment.crop_padding = 1
     tiny.train.augment.cutout = 2
     tiny.chunk_steps = 2
+    tiny.checkpoint.every_minutes = 0.0
     return tiny
 
 
 def write_config(directory: Path) -> Path:
     """Writes the data and a config file that reads them into `directory`; returns the file."""
     data = write_data(directory / "digits.npz")
-    path = directory / "tiny.py"
+    path = directory / "tiny_config.py"
     path.write_text(_CONFIG_FILE.format(tests=str(ROOT / "tests"), data=str(data)))
     return path
 
 
-def command(config_file: Path, workdir: Path, *overrides: str) -> list[str]:
-    """Returns the command line of a run."""
-    arguments = ["--config", str(config_file), "--workdir", str(workdir)]
-    return [sys.executable, "-m", "ddarts_jax.main", *arguments, *overrides]
+def start(arguments: list[str], cache: Path, **variables: str) -> subprocess.Popen:
+    """Starts Python in the repository's root, with stdout and stderr on one pipe, as text.
 
-
-def environment(cache: Path, **variables: str) -> dict[str, str]:
-    """Returns the environment of a process that keeps its compiled programs in `cache`."""
-    return os.environ | {
+    Args:
+        arguments: of Python.
+        cache: where compiled programs are kept for the processes that follow.
+        **variables: of the environment.
+    """
+    environment = {
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        **variables,
     }
-
-
-def start(arguments: list[str], cache: Path, **variables: str) -> subprocess.Popen:
-    """Starts a process in the repository's root, its output (both streams) on a pipe, as text."""
     return subprocess.Popen(
-        arguments,
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env=environment(cache, **variables),
+        env=os.environ | environment | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,0 +1,299 @@
+"""Tests of whole runs from the command line, in processes that are really killed too."""
+
+import json
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from ddarts_jax import main
+from ddarts_jax.genotype import Genotype
+from ddarts_jax.primitives import DARTS_PRIMITIVES
+
+_SHARED = Path(__file__).parents[2] / "shared"
+_SEARCH_EPOCHS, _TRAIN_EPOCHS = 12, 3
+_SEARCH_STEPS, _TRAIN_STEPS = 4 * _SEARCH_EPOCHS, 8 * _TRAIN_EPOCHS
+_TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with data, a config file, a genotype; compiled programs go to `cache` in it."""
+    directory = tmp_path_factory.mktemp("main")
+    tiny.write_config(directory)
+    tiny.GENOTYPE.save(directory / "genotype.json")
+    return directory
+
+
+def _arguments(place, workdir, *overrides):
+    return ["--config", str(place / "tiny_config.py"), "--workdir", str(workdir), *overrides]
+
+
+def _start(place, workdir):
+    arguments = ["-m", "ddarts_jax.main", *_arguments(place, workdir)]
+    return tiny.start(arguments, place / "cache")
+
+
+def _main(place, workdir, *overrides):
+    """Runs in this process; returns the exit status."""
+    return main.main(["main", *_arguments(place, workdir, *overrides)])
+
+
+def _train(place, workdir, *overrides):
+    """Trains the genotype of five quick cells for one epoch in this process."""
+    genotype = f"--config.genotype={place / 'genotype.json'}"
+    epochs = "--config.train.epochs=1"
+    return _main(place, workdir, "--config.task=train", genotype, epochs, *overrides)
+
+
+@pytest.fixture(scope="module")
+def unbroken(place):
+    """The workdir and the output of a whole pipeline that nothing interrupted."""
+    process = _start(place, place / "unbroken")
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return place / "unbroken", output
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """The workdir of a training of 7 cells, expanded from 5."""
+    assert _train(place, place / "trained", "--config.train.num_cells=7") == 0
+    return place / "trained"
+
+
+def _summary(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def _metrics(workdir, *without):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
+
+
+def test_pipeline_leaves_what_is_promised(unbroken):
+    """One command searches, trains and evaluates, and everything lies in the workdir."""
+    workdir, output = unbroken
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["search"]["num_cells"] == 2 and config["task"] == "pipeline"
+    alphas = np.load(workdir / "alphas.npy")
+    assert alphas.dtype == np.float32 and alphas.shape == (2, 2, len(DARTS_PRIMITIVES))
+    genotype = Genotype.load(workdir / "genotype.json")
+    assert genotype.num_cells == 2
+    assert Genotype.load(workdir / "network_genotype.json") == genotype
+    of_epochs = sorted((workdir / "genotypes").iterdir())
+    epochs = range(1, _SEARCH_EPOCHS + 1)
+    assert [path.name for path in of_epochs] == [f"epoch_{k:04d}.json" for k in epochs]
+    assert Genotype.load(of_epochs[-1]) == genotype
+    for phase, last in (("search", _SEARCH_STEPS), ("train", _TRAIN_STEPS)):
+        assert any((workdir / "tensorboard" / phase).glob("events.out.tfevents.*"))
+        assert (workdir / "checkpoints" / phase / str(last)).is_dir()
+    assert all(np.isfinite(leaf).all() for leaf in np.load(workdir / "network.npz").values())
+    assert (workdir / "genotype.svg").stat().st_size and (workdir / "genotype.png").stat().st_size
+    summary = _summary(workdir)
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert summary["params"] > 0 and summary["macs"] > 0 and summary["seconds"] > 0
+
+    assert "pipeline on 1 x cpu, float32" in output
+    assert "65 training and 15 test images of 8x8x1, 3 classes" in output
+    for phase in ("search", "train"):
+        assert re.search(rf"{phase}: compiled in \d+\.\d s", output)
+    lines = re.findall(r"^(search|train) \d+/\d+: loss", output, re.MULTILINE)
+    assert len(lines) == _SEARCH_EPOCHS + _TRAIN_EPOCHS
+    assert f"test accuracy {100 * summary['test_accuracy']:.2f}%" in output
+    assert str(workdir) in output.splitlines()[-1]
+    assert "\r" not in output, "a progress bar although this is no terminal"
+
+
+def test_metrics_hold_what_is_promised(unbroken):
+    """Each epoch of each phase has one line with all parts, those of cells for every cell."""
+    records = _metrics(unbroken[0])
+    order = [(record["phase"], record["epoch"]) for record in records]
+    assert order == [
+        *(("search", epoch) for epoch in range(1, _SEARCH_EPOCHS + 1)),
+        *(("train", epoch) for epoch in range(1, _TRAIN_EPOCHS + 1)),
+    ]
+    both = {"loss", "accuracy", "seconds", "images_per_second"}
+    cells = {"loss_zero_one", "loss_ablation", "loss_total", "marginal_contribution"}
+    cells |= {"learning_rate_alphas", "gradient_norm_alphas"}
+    search = {"weights_loss", "weights_accuracy", "learning_rate_weights", "update_norm_weights"}
+    train = {"test_loss", "train_accuracy", "learning_rate", "gradient_norm", "update_norm"}
+    for record in records:
+        searching = record["phase"] == "search"
+        assert set(record) >= both | (search | cells if searching else train)
+        for name in cells & set(record):
+            assert len(record[name]) == 2 and np.isfinite(record[name]).all()
+        assert all(record[name] >= 0 for name in both)
+    rates = [record["learning_rate_weights"] for record in records[:_SEARCH_EPOCHS]]
+    assert rates == sorted(rates, reverse=True) and 0.001 < rates[-1] < rates[0] < 0.005
+
+
+def test_evaluate_repeats_the_accuracy(place, unbroken):
+    """Task 'evaluate' in the workdir of a run finds the accuracy that the run found."""
+    workdir, _ = unbroken
+    before = _summary(workdir)
+    config = (workdir / "config.json").read_text()
+    assert _main(place, workdir, "--config.task=evaluate") == 0
+    after = _summary(workdir)
+    for name in ("test_accuracy", "params", "macs"):
+        assert after[name] == before[name]
+    assert after["test_loss"] == pytest.approx(before["test_loss"], rel=1e-5)
+    assert (workdir / "config.json").read_text() == config
+
+
+def _newest(workdir, phase):
+    directory = workdir / "checkpoints" / phase
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    return max(steps, default=0)
+
+
+def _signal_after(process, workdir, phase, step, number):
+    """Sends the signal at a random moment after the checkpoint of `step`; returns the output."""
+    deadline = time.monotonic() + 400
+    while _newest(workdir, phase) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.1))
+    process.send_signal(number)
+    return process.communicate(timeout=60)[0]
+
+
+def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(place, unbroken):
+    """Killed twice by SIGKILL, once by SIGTERM, a run still ends as if nothing had happened."""
+    workdir = place / "broken"
+
+    process = _start(place, workdir)
+    _signal_after(process, workdir, "search", 6, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    process = _start(place, workdir)
+    step = _newest(workdir, "search") + 4
+    output = _signal_after(process, workdir, "search", step, signal.SIGTERM)
+    assert process.returncode == 0, output
+    stopped = re.search(r"stopped by SIGTERM in search, saved at step (\d+): .*", output)
+    assert stopped and "the same command with the same --workdir continues" in stopped[0]
+    assert re.search(rf"search: continues after step \d+ of {_SEARCH_STEPS}", output)
+    assert _newest(workdir, "search") == int(stopped[1]) < _SEARCH_STEPS
+
+    process = _start(place, workdir)
+    output = _signal_after(process, workdir, "train", 6, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert f"search: continues after step {stopped[1]} of {_SEARCH_STEPS}" in output
+
+    process = _start(place, workdir)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert re.search(rf"train: continues after step \d+ of {_TRAIN_STEPS}", output)
+
+    expected = unbroken[0]
+    names = ["alphas.npy", "network.npz", "genotype.json", "config.json"]
+    names += [f"genotypes/epoch_{epoch:04d}.json" for epoch in range(1, _SEARCH_EPOCHS + 1)]
+    for name in names:
+        assert (workdir / name).read_bytes() == (expected / name).read_bytes(), name
+    for phase, step in (("search", _SEARCH_STEPS), ("train", _TRAIN_STEPS)):
+        # Holds a checksum of all arrays, those of the optimizers too.
+        record = Path("checkpoints", phase, str(step), "record", "metadata")
+        assert (workdir / record).read_bytes() == (expected / record).read_bytes()
+    assert _metrics(workdir, *_TIMES) == _metrics(expected, *_TIMES)
+
+
+def test_train_another_genotype_with_more_cells(place, trained):
+    """Task 'train' takes a genotype by its path, expands it, and 'evaluate' finds it again."""
+    summary = _summary(trained)
+    network = Genotype.load(trained / "network_genotype.json")
+    assert network.num_cells == 7
+    assert [record["phase"] for record in _metrics(trained)] == ["train"]
+    assert not (trained / "alphas.npy").exists()
+    genotype = f"--config.genotype={place / 'genotype.json'}"
+    cells = "--config.train.num_cells=7"
+    assert _main(place, trained, "--config.task=evaluate", genotype, cells) == 0
+    assert _summary(trained)["test_accuracy"] == summary["test_accuracy"]
+
+
+def _assert_one_line_error(capsys, status, *parts):
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert status == 2
+    assert len(lines) == 1 and error.splitlines()[-1] == lines[0], error
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("--config.serach.epochs=3", ["serach.epochs", "'search.epochs'"]),
+        ("--config.search.epohcs=3", ["search.epohcs", "'search.epochs'"]),
+        ("--config.search.epochs=many", ["search.epochs", "many"]),
+        ("--config.task=dream", ["task", "'dream'", "pipeline"]),
+        ("--config.genotype=/nowhere/g.json", ["/nowhere/g.json"]),
+        ("--config.genotype=", ["genotype.json"]),
+        ("--config.data.name=npz:/nowhere/d.npz", ["/nowhere/d.npz"]),
+        ("--config.data.name=digitz", ["'digitz'", "'digits'"]),
+        ("--config.data.batch_size=1000", ["data.batch_size=1000", "65 images", "at most 65"]),
+        ("--config.train.num_cells=2", ["2"]),
+    ],
+)
+def test_a_mistake_is_one_line(place, tmp_path, capsys, override, parts):
+    """What the user can mend ends with status 2 and one line that names it, no traceback."""
+    status = _train(place, tmp_path, override)
+    _assert_one_line_error(capsys, status, *parts)
+
+
+def test_a_config_file_or_workdir_that_cannot_be_used(place, tmp_path, capsys):
+    """A missing config file and a workdir that is a file are told in one line."""
+    status = main.main(["main", "--config", "/nowhere/c.py", "--workdir", str(tmp_path)])
+    _assert_one_line_error(capsys, status, "/nowhere/c.py")
+    (tmp_path / "file").touch()
+    _assert_one_line_error(capsys, _train(place, tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_evaluate_without_a_network(place, tmp_path, capsys):
+    """Evaluation where nothing was trained says which file is missing and how to get it."""
+    tiny.GENOTYPE.save(tmp_path / "genotype.json")
+    status = _main(place, tmp_path, "--config.task=evaluate")
+    _assert_one_line_error(capsys, status, str(tmp_path / "network.npz"), "train")
+
+
+def test_another_config_in_the_same_workdir(place, trained, capsys):
+    """A workdir of another config is refused, the difference named, and nothing in it changed."""
+    kept = {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()}
+    overrides = "--config.train.num_cells=7", "--config.train.learning_rate=0.01"
+    status = _train(place, trained, *overrides)
+    _assert_one_line_error(capsys, status, "train.learning_rate: 0.025, 0.01", "--workdir")
+    assert kept == {path: path.read_bytes() for path in kept}
+
+
+def test_divergence_is_one_line(place, tmp_path, capsys):
+    """A learning rate without measure ends with a sentence that names step and loss part."""
+    overrides = "--config.train.learning_rate=1e30", "--config.train.clip=1e30"
+    status = _train(place, tmp_path, *overrides)
+    _assert_one_line_error(
+        capsys, status, "train diverged at step 1 (epoch 1)", "is NaN or infinite", "learning rates"
+    )
+
+
+@pytest.mark.skipif(not _SHARED.is_dir(), reason=f"needs real CIFAR-10 images in {_SHARED}")
+def test_cifar10_smoke_config_searches_real_cifar_images(tmp_path):
+    """configs/cifar10_smoke.py finds a genotype on CIFAR-10 images that TFDS prepared."""
+    cifar = [str(_SHARED / "data" / "cifar.py"), "prepare", str(tmp_path / "data")]
+    process = tiny.start([*cifar, "--limit", "300"], tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    arguments = ["-m", "ddarts_jax.main", "--config", "configs/cifar10_smoke.py"]
+    arguments += ["--workdir", str(tmp_path / "run"), "--config.task=search"]
+    arguments += [f"--config.data.data_dir={tmp_path / 'data'}", "--config.search.epochs=1"]
+    arguments += ["--config.search.num_cells=2"]  # of 3: compiles sooner
+    process = tiny.start(arguments, tmp_path / "cache")
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "images of 32x32x3, 10 classes" in output
+    assert Genotype.load(tmp_path / "run" / "genotype.json").num_cells == 2
+    assert "params" in _summary(tmp_path / "run")

@@ -126,7 +126,9 @@ _RANGES = {
     **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last"), _POSITIVE),
     "search.num_cells": _POSITIVE,
     "train.num_cells": _NOT_NEGATIVE,
-    **dict.fromkeys(("image_size", "images_per_class", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("image_size", "images_per_class", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     "search.ablation.weight": _NOT_NEGATIVE,

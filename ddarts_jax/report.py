@@ -42,7 +42,7 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
     """Draws every cell of the network as a graph.
 
     Data flow from left to right: the inputs k-2 and k-1 (outputs of the two cells before), the
-    intermediate nodes numbered from 0, their concatenation. An arrow is one primitive. A node that
+    intermediate nodes numbered as in the genotype, their concatenation. An arrow is one primitive. A node that
     does not exist for want of inputs is faint, and so is every arrow from it.
 
     Args:
@@ -199,7 +199,7 @@ def _arrow(start, end, bend, colour, line, alpha) -> FancyArrowPatch:
 
 
 def _draw_node(axes: Axes, place, node, exists: bool) -> None:
-    label = {0: "k-2", 1: "k-1"}.get(node, node if node == "out" else str(node - 2))
+    label = {0: "k-2", 1: "k-1"}.get(node, str(node))
     outer = node in (0, 1, "out")
     colour = (_INK if outer else "#ffffff") if exists else "#ffffff"
     axes.add_patch(

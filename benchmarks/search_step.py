@@ -70,6 +70,7 @@ def measured_step(arguments, ablation_weight):
 
 
 def main():
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("cells", 8), ("nodes", 4), ("channels", 16), ("size", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)

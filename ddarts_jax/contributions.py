@@ -1,6 +1,6 @@
-"""Marginal contributions: what the network loses without a cell (D-DARTS section 3.2).
+r"""Marginal contributions: what the network loses without a cell (D-DARTS section 3.2).
 
-`M_i = L_CE(C) - L_CE(C \\ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
+`M_i = L_CE(C) - L_CE(C \ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
 (`removal="zero"`); as the authors' program does it, `removal="random"` replaces the cell's gates by
 random numbers instead.
 
@@ -20,13 +20,13 @@ from ddarts_jax.supernet import Supernet, Variables, forward
 
 
 class Contributions(NamedTuple):
-    """Losses of the full and the ablated networks on one batch, and their gradients.
+    r"""Losses of the full and the ablated networks on one batch, and their gradients.
 
     Attributes:
         loss: L_CE(C), scalar.
-        ablated_losses: [cells], L_CE(C \\ {C_i}); None where not asked for.
+        ablated_losses: [cells], L_CE(C \ {C_i}); None where not asked for.
         gradient: [cells, E, O], g = dL_CE(C) / dalpha.
-        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \\ {C_j}) / dalpha; None where not asked for.
+        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \ {C_j}) / dalpha; None where not asked for.
         accuracy: of the full network, a fraction.
     """
 

@@ -63,7 +63,6 @@ def cost(
     Raises:
         UserError: see `network.build`.
     """
-
     network, variables = networks.build(
         genotype,
         channels=channels,

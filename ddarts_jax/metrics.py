@@ -32,7 +32,7 @@ class MetricsWriter:
 
         Args:
           phase: as 'search' or 'train'.
-          epoch: counted from 0.
+          epoch: counted from 1.
           metrics: numbers, strings, arrays, nested in lists and dictionaries. What is not finite
             becomes null: JSON has no NaN.
         """

@@ -42,8 +42,8 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
     """Draws every cell of the network as a graph.
 
     Data flow from left to right: the inputs k-2 and k-1 (outputs of the two cells before), the
-    intermediate nodes numbered as in the genotype, their concatenation. An arrow is one primitive. A node that
-    does not exist for want of inputs is faint, and so is every arrow from it.
+    intermediate nodes numbered as in the genotype, their concatenation. An arrow is one primitive. A
+    node that does not exist for want of inputs is faint, and so is every arrow from it.
 
     Args:
         genotype: the network to draw.

@@ -125,7 +125,7 @@ def authors():
         num_classes=10,
         image_channels=3,
         auxiliary=True,
-        depthwise="shifted",
+        depthwise="library",  # has fewer operations
     )
     read = []
 
@@ -146,12 +146,11 @@ def test_equals_the_authors_network(authors):
     arrays, net, variables = authors
     masks = arrays["droppath_masks"].reshape(8, 4, 4, 1, 1, 1)
     with jax.enable_x64(True):
-        scales = jnp.asarray(masks / 0.8)
         images = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
-        run = jax.jit(network.forward, static_argnums=(0, 3))
-        evaluated, trained = (run(net, variables, images, train) for train in (False, True))
-        masked = jax.jit(lambda variables: nnx.merge(net.graph, *variables)(images, True, scales))
-        dropped = masked(variables)
+        # Operation by operation: compiling three whole networks takes longer.
+        evaluated = network.forward(net, variables, images, train=False)
+        trained = network.forward(net, variables, images, train=True)
+        dropped = nnx.merge(net.graph, *variables)(images, True, jnp.asarray(masks / 0.8))
     logits = {
         "logits_eval": evaluated[0],
         "logits_train": trained[0],

@@ -215,6 +215,7 @@ def test_maximum_passes_its_gradient_on_whole():
     np.testing.assert_allclose(total_gradient(np.zeros_like(x)).sum(), 9)
 
 
+@pytest.mark.filterwarnings("error")  # float64 statistics go into float32 ones by a cast
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_is_that_of_numpy(x64, affine):
     """Batch statistics in training, running ones (momentum 0.9) in evaluation, eps 1e-5."""
@@ -227,6 +228,7 @@ def test_batch_norm_is_that_of_numpy(x64, affine):
         norm(jnp.array(x), True), numpy_batch_norm(x, scale, bias), rtol=1e-8, atol=1e-9
     )
     mean, variance = 0.1 * x.mean((0, 1, 2)), 0.9 + 0.1 * x.var((0, 1, 2))
+    assert norm.mean.dtype == norm.var.dtype == jnp.float32
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-6)
     np.testing.assert_allclose(norm.var[...], variance, rtol=1e-6)
     np.testing.assert_allclose(

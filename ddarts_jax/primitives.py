@@ -111,7 +111,13 @@ class BatchNorm(nnx.BatchNorm):
         # Scale starts at one and bias at zero: the key that flax asks for has no use.
         keyless = types.SimpleNamespace(params=lambda: None)
         super().__init__(
-            channels, momentum=0.9, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=keyless
+            channels,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_bias=affine,
+            use_scale=affine,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 is lost to rounding where mean >> deviation
+            rngs=keyless,
         )
         for statistic in (self.mean, self.var):  # flax computes them in the dtype of the input
             statistic.set_metadata(on_set_value=_keep_dtype)

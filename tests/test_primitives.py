@@ -236,6 +236,13 @@ def test_batch_norm_is_that_of_numpy(x64, affine):
     )
 
 
+def test_batch_norm_keeps_its_precision_far_from_zero():
+    """float32 features with a mean of 10^4 deviations; rounding of the mean leaves some 1e-3."""
+    x = 1e4 + normal(0, 4, 5, 5, 3, dtype=np.float32)
+    actual = prim.BatchNorm(3, affine=False)(jnp.array(x), True)
+    np.testing.assert_allclose(actual, numpy_batch_norm(x.astype(np.float64)), atol=1e-2)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
     """A dead channel (no variance, as behind a removed cell) gives no NaN, forwards or backwards."""

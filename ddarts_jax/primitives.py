@@ -30,6 +30,24 @@ DARTS_PRIMITIVES = (
     "dil_conv_5x5",
 )
 
+# The space of DARTOpti, in which handcrafted networks can be written.
+DARTOPTI_PRIMITIVES = (
+    "conv_3x1_1x3",
+    "conv_7x1_1x7",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "simple_conv_1x1",
+    "simple_conv_3x3",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "bottleneck_1x3x1",
+)
+
+SPACES = {"darts": DARTS_PRIMITIVES, "dartopti": DARTOPTI_PRIMITIVES}
+
 
 def kernel(*shape: int) -> nnx.Param:
     """A kernel without its numbers yet: see `initialise`."""
@@ -63,13 +81,13 @@ def initialise(key, weights):
     return jax.tree.unflatten(tree, filled)
 
 
-def convolve(x, kernel, stride=1, dilation=1, padding=None, groups=1):
+def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     """Convolves `x` [B, H, W, Cin] with `kernel` [kh, kw, Cin / groups, Cout], symmetric padding.
 
     Args:
         x: images.
         kernel: cast to the dtype of `x`.
-        stride: step between outputs, the same in both directions.
+        stride: step between outputs, down and across.
         dilation: step between taps of the kernel.
         padding: pixels on every side; None keeps the size at stride 1.
         groups: number of channel groups.
@@ -77,22 +95,90 @@ def convolve(x, kernel, stride=1, dilation=1, padding=None, groups=1):
     Returns:
         [B, H', W', Cout] of the dtype of `x`.
     """
-    if kernel.shape[:2] == (1, 1) and stride == 1 and groups == 1 and not padding:
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1) and groups == 1 and not padding:
         # As a matrix product: XLA's gradients of a 1x1 convolution inside a loop are slow on a CPU.
-        return x @ kernel[0, 0].astype(x.dtype)
+        return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
     if padding is None:
-        padding = [(dilation * (size // 2),) * 2 for size in kernel.shape[:2]]
+        padding = [dilation * (size // 2) for size in kernel.shape[:2]]
     else:
-        padding = [(padding, padding)] * 2
+        padding = [padding] * 2
+    if groups == 1 and jax.default_backend() == "cpu":
+        return _dense(x, kernel, tuple(stride), dilation, tuple(padding))
     return lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        padding,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
         rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=_LAYOUT,
         feature_group_count=groups,
     )
+
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dense(x, kernel, stride, dilation, padding):
+    """Convolution whose gradients are written in the one layout that XLA's CPU compiler is quick at.
+
+    The gradients that JAX derives have other layouts. Outside of loops the compiler changes them;
+    inside (the scans over edges and over steps) it runs them by naive code, 10 to 20 times slower.
+    """
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=_LAYOUT,
+    )
+
+
+def _dense_forward(x, kernel, stride, dilation, padding):
+    return _dense(x, kernel, stride, dilation, padding), (x, kernel)
+
+
+def _dense_backward(stride, dilation, padding, residuals, cotangent):
+    x, kernel = residuals
+    # The transposed convolution: of the cotangent spread out by the stride, the kernel turned round.
+    before = [dilation * (taps - 1) - p for taps, p in zip(kernel.shape, padding)]
+    spans = [s * (outputs - 1) + 1 for s, outputs in zip(stride, cotangent.shape[1:])]
+    after = [size + p - span for size, p, span in zip(x.shape[1:], padding, spans)]
+    to_x = lax.conv_general_dilated(
+        cotangent,
+        jnp.swapaxes(kernel[::-1, ::-1], 2, 3),
+        (1, 1),
+        list(zip(before, after)),
+        lhs_dilation=stride,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=_LAYOUT,
+    )
+    return to_x, _kernel_gradient(x, cotangent, stride, dilation, padding, kernel.shape[:2])
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _kernel_gradient(x, cotangent, stride, dilation, padding, taps):
+    """Gradient [kh, kw, Cin, Cout] of a convolution's kernel, by a convolution in `_LAYOUT`.
+
+    The input's channels are its images, the input's images its channels, the cotangent its kernel.
+    """
+    spans = [s * (outputs - 1) + 1 for s, outputs in zip(stride, cotangent.shape[1:])]
+    after = [
+        span + dilation * (n - 1) - size - p
+        for span, n, size, p in zip(spans, taps, x.shape[1:], padding)
+    ]
+    return lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        cotangent.transpose(1, 2, 0, 3),
+        (dilation, dilation),
+        list(zip(padding, after)),
+        rhs_dilation=stride,
+        dimension_numbers=_LAYOUT,
+    ).transpose(1, 2, 0, 3)
 
 
 def _keep_dtype(variable, value):
@@ -133,7 +219,7 @@ class ConvBN(nnx.Module):
     def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None):
         self.kernel = kernel(size, size, cin, cout)
         self.norm = BatchNorm(cout, affine)
-        self.stride, self.relu, self.padding = stride, relu, padding
+        self.stride, self.relu, self.padding = (stride, stride), relu, padding
 
     def __call__(self, x, train):
         """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
@@ -161,6 +247,24 @@ class FactorizedReduce(nnx.Module):
         even, odd = x[:, ::2, ::2], x[:, 1::2, 1::2]
         even, odd = convolve(even, self.even[...]), convolve(odd, self.odd[...])
         return self.norm(jnp.concatenate([even, odd], -1), train)
+
+
+def preprocess(cin, channels, reduction_before: bool, *, affine):
+    """The two layers that bring a cell's inputs to its number of channels, and to one size.
+
+    Args:
+        cin: channels of the output of the cell before the last, and of the last.
+        channels: of the cell's nodes.
+        reduction_before: whether the last cell was a reduction cell, so that the one before it has
+            outputs twice the size.
+        affine: see `create`.
+    """
+    first, second = cin
+    if reduction_before:
+        layer0 = FactorizedReduce(first, channels, affine=affine)
+    else:
+        layer0 = ConvBN(first, channels, 1, affine=affine)
+    return layer0, ConvBN(second, channels, 1, affine=affine)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -217,17 +321,10 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     to_input = _shifted_sum(spread, spatial[::-1, ::-1], x.shape[1:3], 1, dilation)
 
     # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
-    # contraction over images and positions, several times quicker than k*k sums of products. It is a
-    # convolution of the input's channels with the cotangent as the kernel, written in the layout for
-    # which XLA has a fast program: inside loops it does not bring others into it (10 times slower).
-    to_folded = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        (dilation, dilation),
-        [(pad, span + pad - size) for size, span in zip(x.shape[1:3], spans)],
-        rhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    ).transpose(1, 2, 0, 3)
+    # contraction over images and positions, several times quicker than k*k sums of products.
+    to_folded = _kernel_gradient(
+        x, cotangent, (stride, stride), dilation, (pad, pad), spatial.shape[:2]
+    )
     to_spatial = jnp.sum(to_folded * pointwise, 3)[:, :, None]
     to_pointwise = jnp.sum(to_folded * jnp.swapaxes(spatial, 2, 3), (0, 1))[None, None]
     return to_input, to_spatial, to_pointwise
@@ -256,7 +353,8 @@ class DepthwiseSeparable(nnx.Module):
         if self.depthwise == "shifted":
             x = separable_by_shifts(x, spatial, pointwise, self.stride, self.dilation)
         else:
-            x = convolve(x, spatial, self.stride, self.dilation, groups=x.shape[-1])
+            stride = (self.stride, self.stride)
+            x = convolve(x, spatial, stride, self.dilation, groups=x.shape[-1])
             x = convolve(x, pointwise)
         return self.norm(x, train)
 
@@ -272,6 +370,44 @@ class SepConv(nnx.Module):
     def __call__(self, x, train):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
         return self.second(self.first(x, train), train)
+
+
+class RowColumnConv(nnx.Module):
+    """ReLU, convolution 1 x k along the rows, then k x 1 along the columns, BatchNorm (Inception).
+
+    The stride is split: across in the first, down in the second.
+    """
+
+    def __init__(self, channels, size, stride, *, affine):
+        self.row = kernel(1, size, channels, channels)
+        self.column = kernel(size, 1, channels, channels)
+        self.norm = BatchNorm(channels, affine)
+        self.stride = stride
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+        x = convolve(jax.nn.relu(x), self.row[...], (1, self.stride))
+        return self.norm(convolve(x, self.column[...], (self.stride, 1)), train)
+
+
+class Bottleneck(nnx.Module):
+    """ResNet50's block as the authors have it: ReLU, 1x1, BN, 3x3, BN, 1x1 to 4C, BN, ReLU, 1x1, BN.
+
+    The article speaks of a block that begins with 4C channels; this is what its parameter counts are
+    of: C channels up to the third convolution, 4C behind it, C at the end. Only the 3x3 is strided.
+    """
+
+    def __init__(self, channels, stride, *, affine):
+        self.reduce = ConvBN(channels, channels, 1, affine=affine)
+        self.spatial = ConvBN(channels, channels, 3, stride, affine=affine, relu=False)
+        self.expand = ConvBN(channels, 4 * channels, 1, affine=affine, relu=False)
+        self.project = ConvBN(4 * channels, channels, 1, affine=affine)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+        for part in (self.reduce, self.spatial, self.expand, self.project):
+            x = part(x, train)
+        return x
 
 
 def _slide(x, axis, stride, fill, combine):
@@ -344,7 +480,7 @@ def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=Non
     """Builds the primitive `name`; its kernels are still to be drawn (`initialise`).
 
     Args:
-        name: one of `DARTS_PRIMITIVES`.
+        name: one of `DARTOPTI_PRIMITIVES`, which has all of them.
         channels: features in and out.
         stride: 1 keeps the size, 2 halves it.
         affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
@@ -368,6 +504,10 @@ def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=Non
         case "dil_conv_3x3" | "dil_conv_5x5":
             size, kwargs = int(name[-1]), {"affine": affine, "depthwise": depthwise}
             return DepthwiseSeparable(channels, size, stride, dilation=2, **kwargs)
-    raise UserError(
-        f"unknown primitive {name!r}: the search space has {', '.join(DARTS_PRIMITIVES)}"
-    )
+        case "simple_conv_1x1" | "simple_conv_3x3":
+            return ConvBN(channels, channels, int(name[-1]), stride, affine=affine)
+        case "conv_3x1_1x3" | "conv_7x1_1x7":
+            return RowColumnConv(channels, int(name[-1]), stride, affine=affine)
+        case "bottleneck_1x3x1":
+            return Bottleneck(channels, stride, affine=affine)
+    raise UserError(f"unknown primitive {name!r}: there are {', '.join(DARTOPTI_PRIMITIVES)}")

@@ -111,12 +111,9 @@ class Cell(nnx.Module):
     def __init__(
         self, names, num_nodes, cin, channels, reduction, reduction_before, *, unroll, depthwise
     ):
-        first, second = cin
-        if reduction_before:
-            self.preprocess0 = prim.FactorizedReduce(first, channels, affine=False)
-        else:
-            self.preprocess0 = prim.ConvBN(first, channels, 1, affine=False)
-        self.preprocess1 = prim.ConvBN(second, channels, 1, affine=False)
+        self.preprocess0, self.preprocess1 = prim.preprocess(
+            cin, channels, reduction_before, affine=False
+        )
 
         pairs = edges(num_nodes)
         # In a reduction cell the edges that leave the two inputs are strided, so their shapes differ.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 
 from ddarts_jax import primitives as prim
 from ddarts_jax.errors import UserError
@@ -109,7 +110,7 @@ def check_contract(graph, weights, statistics, x, stride):
     ("affine", "size", "dtype"), [(True, 6, jnp.float32), (False, 5, jnp.bfloat16)]
 )
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", prim.DARTS_PRIMITIVES)
+@pytest.mark.parametrize("name", prim.DARTOPTI_PRIMITIVES)
 def test_every_primitive_keeps_the_contract(name, stride, affine, size, dtype):
     """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
     # The shifted sums, with as many operations as the kernel has taps, have tests of their own below.
@@ -185,11 +186,49 @@ def test_kernels_start_as_those_of_pytorch():
 def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, padding, groups):
     """Strides, dilations, groups and padding against loops in float64."""
     x, kernel = normal(0, 2, size, size, 4), normal(1, width, width, 4 // groups, 8)
-    actual = prim.convolve(jnp.array(x), jnp.array(kernel), stride, dilation, padding, groups)
+    actual = prim.convolve(
+        jnp.array(x), jnp.array(kernel), (stride, stride), dilation, padding, groups
+    )
     pad = dilation * (width // 2) if padding is None else padding
     np.testing.assert_allclose(
         actual, numpy_convolve(x, kernel, stride, dilation, pad, groups), **EXACT
     )
+
+
+@pytest.mark.parametrize("size", [(6, 7), (1, 5)])
+@pytest.mark.parametrize(
+    ("taps", "stride", "dilation", "padding"),
+    [
+        ((3, 3), (1, 1), 1, None),
+        ((3, 3), (2, 2), 2, None),
+        ((1, 7), (1, 2), 1, None),
+        ((7, 1), (2, 1), 1, None),
+        ((2, 2), (1, 1), 1, 1),
+        ((1, 1), (2, 2), 1, None),
+    ],
+)
+def test_gradients_of_a_convolution_are_those_of_the_library(
+    x64, size, taps, stride, dilation, padding
+):
+    """The gradients written by hand for the CPU against those that JAX derives, in float64."""
+    x, kernel = normal(0, 2, *size, 3), normal(1, *taps, 3, 4)
+    pads = [(dilation * (n // 2) if padding is None else padding,) * 2 for n in taps]
+
+    def library(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, stride, pads, rhs_dilation=(dilation,) * 2, dimension_numbers=layout
+        )
+
+    def ours(x, kernel):
+        return prim.convolve(x, kernel, stride, dilation, padding)
+
+    expected, pull_back = jax.vjp(library, x, kernel)
+    actual, our_pull_back = jax.vjp(ours, x, kernel)
+    np.testing.assert_allclose(actual, expected, **EXACT)
+    cotangent = normal(2, *expected.shape)
+    for ours_, theirs in zip(our_pull_back(cotangent), pull_back(cotangent), strict=True):
+        np.testing.assert_allclose(ours_, theirs, **EXACT)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -280,7 +319,7 @@ def test_factorized_reduce_reads_every_pixel(x64, size, cout):
 
 
 def separable_by_library(x, spatial, pointwise, stride, dilation):
-    x = prim.convolve(x, spatial, stride, dilation, groups=x.shape[-1])
+    x = prim.convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
     return prim.convolve(x, pointwise)
 
 

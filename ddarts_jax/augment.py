@@ -1,13 +1,21 @@
-"""Augmentation of image batches on the device, inside jit: random crop, flip, cutout.
+"""Augmentation of image batches on the device, inside jit.
 
-The order is that of DARTS: crop and flip act on the raw image (so a crop's border is black), then
-it is normalised, then cutout erases to 0, the mean colour. Every image draws its own; a part that
-is switched off draws nothing, and does not change the draws of the others.
+Random crop, flip and cutout, as `augment` composes them, are those of CIFAR; random resized crop
+and colour jitter are ImageNet's.
+
+The order of `augment` is that of DARTS: crop and flip act on the raw image (so a crop's border is
+black), then it is normalised, then cutout erases to 0, the mean colour. Every image draws its own;
+a part that is switched off draws nothing, and does not change the draws of the others.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
+
+_TRIES = 10  # boxes drawn for a random resized crop until one fits, as in torchvision
 
 
 def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLike) -> jax.Array:
@@ -96,3 +104,149 @@ def random_cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
 
     mask = erased(starts[:, 0], height)[:, :, None] & erased(starts[:, 1], width)[:, None, :]
     return jnp.where(mask[..., None], 0, images)
+
+
+def random_resized_crop(
+    key: jax.Array,
+    images: jax.Array,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> jax.Array:
+    """Crops a box of random area and aspect from each image and resizes it (Szegedy et al., 2015).
+
+    Args:
+        key: The only source of randomness.
+        images: [B, H, W, C].
+        size: Pixels a side of the result.
+        scale: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width / height.
+
+    Returns:
+        [B, size, size, C] of the dtype of `images`.
+    """
+    return resize_boxes(images, draw_boxes(key, *images.shape[:3], scale, ratio), size)
+
+
+def draw_boxes(
+    key: jax.Array,
+    count: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> jax.Array:
+    """Draws boxes inside an image of height x width, as torchvision's RandomResizedCrop does.
+
+    The share of the area is uniform, the aspect log-uniform, the place uniform. A box that does
+    not fit is drawn again; after ten tries it is the largest central one that the aspect allows.
+
+    Returns:
+        int32 [count, 4]: top, left, height, width.
+    """
+    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
+    shape = (count, _TRIES)
+    # One dtype whether or not 64 bits are enabled, so the same draws.
+    area = height * width * jax.random.uniform(area_key, shape, jnp.float32, *scale)
+    root = jnp.exp(jax.random.uniform(ratio_key, shape, jnp.float32, *map(math.log, ratio)) / 2)
+    sides = jnp.sqrt(area)[..., None] * jnp.stack([1 / root, root], axis=-1)
+    sides = jnp.round(sides).astype(jnp.int32)
+    fits = ((sides > 0) & (sides <= jnp.array([height, width], jnp.int32))).all(-1)
+    first = jnp.argmax(fits, axis=1)
+    sides = jnp.take_along_axis(sides, first[:, None, None], axis=1)[:, 0]
+
+    central = np.array([height, width])
+    if width / height < ratio[0]:
+        central[0] = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        central[1] = round(height * ratio[1])
+    fits = fits.any(axis=1, keepdims=True)
+    sides = jnp.where(fits, sides, jnp.asarray(central, jnp.int32))
+    room = jnp.array([height, width], jnp.int32) - sides
+    places = [
+        jax.random.randint(place_key, (count,), 0, room[:, axis] + 1, jnp.int32)
+        for axis, place_key in enumerate((top_key, left_key))
+    ]
+    places = jnp.where(fits, jnp.stack(places, axis=1), room // 2)
+    return jnp.concatenate([places, sides], axis=1)
+
+
+def resize_boxes(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
+    """Resizes a box of each image to size x size, bilinearly, without antialiasing.
+
+    Pixels are squares with their value at the centre; beyond the outermost centres of the box the
+    value is theirs, so nothing outside the box counts.
+
+    Args:
+        images: [B, H, W, C].
+        boxes: int32 [B, 4], inside the images: top, left, height, width.
+        size: Pixels a side of the result.
+
+    Returns:
+        [B, size, size, C] of the dtype of `images`; integers are rounded.
+    """
+
+    def interpolated(image: jax.Array, start: jax.Array, length: jax.Array, axis: int) -> jax.Array:
+        step = length.astype(jnp.float32) / size
+        centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) * step - 0.5
+        centre = jnp.clip(centre, 0, length - 1)
+        low = jnp.floor(centre).astype(jnp.int32)
+        high = jnp.minimum(low + 1, length - 1)
+        before = jnp.take(image, start + low, axis).astype(jnp.float32)
+        after = jnp.take(image, start + high, axis).astype(jnp.float32)
+        weight = jnp.expand_dims(centre - low, [other for other in range(3) if other != axis])
+        return before + weight * (after - before)
+
+    def resized(image: jax.Array, box: jax.Array) -> jax.Array:
+        rows = interpolated(image, box[0], box[2], 0)
+        return interpolated(rows, box[1], box[3], 1)
+
+    result = jax.vmap(resized)(images, boxes)
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        result = jnp.round(result)
+    return result.astype(images.dtype)
+
+
+def color_jitter(
+    key: jax.Array, images: jax.Array, brightness: float, contrast: float, saturation: float
+) -> jax.Array:
+    """Changes brightness, then contrast, then saturation, each by a random factor.
+
+    Each factor f is uniform in [max(0, 1 - x), 1 + x] for the strength x, and gives
+    f image + (1 - f) degenerate, clipped to [0, 1], where the degenerate image is black, the mean
+    of the image's luma, the luma of its pixels. As torchvision's ColorJitter without hue, which
+    shuffles the order.
+
+    Args:
+        key: The only source of randomness.
+        images: float [B, H, W, 3] in [0, 1], red, green, blue.
+        brightness: Strength, not negative; 0: unchanged.
+        contrast: Likewise.
+        saturation: Likewise.
+
+    Returns:
+        [B, H, W, 3] in [0, 1] of the dtype of `images`.
+    """
+
+    def blended(index: int, strength: float, images: jax.Array, degenerate: ArrayLike) -> jax.Array:
+        factors = jax.random.uniform(
+            jax.random.fold_in(key, index), (len(images), 1, 1, 1), jnp.float32,
+            max(0.0, 1 - strength), 1 + strength,
+        )  # fmt: skip
+        factors = factors.astype(images.dtype)
+        return jnp.clip(factors * images + (1 - factors) * degenerate, 0, 1)
+
+    if brightness:
+        images = blended(0, brightness, images, 0)
+    if contrast:
+        images = blended(1, contrast, images, _luma(images).mean((1, 2, 3), keepdims=True))
+    if saturation:
+        images = blended(2, saturation, images, _luma(images))
+    return images
+
+
+def _luma(images: jax.Array) -> jax.Array:
+    """The weighted mean [B, H, W, 1] of red, green and blue that torchvision takes for grey."""
+    # Not a matrix product: those are less exact on accelerators.
+    weights = jnp.asarray([0.2989, 0.587, 0.114], images.dtype)
+    return (images * weights).sum(-1, keepdims=True)

@@ -30,7 +30,9 @@ def default_config() -> ConfigDict:
     config.seed = 0  # everything random follows from it
     # Of the computation; parameters, statistics, losses and alphas are float32 at least.
     config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
-    config.genotype = ""  # path of the genotype.json to train; empty: the one in the workdir
+    # Of tasks 'train' and 'evaluate'; empty: what lies in the workdir.
+    config.genotype = ""  # a genotype.json, the authors' text, or a handcrafted network's name
+    config.weights = ""  # a network.npz to evaluate, or to begin the training with
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # 'digits', a TFDS name, 'folder:/path' or 'npz:/path'
@@ -42,12 +44,25 @@ def default_config() -> ConfigDict:
 
     config.search = ConfigDict()
     config.search.epochs = 50
+    config.search.space = "darts"  # the candidate primitives: 'darts' (7), 'dartopti' (12)
     config.search.num_cells = 8  # N; the cells at N//3 and 2N//3 are reduction cells
     config.search.num_nodes = 4  # intermediate nodes in a cell
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
     config.search.stem_multiplier = 3  # the stem has this many times `channels`
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
+
+    config.search.start = ConfigDict()  # DARTOpti: from a network in place of random alphas
+    # 'ResNet18', 'ResNet50', 'Xception', 'InceptionV4', 'authors/...', or a genotype's file. It says
+    # how many cells and nodes there are, whatever num_cells and num_nodes say; empty: none.
+    config.search.start.genotype = ""
+    config.search.start.strength = 2.0  # alphas of its primitives; those of all others: -strength
+    config.search.start.epochs = 5  # before the others, with alphas fixed: the weights settle
+
+    config.search.stop = ConfigDict()  # early, when the distance to the start is stable
+    config.search.stop.patience = 5  # epochs in a row without change; 0: never
+    config.search.stop.from_epoch = 10  # the first that counts, epochs with fixed alphas aside
+    config.search.stop.tolerance = 1e-3  # largest change between two epochs that counts as none
 
     config.search.ablation = ConfigDict()
     config.search.ablation.weight = 0.5  # w_AB, weight of the ablation loss (D-DARTS)
@@ -106,8 +121,55 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
+def distance_config() -> ConfigDict:
+    """Returns the keys of configs/distance.py, locked.
+
+    A network is a genotype.json, the authors' text, or a handcrafted network's name.
+    """
+    config = ConfigDict()
+    config.task = "distance"
+    config.a = ""  # two networks to compare cell by cell,
+    config.b = ""
+    config.networks = ()  # or any number of them, each with each
+    config.scores = ""  # a scores.json of task 'score_operations'; empty: Table 1 of the paper
+    return config.lock()
+
+
+def import_config() -> ConfigDict:
+    """Returns the keys of configs/import.py, locked."""
+    config = ConfigDict()
+    config.task = "import"
+    config.genotype = ""  # the authors' genotype text
+    config.checkpoint = ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
+    return config.lock()
+
+
+def score_config() -> ConfigDict:
+    """Returns the keys of configs/score_operations.py, locked."""
+    config = default_config().unlock()
+    for key in ("genotype", "weights", "search", "parse", "checkpoint"):
+        del config[key]
+    config.task = "score_operations"
+    config.train.num_cells = 3  # ResNet18's block, this many times
+    config.train.channels = 16
+    config.train.epochs = 10
+    config.train.drop_path = 0.0
+    config.train.auxiliary_weight = 0.0
+    config.score = ConfigDict()
+    config.score.seeds = 4  # trainings of each network, of which the best counts
+    config.score.primitives = ()  # to measure; empty: all of the 12
+    return config.lock()
+
+
+_TASKS = {
+    **dict.fromkeys(("pipeline", "search", "train", "evaluate"), default_config),
+    "distance": distance_config,
+    "import": import_config,
+    "score_operations": score_config,
+}
+
 _CHOICES = {
-    "task": ("pipeline", "search", "train", "evaluate"),
+    "search.space": ("darts", "dartopti"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "search.ablation.gradient": ("full", "none"),
     "search.ablation.removal": ("zero", "random"),
@@ -122,8 +184,11 @@ _FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
 _RANGES = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
+    "search.start.epochs": _NOT_NEGATIVE,
     **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
-    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last"), _POSITIVE),
+    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "seeds"), _POSITIVE),
+    **dict.fromkeys(("strength", "from_epoch"), _POSITIVE),
+    **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
     "search.num_cells": _POSITIVE,
     "train.num_cells": _NOT_NEGATIVE,
     **dict.fromkeys(
@@ -144,21 +209,19 @@ def validate(config: ConfigDict) -> None:
       UserError: a value is not allowed; names the key, the value and what is.
     """
     values = flatten(config)
+    tasks = tuple(task for task in _TASKS if set(flatten(_TASKS[task]())) <= set(values))
+    if config.task not in tasks:
+        raise UserError(f"config.task is {config.task!r}; it must be one of {tasks}.")
     for key, value in values.items():
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
         allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
         if allowed and not (math.isfinite(value) and allowed[1](value)):
             raise UserError(f"config.{key} is {value!r}; it must be {allowed[0]}.")
-    rates = values["search.alphas.cell_learning_rates"]
+    rates = values.get("search.alphas.cell_learning_rates", ())
     if not all(isinstance(r, int | float) and math.isfinite(r) and r >= 0 for r in rates):
         raise UserError(
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
-        )
-    if rates and len(rates) != config.search.num_cells:
-        raise UserError(
-            f"config.search.alphas.cell_learning_rates has {len(rates)} rates; it must be empty "
-            f"or have one for each of the {config.search.num_cells} cells (search.num_cells)."
         )
 
 
@@ -255,6 +318,13 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
     return kept | {"num_images": num_images}
 
 
+def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
+    """Returns a copy with another seed."""
+    copy = config.copy_and_resolve_references()
+    copy.seed = seed
+    return copy
+
+
 def to_json(config: ConfigDict) -> str:
     """Returns the configuration as indented JSON with sorted keys."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
@@ -273,12 +343,11 @@ def _load(path: str) -> ConfigDict:
         config = runpy.run_path(path).get("get_config", lambda: None)()
     except Exception as error:
         raise UserError(_config_file_error(path, error)) from error
-    if not isinstance(config, ConfigDict) or not set(flatten(default_config())) <= set(
-        flatten(config)
-    ):
+    task = config.get("task") if isinstance(config, ConfigDict) else None
+    if task not in _TASKS or not set(flatten(_TASKS[task]())) <= set(flatten(config)):
         raise UserError(
-            f"Config file {path!r} must define get_config() that returns default_config() "
-            "with some values changed."
+            f"Config file {path!r} must define get_config() that returns default_config(), or "
+            "that of another task as in configs/, with some values changed."
         )
     return config
 

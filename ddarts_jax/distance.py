@@ -84,8 +84,8 @@ def edge_distance(
     """
     names, table = _weigh(scores)
     bits = _bits(names)
-    masks = [sum({_bit(primitive, bits) for primitive in edge}) for edge in (u, v)]
-    return float(table[masks[0] ^ masks[1]])
+    u, v = (sum({_bit(primitive, bits) for primitive in edge}) for edge in (u, v))
+    return float(table[u ^ v])
 
 
 def cell_distances(
@@ -203,7 +203,7 @@ def _check_scores(scores) -> None:
             f"your search does not use."
         )
     for primitive, score in scores.items():
-        real = isinstance(score, int | float | np.number) and not isinstance(score, bool)
+        real = isinstance(score, int | float | np.floating) and not isinstance(score, bool)
         if not real or not 0 < score < _TOO_LARGE:
             raise UserError(
                 f"The score of {primitive} must be a positive finite number, such as an accuracy in "
@@ -218,11 +218,12 @@ _TOO_LARGE = 1e100  # far above any score; the sum of such stays finite
 def _edges(genotype: Genotype, names: tuple[str, ...]) -> np.ndarray:
     """The set of primitives on every edge, int64 [cells, edges]."""
     bits = _bits(names)
-    last_node = max(*genotype.concat, *(node for cell in genotype.genes for _, node, _ in cell))
-    genes = np.zeros((len(genotype.genes), num_edges(last_node - 1)), np.int64)
+    last_node = max([*genotype.concat, *(node for cell in genotype.genes for _, node, _ in cell)])
+    genes = [[0] * num_edges(last_node - 1) for _ in genotype.genes]
     for gene, cell in zip(genes, genotype.genes):
         for primitive, node, source in cell:
             gene[edge_index(source, node)] |= _bit(primitive, bits)
+    genes = np.array(genes, np.int64)
     return genes if genotype.seq is None else genes[list(genotype.seq)]
 
 

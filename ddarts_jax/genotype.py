@@ -1,4 +1,4 @@
-"""Genotypes: the discrete architecture of a network; parsing, expansion, storage as JSON.
+"""Genotypes: the discrete architecture of a network; parsing, encoding, expansion, storage as JSON.
 
 Nodes 0 and 1 of a cell are its inputs (the outputs of the cell before the last and of the last
 one), nodes 2, 3, ... its intermediate nodes. An edge leads from every node to every later
@@ -22,11 +22,12 @@ Entry = tuple[str, int, int]  # (primitive, node, source): node += primitive(sou
 Cell = tuple[Entry, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Genotype:
     """The architecture of a network: what every cell computes, in which order the cells stand.
 
-    Lists become tuples, entries are sorted by node; entries of one node keep their order.
+    Lists become tuples, entries are sorted by node; entries of one node keep their order, which has
+    no meaning (a node is the sum of its inputs), so that genotypes are equal whatever it is.
 
     Attributes:
         genes: the distinct cells, each a tuple of entries `(primitive, node, source)`.
@@ -61,6 +62,23 @@ class Genotype:
         object.__setattr__(self, "reductions", tuple(reductions))
         object.__setattr__(self, "concat", concat)
         object.__setattr__(self, "seq", seq)
+
+    def _meaning(self):
+        return tuple(map(frozenset, self.genes)), self.reductions, self.concat, self.seq
+
+    def __eq__(self, other):
+        if not isinstance(other, Genotype):
+            return NotImplemented
+        return self._meaning() == other._meaning()
+
+    def __hash__(self):
+        return hash(self._meaning())
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of intermediate nodes of a cell, up to the last that is named anywhere."""
+        nodes = (node for cell in self.genes for _, node, _ in cell)
+        return max(*nodes, *self.concat) - 1
 
     @property
     def num_cells(self) -> int:
@@ -209,6 +227,37 @@ def parse(
         for cell in probabilities
     )
     return Genotype(genes, reductions, tuple(range(2, num_nodes + 2)), seq)
+
+
+def encode(genotype: Genotype, primitives: tuple[str, ...], strength: float) -> np.ndarray:
+    """Writes a genotype as alphas, from which a search can start (DARTOpti).
+
+    The inverse of `parse`: method 'complete' with any threshold between the probabilities
+    sigmoid(-strength) and sigmoid(strength) gives the genotype back, if it concatenates all nodes.
+
+    Args:
+        genotype: the network.
+        primitives: names of the candidate primitives, in the order of the last axis.
+        strength: the alphas of the primitives that are there; those of all others are its negative.
+
+    Returns:
+        float32 [distinct cells, edges, primitives].
+
+    Raises:
+        UserError: the genotype has a primitive that is not among the candidates.
+    """
+    alphas = np.full(
+        (len(genotype.genes), num_edges(genotype.num_nodes), len(primitives)), -strength, np.float32
+    )
+    for index, cell in enumerate(genotype.genes):
+        for primitive, node, source in cell:
+            if primitive not in primitives:
+                raise UserError(
+                    f"Cell {index} of the genotype has the primitive {primitive!r}, which is not "
+                    f"among the candidates: {', '.join(primitives)}."
+                )
+            alphas[index, edge_index(source, node), primitives.index(primitive)] = strength
+    return alphas
 
 
 def expand(genotype: Genotype, num_cells: int) -> Genotype:

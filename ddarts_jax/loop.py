@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from ddarts_jax import config as configuration
 from ddarts_jax import metrics, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
@@ -200,6 +202,59 @@ def start(state, step: Callable, data: Images, plan: Schedule, dtype, mesh: Mesh
     return sharding.replicate(Running(state, totals), mesh)
 
 
+def run_phase(
+    phase: str,
+    config,
+    dataset,
+    splits,
+    plan: Schedule,
+    state,
+    step: Callable,
+    dtype,
+    workdir: Path,
+    writer: metrics.MetricsWriter,
+    end_epoch: Callable,
+    *,
+    identity=None,
+    stop: Callable = lambda epoch: None,
+):
+    """Runs a phase of a run in `workdir`, from where its newest checkpoint stands.
+
+    Writes `config.json`, checkpoints in `checkpoints/<phase>/` and metrics.
+
+    Args:
+        phase: "search" or "train", also the name of its section of the config.
+        config: the whole config.
+        dataset: images.
+        splits: indices of the training images, an array for each batch that a step takes.
+        plan: from `schedule`.
+        state: a fresh one; has a `step`.
+        step: see `make_chunk`.
+        dtype: of the computation.
+        workdir: exists.
+        writer: of the metrics.
+        end_epoch: see `run`.
+        identity: what the phase depends on besides the config; JSON can say it.
+        stop: see `run`.
+
+    Returns:
+        The final state.
+    """
+    mesh = sharding.data_mesh(plan.batch_size)
+    data = on_device(dataset, splits, mesh)
+    running = start(state, step, data, plan, dtype, mesh)
+    chunk = make_chunk(step, plan, config.seed, config[phase].augment, dtype, mesh)
+    defining = configuration.defining(config, phase, len(dataset.train_labels)) | (identity or {})
+    directory = workdir / "checkpoints" / phase
+    with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
+        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
+        every_minutes = config.checkpoint.every_minutes
+        return run(
+            *(phase, running, chunk, data, plan),
+            *(checkpoints, writer, every_minutes, end_epoch, stop),
+        )
+
+
 def run(
     phase: str,
     running: Running,
@@ -210,6 +265,7 @@ def run(
     writer: metrics.MetricsWriter,
     every_minutes: float,
     end_epoch: Callable,
+    stop: Callable = lambda epoch: None,
 ):
     """Runs all epochs from where the newest checkpoint stands.
 
@@ -224,6 +280,8 @@ def run(
         every_minutes: see `checkpoints`.
         end_epoch: `(epoch, state, means) -> metrics` after each epoch; `means` are the step's metrics
             averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
+        stop: `(epoch) -> reason` to end the run after an epoch, a sentence, or None; it reads what
+            the epochs have left in the workdir.
 
     Returns:
         The final state.
@@ -239,6 +297,9 @@ def run(
     step = int(running.state.step)
     writer.rewind(phase, step // plan.epoch + 1)
     if step == plan.total:
+        return running.state
+    if step and step % plan.epoch == 0 and (reason := stop(step // plan.epoch)):
+        _logger.info("%s: %s", phase, reason)
         return running.state
 
     compiled = _compile(phase, chunk, running, data)
@@ -275,6 +336,9 @@ def run(
             checkpoints.save(step, running, record["accuracy"])
             saved_at = time.monotonic()
             _logger.info("%s", _line(phase, epoch, plan, record))
+            if reason := stop(epoch):
+                _logger.info("%s: %s", phase, reason)
+                break
     checkpoints.wait()
     return running.state
 
@@ -339,6 +403,7 @@ def _check_finite(phase, step, plan, finite, checkpoints):
 
 
 def _line(phase, epoch, plan, record):
-    shown = [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy") if name in record]
+    names = [name for name in ("loss", "accuracy", "distance_to_start") if name in record]
+    shown = [f"{name} {record[name]:.4f}" for name in names]
     speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
     return f"{phase} {epoch}/{plan.epochs}: {', '.join(shown)} ({speed})"

@@ -58,17 +58,22 @@ def run(config, workdir: str | Path) -> dict:
     begun = time.monotonic()
     import jax
 
-    if config.dtype == "float64":
+    if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ddarts_jax import data, search, train
-    from ddarts_jax.genotype import Genotype, expand
+    from ddarts_jax import compare, data, importing, scoring, search, train
+    from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
+
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if config.task == "distance":
+        return compare.run(config, workdir)
+    if config.task == "import":
+        return importing.run(config, workdir)
 
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     devices = jax.devices()
     _logger.info(
         "%s on %d x %s, %s, in %s",
@@ -80,28 +85,38 @@ def run(config, workdir: str | Path) -> dict:
         *(dataset.name, len(dataset.train_labels), len(dataset.test_labels)),
         *(*dataset.train_images.shape[1:], dataset.num_classes),
     )
+    if config.task == "score_operations":
+        return scoring.run(config, dataset, workdir, dtype)
 
     writer = MetricsWriter(workdir)
+    trained = None
     try:
         if config.task in ("pipeline", "search"):
-            genotype = search.run(config, dataset, workdir, writer, dtype)
+            name = config.search.start.genotype
+            start = importing.find_genotype(name) if name else None
+            genotype = search.run(config, dataset, workdir, writer, dtype, start)
         else:
-            genotype = Genotype.load(config.genotype or workdir / "genotype.json")
+            genotype = importing.find_genotype(config.genotype or workdir / "genotype.json")
         if config.train.num_cells and config.train.num_cells != genotype.num_cells:
             genotype = expand(genotype, config.train.num_cells)
         if config.task in ("pipeline", "train"):
-            train.run(config, genotype, dataset, workdir, writer, dtype)
+            trained = train.run(config, genotype, dataset, workdir, writer, dtype)
+        elif config.task == "evaluate":
+            net, empty = train.build(config, genotype, dataset, dtype, trained=True)
+            trained = net, train.load_network(config.weights or workdir / "network.npz", empty)
     finally:
         writer.close()
-    return summarize(config, genotype, dataset, workdir, dtype, begun)
+    return summarize(config, genotype, trained, dataset, workdir, dtype, begun)
 
 
-def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> dict:
+def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: float) -> dict:
     """Evaluates the trained network, if there is one, and says shortly what the run found.
 
-    Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`.
+    Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`; after a
+    search with a start also `distance.svg` and `.png`.
     """
-    from ddarts_jax import evaluate, report, train
+    from ddarts_jax import compare, evaluate, report
+    from ddarts_jax.genotype import Genotype
 
     summary = {"task": config.task, "data": dataset.name}
     try:
@@ -116,12 +131,9 @@ def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> 
         summary |= {"params": cost.params, "macs": cost.macs}
     except UserError as error:  # a search may end with a cell that keeps nothing
         _logger.warning("this genotype makes no network: %s", error)
-    if config.task != "search":
-        net, variables = train.build(config, genotype, dataset, dtype)
-        variables = train.load_network(workdir / "network.npz", variables)
+    if trained:
         tested = evaluate.evaluate(
-            net,
-            variables,
+            *trained,
             dataset.test_images,
             dataset.test_labels,
             dataset.mean,
@@ -130,6 +142,12 @@ def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> 
             dtype=dtype,
         )
         summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
+    searched = config.task in ("pipeline", "search")
+    if searched and config.search.start.genotype:
+        found = Genotype.load(workdir / "genotype.json")
+        origin = Genotype.load(workdir / "start_genotype.json")
+        summary["from_start"] = compare.distances(found, origin)
+        compare.draw_history(config, workdir)
     genotype.save(workdir / "network_genotype.json")
     report.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
     summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
@@ -144,6 +162,12 @@ def summarize(config, genotype, dataset, workdir: Path, dtype, begun: float) -> 
         print(f"  cell {position} ({kind}): {entries}")
     if "params" in summary:
         print(f"parameters {cost.params:,}, MACs {cost.macs:,}")
+    if "from_start" in summary:
+        moved = summary["from_start"]
+        print(
+            f"distance to {config.search.start.genotype}: {moved['distance']:.4f} "
+            f"(positional {moved['positional_distance']:.4f})"
+        )
     if "test_accuracy" in summary:
         print(f"test accuracy {100 * summary['test_accuracy']:.2f}%")
     print(f"{summary['seconds']} s; everything lies in {workdir}")

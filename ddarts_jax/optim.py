@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ddarts_jax.errors import UserError
+
 
 def at_least_float32(tree, dtype):
     """Casts parameters to float64 where the computation's `dtype` is, else to float32."""
@@ -69,6 +71,11 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
 
     def init(alphas: jax.Array) -> optax.OptState:
         peaks = settings.cell_learning_rates or (first,) * len(alphas)
+        if len(peaks) != len(alphas):
+            raise UserError(
+                f"config.search.alphas.cell_learning_rates has {len(peaks)} rates; it must be empty "
+                f"or have one for each of the {len(alphas)} distinct cells."
+            )
         peaks = jnp.asarray(peaks, alphas.dtype)
         return jax.vmap(lambda cell, peak: adam(peak, fall).init(cell))(alphas, peaks)
 

@@ -1,14 +1,17 @@
-"""Pictures of what a search found."""
+"""Pictures of what a search found, and of how far it went."""
 
 import math
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from ddarts_jax.genotype import Cell, Genotype, existing_nodes
 
@@ -90,10 +93,103 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    _save(figure, path_stem)
+
+
+def draw_distance_matrix(
+    names: Sequence[str], matrix: np.ndarray, path_stem: str | os.PathLike, title: str = ""
+) -> None:
+    """Draws the distances between n architectures as a heatmap, the numbers in the squares.
+
+    Args:
+        names: of the architectures, in the order of the matrix.
+        matrix: float [n, n], not negative.
+        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
+        title: a line above the heatmap; none if empty.
+    """
+    matrix = np.asarray(matrix)
+    side = 0.5 * len(matrix)  # inches
+    figure = Figure(figsize=(side, side), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    # Only the light half of the map, on which the numbers can be read.
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=2 * matrix.max() or 1)
+    for (row, column), distance in np.ndenumerate(matrix):
+        axes.text(
+            *(column, row, f"{distance:.3f}" if distance else "0"),
+            size=8,
+            ha="center",
+            va="center",
+            color=_INK,
+        )
+    everything = range(len(matrix))
+    plain = {"color": _INK, "size": 9, "parse_math": False}
+    axes.set_yticks(everything, names, **plain)
+    axes.set_xticks(everything, names, **plain, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticks([n - 0.5 for n in everything[1:]], minor=True)
+    axes.set_yticks([n - 0.5 for n in everything[1:]], minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, size=12, pad=10, color=_INK, parse_math=False)
+    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+
+
+def draw_distance_history(
+    epochs: Sequence[int],
+    distances: Sequence[float],
+    accuracies: Sequence[float],
+    path_stem: str | os.PathLike,
+    title: str = "",
+    start_epoch: int = 0,
+) -> None:
+    """Draws how a search moves away from its start, and how its accuracy develops.
+
+    Args:
+        epochs: n numbers of epochs, ascending.
+        distances: n distances to the start, drawn against the left axis.
+        accuracies: n fractions, drawn in per cent against the right axis.
+        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
+        title: a line above the picture; none if empty.
+        start_epoch: the last epoch in which the alphas were fixed; 0 if there was none.
+    """
+    figure = Figure(figsize=(6.4, 3.8), facecolor="white", layout="constrained")
+    left = figure.add_subplot()
+    right = left.twinx()
+    # Line style and marker, which the label repeats, tell the two apart in grey.
+    curves = (
+        (left, distances, "● distance to the start", "#0b4f9e", "o-", "left"),
+        (right, 100 * np.asarray(accuracies, float), "□ accuracy (%)", "#d9381e", "s--", "right"),
+    )
+    markers = {"markersize": 4, "markevery": math.ceil(len(epochs) / 40)}
+    for axes, values, label, colour, style, side in curves:
+        face = colour if axes is left else "white"
+        axes.plot(epochs, values, style, color=colour, mfc=face, clip_on=False, **markers)
+        axes.set_ylabel(label, color=colour)
+        axes.tick_params(axis="y", colors=colour)
+        axes.spines[:].set_visible(False)
+        axes.spines[side].set(visible=True, color=colour)
+    left.spines["bottom"].set(visible=True, color=_INK)
+    left.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    left.set_ylim(bottom=0)
+    left.set_xlabel("epoch", color=_INK)
+    left.tick_params(axis="x", colors=_INK)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    left.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    left.set_axisbelow(True)
+    if start_epoch:
+        left.axvspan(epochs[0] - 0.5, start_epoch, color="#fdf3dc", zorder=0)
+        left.text(0, 1.02, "alphas fixed", size=9, color="#8a6a1f", transform=left.transAxes)
+    if title:
+        left.set_title(title, size=12, pad=20, color=_INK, parse_math=False)
+    _save(figure, path_stem)
+
+
+def _save(figure: Figure, path_stem, **layout) -> None:
     # Text stays text, which can be searched. A fixed salt and no date: equal pictures, equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddarts_jax"}):
-        figure.savefig(f"{path_stem}.svg", metadata={"Date": None})
-    figure.savefig(f"{path_stem}.png", dpi=150)
+        figure.savefig(f"{path_stem}.svg", metadata={"Date": None}, **layout)
+    figure.savefig(f"{path_stem}.png", dpi=150, **layout)
 
 
 def _grid(count: int, most_columns: int) -> tuple[int, int]:

@@ -2,6 +2,10 @@
 
 One step moves the alphas on a batch of the architecture split, then the weights on a batch of the
 weight split (first-order bilevel optimisation, DARTS section 2.3; D-DARTS section 3.2).
+
+A search may start from a handcrafted network instead of from nothing (DARTOpti): its genotype, encoded
+as alphas, stands still in the first epochs while the weights settle; the search ends early when its
+distance to the start no longer changes.
 """
 
 import logging
@@ -13,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddarts_jax import architect, loop, optim, sharding, supernet
-from ddarts_jax import config as configuration
-from ddarts_jax.checkpoint import Checkpoints
+from ddarts_jax import architect, distance, loop, metrics, optim, supernet
 from ddarts_jax.data import Dataset, stratified_halves
-from ddarts_jax.genotype import Genotype, parse
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotype import Genotype, encode, parse
 from ddarts_jax.losses import cross_entropy
-from ddarts_jax.metrics import MetricsWriter
+from ddarts_jax.primitives import SPACES
 from ddarts_jax.supernet import Supernet, Variables
 
 _logger = logging.getLogger(__name__)
@@ -43,13 +46,14 @@ class SearchState(NamedTuple):
     alphas_optimizer: optax.OptState
 
 
-def search_step(net: Supernet, settings, total_steps: int):
+def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0):
     """Builds the bilevel step.
 
     Args:
         net: the supernet.
         settings: the config's `search` section.
-        total_steps: over which the learning rates fall.
+        total_steps: over which the learning rates fall, those of the alphas from `fixed_steps` on.
+        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
 
     Returns:
         `init(variables, alphas) -> SearchState`, and
@@ -57,7 +61,7 @@ def search_step(net: Supernet, settings, total_steps: int):
         (images [B, H, W, C], labels [B]) and metrics are scalars or [cells].
     """
     weights_optimizer = optim.weights_optimizer(settings.weights, total_steps)
-    alphas_optimizer = optim.alphas_optimizer(settings.alphas, total_steps)
+    alphas_optimizer = optim.alphas_optimizer(settings.alphas, total_steps - fixed_steps)
 
     def init(variables, alphas):
         return SearchState(
@@ -77,6 +81,11 @@ def search_step(net: Supernet, settings, total_steps: int):
                 gradient, state.alphas_optimizer, state.alphas
             )
             alphas = optax.apply_updates(state.alphas, updates)
+            if fixed_steps:
+                old, new = (state.alphas, state.alphas_optimizer), (alphas, alphas_state)
+                alphas, alphas_state = jax.tree.map(
+                    lambda o, n: jnp.where(state.step < fixed_steps, o, n), old, new
+                )
 
         with jax.named_scope("weight_step"):
             images, labels = weight_batch
@@ -109,21 +118,46 @@ def search_step(net: Supernet, settings, total_steps: int):
     return init, jax.jit(step)
 
 
-def build(config, dataset: Dataset, dtype) -> tuple[Supernet, Variables, jax.Array]:
-    """Builds the supernet that the config asks for, with random weights and alphas near 0."""
+def build(
+    config, dataset: Dataset, dtype, start: Genotype | None = None
+) -> tuple[Supernet, Variables, jax.Array]:
+    """Builds the supernet that the config asks for, with random weights.
+
+    Args:
+        config: the whole config.
+        dataset: images.
+        dtype: of the computation.
+        start: None: random alphas near 0. Else the network that the supernet's cells, their sequence
+            and the alphas are those of.
+
+    Returns:
+        The structure, its variables and the alphas.
+    """
     settings = config.search
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
+    if start is None:
+        structure = {"num_cells": settings.num_cells, "num_nodes": settings.num_nodes}
+    else:
+        structure = {
+            "num_cells": start.num_cells,
+            "num_nodes": start.num_nodes,
+            "reductions": start.reductions,
+            "seq": start.seq,
+        }
     net, variables = supernet.build(
-        num_cells=settings.num_cells,
-        num_nodes=settings.num_nodes,
+        **structure,
         channels=settings.channels,
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
+        primitives=SPACES[settings.space],
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         key=weights_key,
     )
-    alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
+    if start is None:
+        alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
+    else:
+        alphas = encode(start, net.primitives, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
 
 
@@ -136,11 +170,33 @@ def derive(alphas, net: Supernet, settings) -> Genotype:
     )
 
 
-def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -> Genotype:
+def is_stable(distances, settings) -> bool:
+    """Whether the distance to the start has settled (DARTOpti: the search can end).
+
+    Args:
+        distances: after each epoch in which alphas moved.
+        settings: the config's `search.stop` section: the last `patience` changes are within
+            `tolerance`, where the distance after epoch `from_epoch` is the first that counts.
+    """
+    changes = np.abs(np.diff(distances[settings.from_epoch - 1 :]))[-settings.patience :]
+    enough = len(changes) == settings.patience > 0
+    # Distances are sums of rounded quotients: a change of just the tolerance may come out above it.
+    return enough and bool((changes <= settings.tolerance + 1e-9).all())
+
+
+def run(
+    config,
+    dataset: Dataset,
+    workdir: Path,
+    writer: metrics.MetricsWriter,
+    dtype,
+    start: Genotype | None = None,
+) -> Genotype:
     """Searches; continues an interrupted search in the same workdir.
 
     Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, a genotype for every
-    epoch in `genotypes/`, checkpoints in `checkpoints/search/`.
+    epoch in `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
+    `start_genotype.json`, the starting alphas parsed as the result is. Distances are to that.
 
     Args:
         config: the whole config.
@@ -148,64 +204,85 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         workdir: exists.
         writer: of the metrics.
         dtype: of the computation.
+        start: see `build`.
 
     Returns:
         The genotype.
     """
     settings = config.search
-    weight_split, architecture_split = stratified_halves(dataset.train_labels, config.seed)
+    splits = stratified_halves(dataset.train_labels, config.seed)
+    fixed_epochs = 0 if start is None else settings.start.epochs
     plan = loop.schedule(
-        min(len(weight_split), len(architecture_split)),
+        min(map(len, splits)),
         config.data.batch_size,
-        settings.epochs,
+        fixed_epochs + settings.epochs,
         config.chunk_steps,
     )
-    mesh = sharding.data_mesh(config.data.batch_size)
-    data = loop.on_device(dataset, (weight_split, architecture_split), mesh)
-
-    net, variables, alphas = build(config, dataset, dtype)
+    net, variables, alphas = build(config, dataset, dtype, start)
     _logger.info(
-        "search: %d cells of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
+        "search: %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
         "%d + %d images, %d epochs of %d steps",
-        *(settings.num_cells, settings.num_nodes, settings.channels),
+        *(len(net.seq), len(alphas), net.num_nodes, settings.channels),
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
-        *(alphas.size, plan.batch_size, len(weight_split), len(architecture_split)),
-        *(plan.epochs, plan.epoch),
+        *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
     )
-    init, step = search_step(net, settings, plan.total)
-    running = loop.start(init(variables, alphas), step, data, plan, dtype, mesh)
-    chunk = loop.make_chunk(step, plan, config.seed, settings.augment, dtype, mesh)
+    if len(alphas) == 1 and settings.ablation.weight:
+        _logger.info("search: a single distinct cell contributes the mean: its ablation loss is 0")
+    init, step = search_step(net, settings, plan.total, fixed_epochs * plan.epoch)
 
+    identity = {}
+    if start is not None:
+        _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
+        identity["start"] = start.to_dict()
+        origin = derive(alphas, net, config.parse)
+        if not any(origin.genes):
+            raise UserError(
+                f"config.search.start.strength={settings.start.strength} gives the primitives of the "
+                f"start a probability below config.parse.threshold={config.parse.threshold}, so none "
+                f"would be kept: raise the strength or lower the threshold."
+            )
     genotypes = workdir / "genotypes"
     genotypes.mkdir(exist_ok=True)
 
     def end_epoch(epoch, state, means):
-        derive(state.alphas, net, config.parse).save(genotypes / f"epoch_{epoch:04d}.json")
+        genotype = derive(state.alphas, net, config.parse)
+        genotype.save(genotypes / f"epoch_{epoch:04d}.json")
         probabilities = jax.nn.sigmoid(state.alphas)
-        return means | {
+        record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
             "learning_rate_alphas": optim.alphas_learning_rates(state.alphas_optimizer),
             "decided": jnp.mean((probabilities > 0.9) | (probabilities < 0.1)),
         }
+        if start is not None:
+            record["distance_to_start"] = distance.architecture_distance(genotype, origin)
+            record["positional_distance_to_start"] = distance.positional_distance(genotype, origin)
+        return record
 
-    identity = configuration.defining(config, "search", len(dataset.train_labels))
-    with Checkpoints(
-        workdir / "checkpoints" / "search", identity, config.checkpoint.keep_last
-    ) as kept:
-        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
-        state = loop.run(
-            "search",
-            running,
-            chunk,
-            data,
-            plan,
-            kept,
-            writer,
-            config.checkpoint.every_minutes,
-            end_epoch,
-        )
+    def stop(epoch):
+        rows = metrics.read(workdir / "metrics.jsonl")
+        distances = [
+            row["distance_to_start"]
+            for row in rows
+            if row["phase"] == "search"
+            and fixed_epochs < row["epoch"] <= epoch
+            and "distance_to_start" in row
+        ]
+        if is_stable(distances, settings.stop):
+            return (
+                f"stops early after epoch {epoch}: the distance to the start, {distances[-1]:.4f}, "
+                f"has been stable for {settings.stop.patience} epochs"
+            )
+
+    state = loop.run_phase(
+        *("search", config, dataset, splits, plan),
+        *(init(variables, alphas), step, dtype, workdir, writer, end_epoch),
+        identity=identity,
+        stop=stop,
+    )
     alphas = np.asarray(state.alphas, np.float32)
     np.save(workdir / "alphas.npy", alphas)
+    if start is not None:
+        origin.save(workdir / "start_genotype.json")
     genotype = derive(alphas, net, config.parse)
     genotype.save(workdir / "genotype.json")
     return genotype

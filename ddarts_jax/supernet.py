@@ -251,12 +251,14 @@ def build(
     stem_multiplier: int = 3,
     unroll: int = 1,
     depthwise: str | None = None,
-    key: jax.Array,
+    reductions: Sequence[int] | None = None,
+    seq: Sequence[int] | None = None,
+    key: jax.Array | None,
 ) -> tuple[Supernet, Variables]:
     """Builds a supernet with random weights.
 
     Args:
-        num_cells: N; reductions stand at N // 3 and 2N // 3 and double the channels.
+        num_cells: N.
         num_nodes: intermediate nodes of a cell.
         channels: of the first cells' nodes; the stem has `stem_multiplier` times as many.
         num_classes: logits.
@@ -265,12 +267,16 @@ def build(
         stem_multiplier: see `channels`.
         unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
-        key: of the random weights.
+        reductions: positions of the cells that halve the size and double the channels; None: N // 3
+            and 2N // 3.
+        seq: for each position the number of the distinct cell that stands there; None: all differ.
+        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
         The structure and its variables.
     """
-    reductions = reduction_positions(num_cells)
+    reductions = reduction_positions(num_cells) if reductions is None else tuple(reductions)
+    seq = tuple(range(num_cells) if seq is None else seq)
     stem = prim.ConvBN(image_channels, stem_multiplier * channels, 3, affine=True, relu=False)
     cells, cin, reduction_before = [], (stem_multiplier * channels,) * 2, False
     for position in range(num_cells):
@@ -305,12 +311,13 @@ def build(
         graphs["stem"],
         tuple(graphs["cells"]),
         graphs["head"],
-        tuple(range(num_cells)),
+        seq,
         reductions,
         tuple(primitives),
         num_nodes,
     )
-    return supernet, Variables(prim.initialise(key, pick(1)), pick(2))
+    weights = pick(1) if key is None else prim.initialise(key, pick(1))
+    return supernet, Variables(weights, pick(2))
 
 
 def forward(supernet: Supernet, variables: Variables, gates, images, train: bool):

@@ -1,6 +1,8 @@
 """Training of a derived network from scratch, by the recipe of DARTS (section 3.1.2)."""
 
 import logging
+import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddarts_jax import config as configuration
 from ddarts_jax import loop, network, optim, sharding
-from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import evaluate
@@ -96,43 +96,58 @@ def train_step(net: Network, settings, plan: loop.Schedule):
     return init, jax.jit(step)
 
 
-def build(config, genotype: Genotype, dataset: Dataset, dtype) -> tuple[Network, Variables]:
-    """Builds the network of `genotype` that the config asks for, with random weights."""
+def build(
+    config, genotype: Genotype, dataset: Dataset, dtype, *, trained: bool = False
+) -> tuple[Network, Variables]:
+    """Builds the network of `genotype` that the config asks for.
+
+    Random weights; with `trained` none yet, and no auxiliary head, for weights that are loaded.
+    """
     net, variables = network.build(
         genotype,
         channels=config.train.channels,
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
         image_size=dataset.image_size,
-        auxiliary=config.train.auxiliary_weight > 0,
+        auxiliary=config.train.auxiliary_weight > 0 and not trained,
         stem_multiplier=config.train.stem_multiplier,
-        key=jax.random.key(config.seed),
+        key=None if trained else jax.random.key(config.seed),
     )
     return net, optim.at_least_float32(variables, dtype)
 
 
 def run(
-    config, genotype: Genotype, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype
-) -> None:
+    config,
+    genotype: Genotype,
+    dataset: Dataset,
+    workdir: Path,
+    writer: MetricsWriter,
+    dtype,
+) -> tuple[Network, Variables]:
     """Trains the network of `genotype`; continues an interrupted training in the same workdir.
 
     Writes `config.json`, `network.npz` (see `save_network`), checkpoints in `checkpoints/train/`.
 
     Args:
-        config: the whole config.
+        config: the whole config; `config.weights`: a file of `save_network` to begin with.
         genotype: of the network, expanded already if it is to be.
         dataset: images; those of the test split are evaluated after every epoch.
         workdir: exists.
         writer: of the metrics.
         dtype: of the computation.
+
+    Returns:
+        The trained network.
     """
     settings = config.train
     plan = loop.schedule(
         len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
     )
-    mesh = sharding.data_mesh(config.data.batch_size)
-    data = loop.on_device(dataset, (np.arange(len(dataset.train_labels)),), mesh)
     net, variables = build(config, genotype, dataset, dtype)
+    identity = {"genotype": genotype.to_dict()}
+    if config.weights:
+        variables = load_network(config.weights, variables)
+        identity["weights"] = zlib.crc32(Path(config.weights).read_bytes())
     _logger.info(
         "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",
         *(genotype.num_cells, settings.channels),
@@ -140,8 +155,7 @@ def run(
         *(plan.batch_size, len(dataset.train_labels), plan.epochs, plan.epoch),
     )
     init, step = train_step(net, settings, plan)
-    running = loop.start(init(variables), step, data, plan, dtype, mesh)
-    chunk = loop.make_chunk(step, plan, config.seed, settings.augment, dtype, mesh)
+    mesh = sharding.data_mesh(config.data.batch_size)
     test = sharding.replicate((dataset.test_images, dataset.test_labels), mesh)
 
     def end_epoch(epoch, state, means):
@@ -160,33 +174,24 @@ def run(
             "learning_rate": optim.weights_learning_rate(state.optimizer),
         }
 
-    identity = configuration.defining(config, "train", len(dataset.train_labels))
-    identity["genotype"] = genotype.to_dict()
-    with Checkpoints(
-        workdir / "checkpoints" / "train", identity, config.checkpoint.keep_last
-    ) as kept:
-        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
-        state = loop.run(
-            "train",
-            running,
-            chunk,
-            data,
-            plan,
-            kept,
-            writer,
-            config.checkpoint.every_minutes,
-            end_epoch,
-        )
+    state = loop.run_phase(
+        *("train", config, dataset, (np.arange(len(dataset.train_labels)),), plan),
+        *(init(variables), step, dtype, workdir, writer, end_epoch),
+        identity=identity,
+    )
     save_network(workdir / "network.npz", state.variables)
+    return net, state.variables
 
 
 def save_network(path: Path, variables: Variables) -> None:
     """Writes a network's weights and statistics as an `.npz`, one array a pytree path, float32."""
-    np.savez(path, **_named(jax.device_get(variables)))
+    temporary = Path(path).with_suffix(".tmp.npz")
+    np.savez(temporary, **_named(jax.device_get(variables)))
+    os.replace(temporary, path)
 
 
-def load_network(path: Path, variables: Variables) -> Variables:
-    """Reads what `save_network` wrote.
+def load_network(path: Path | str, variables: Variables) -> Variables:
+    """Reads what `save_network` wrote; an auxiliary head that is not asked for is left out.
 
     Args:
         path: the file.
@@ -205,6 +210,8 @@ def load_network(path: Path, variables: Variables) -> Variables:
         ) from error
     except Exception as error:  # a broken zip raises one of many
         raise UserError(f"trained network {path} cannot be read: {error}") from error
+    auxiliary = ("weights/auxiliary/", "statistics/auxiliary/")
+    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(auxiliary)}
     for name in sorted({*wanted, *found}):
         shapes = [tree[name].shape if name in tree else "absent" for tree in (found, wanted)]
         if shapes[0] != shapes[1]:

@@ -1,4 +1,7 @@
-"""Augmentation against plain NumPy: every image is one of the possible crops, flips and cutouts."""
+"""Augmentation against plain NumPy and Pillow.
+
+Every image is one of the possible crops, flips and cutouts; boxes and factors have their laws.
+"""
 
 import functools
 import re
@@ -9,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ddarts_jax import augment as module
-from ddarts_jax.augment import normalize
+from ddarts_jax.augment import color_jitter, draw_boxes, normalize
 
 MEAN = np.array([0.4, 0.5, 0.6], np.float32)
 STD = np.array([0.2, 0.3, 0.25], np.float32)
@@ -19,6 +23,8 @@ augment = jax.jit(module.augment, static_argnames=("crop_padding", "flip", "cuto
 random_crop = jax.jit(module.random_crop, static_argnames="padding")
 random_flip = jax.jit(module.random_flip)
 random_cutout = jax.jit(module.random_cutout, static_argnames="side")
+random_resized_crop = jax.jit(module.random_resized_crop, static_argnames="size")
+resize_boxes = jax.jit(module.resize_boxes, static_argnames="size")
 OFF = {"crop_padding": 0, "flip": False, "cutout": 0}
 
 
@@ -204,3 +210,188 @@ def test_jit_traces_once_and_computes_no_float64():
         wide = augment(jax.random.key(0), images, MEAN, STD, **options, dtype=jnp.float64)
         assert wide.dtype == jnp.float64
         np.testing.assert_allclose(wide, first, atol=1e-5)
+
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+def test_boxes_have_the_drawn_laws():
+    """Where every box fits: area uniform, aspect log-uniform, place uniform, within their ranges.
+
+    Means lie within 5 standard deviations of 5000 draws; a side is rounded to a pixel, which moves
+    area and aspect of these boxes (more than 60 pixels a side) by less than 2%.
+    """
+    height, width, scale, ratio, count = 300, 320, (0.1, 0.3), (0.5, 2.0), 5000
+    boxes = np.asarray(draw_boxes(jax.random.key(0), count, height, width, scale, ratio))
+    top, left, rows, columns = boxes.T.astype(float)
+    assert (boxes.dtype, boxes.shape) == (np.int32, (count, 4))
+    assert rows.min() > 60 and columns.min() > 60
+
+    def assert_uniform(values, low, high, tolerance):
+        assert values.min() >= low - tolerance and values.max() <= high + tolerance
+        deviation = (high - low) / np.sqrt(12)
+        assert abs(values.mean() - (low + high) / 2) <= 5 * deviation / np.sqrt(count)
+        assert abs(values.std() / deviation - 1) < 0.05  # 5 deviations of its own, and rounding
+
+    assert_uniform(rows * columns / (height * width), *scale, 0.02 * scale[1])
+    assert_uniform(np.log(columns / rows), *np.log(ratio), 0.02)
+    # A uniform whole number in 0..room, moved to the middle of a pixel.
+    assert_uniform((top + 0.5) / (height - rows + 1), 0, 1, 0)
+    assert_uniform((left + 0.5) / (width - columns + 1), 0, 1, 0)
+    assert abs(np.corrcoef(top / (height - rows), left / (width - columns))[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (7, 5), (64, 20), (20, 64), (224, 256)])
+def test_boxes_lie_inside_images_of_any_shape(height, width):
+    """Also where most drawn boxes are too large, a box is not empty and nowhere outside."""
+    boxes = np.asarray(draw_boxes(jax.random.key(1), 100, height, width, SCALE, RATIO))
+    top, left, rows, columns = boxes.T
+    assert min(rows.min(), columns.min()) >= 1 and min(top.min(), left.min()) >= 0
+    assert (top + rows).max() <= height and (left + columns).max() <= width
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [(10, 200, (0, 93, 10, 13)), (200, 10, (93, 0, 13, 10)), (50, 50, (0, 0, 50, 50))],
+)
+def test_a_box_that_never_fits_becomes_the_central_one(height, width, expected):
+    """By hand: the longest side that the aspect allows, in the middle; a square image is whole."""
+    boxes = draw_boxes(jax.random.key(0), 100, height, width, (1.1, 1.2), RATIO)
+    np.testing.assert_array_equal(boxes, [expected] * 100)
+
+
+def _resize(image, box, size):
+    """Bilinear interpolation between the centres of the box's pixels, pixel by pixel."""
+    top, left, rows, columns = (int(edge) for edge in box)
+    crop = image[top : top + rows, left : left + columns].astype(float)
+    result = np.empty((size, size, image.shape[2]))
+    for i in range(size):
+        for j in range(size):
+            y = min(max((i + 0.5) * rows / size - 0.5, 0), rows - 1)
+            x = min(max((j + 0.5) * columns / size - 0.5, 0), columns - 1)
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, rows - 1), min(x0 + 1, columns - 1)
+            upper = crop[y0, x0] * (1 - x + x0) + crop[y0, x1] * (x - x0)
+            lower = crop[y1, x0] * (1 - x + x0) + crop[y1, x1] * (x - x0)
+            result[i, j] = upper * (1 - y + y0) + lower * (y - y0)
+    return result
+
+
+def test_resized_crop_is_the_drawn_box_interpolated():
+    """Equal to float64 NumPy on the same boxes: floats within 1e-3 of 255, uint8 rounded.
+
+    uint8 may round the other way where the exact value is within 1e-3 of a half.
+    """
+    images = _images(12, 24, 17)
+    key = jax.random.key(2)
+    boxes = np.asarray(draw_boxes(key, 12, 24, 17, SCALE, RATIO))
+    assert len({box.tobytes() for box in boxes}) == 12
+    expected = np.stack([_resize(image, box, 9) for image, box in zip(images, boxes)])
+
+    floats = random_resized_crop(key, images.astype(np.float32), 9)
+    assert floats.dtype == jnp.float32
+    np.testing.assert_allclose(floats, expected, atol=1e-3)
+
+    rounded = np.asarray(random_resized_crop(key, images, 9))
+    assert rounded.dtype == np.uint8
+    clear = abs(expected % 1 - 0.5) > 1e-3
+    np.testing.assert_array_equal(rounded[clear], expected.round()[clear])
+    assert (abs(rounded - expected) < 0.502).all()
+
+
+def test_enlarged_crop_is_pillows():
+    """A box enlarged 2 to 8 times is Pillow's bilinear resize of it, within its rounding of 1."""
+    images = _images(3, 16, 20)
+    boxes = np.array([[2, 3, 4, 7], [0, 0, 12, 5], [8, 10, 8, 10]], np.int32)
+    result = np.asarray(resize_boxes(images, boxes, 32)).astype(int)
+    for image, (top, left, rows, columns), one in zip(images, boxes, result):
+        crop = Image.fromarray(image[top : top + rows, left : left + columns])
+        expected = np.asarray(crop.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+        assert abs(one - expected).max() <= 1
+
+
+def test_a_box_of_the_size_asked_for_is_copied():
+    """Without scaling every value stays, and nothing outside the box comes in."""
+    images = _images(2, 9, 9)
+    boxes = np.array([[1, 3, 5, 5], [4, 0, 5, 5]], np.int32)
+    result = resize_boxes(images, boxes, 5)
+    expected = [images[0, 1:6, 3:8], images[1, 4:9, 0:5]]
+    np.testing.assert_array_equal(result, expected)
+
+
+def _degenerate(part, images):
+    """What each part of colour jitter blends with, in float64."""
+    luma = (images.astype(float) * [0.2989, 0.587, 0.114]).sum(-1, keepdims=True)
+    if part == "brightness":
+        return np.zeros_like(luma)
+    return luma if part == "saturation" else luma.mean((1, 2, 3), keepdims=True)
+
+
+@pytest.mark.parametrize("part", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("strength", [0.4, 1.5])
+def test_each_part_of_color_jitter_is_its_formula_with_a_uniform_factor(part, strength):
+    """One factor an image, read off one value, explains all values (1e-5) and is uniform.
+
+    Uniform on [max(0, 1 - x), 1 + x]: mean within 5 standard deviations of 1000 draws.
+    """
+    images = _images(1000, 4, 5).astype(np.float32) / 255
+    strengths = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, part: strength}
+    result = np.asarray(color_jitter(jax.random.key(3), images, **strengths))
+    assert result.dtype == np.float32
+    degenerate = np.broadcast_to(_degenerate(part, images), images.shape)
+
+    # The value that is changed most by the factor, as long as it is not clipped.
+    inside = np.where((result > 0) & (result < 1), abs(images - degenerate), 0)
+    place = (np.arange(1000), inside.reshape(1000, -1).argmax(1))
+    result_at, image_at, degenerate_at = (
+        array.reshape(1000, -1)[place] for array in (result, images, degenerate)
+    )
+    factor = (result_at - degenerate_at) / (image_at - degenerate_at)
+    wide = factor[:, None, None, None]
+    expected = np.clip(wide * images + (1 - wide) * degenerate, 0, 1)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+    low, high = max(0, 1 - strength), 1 + strength
+    assert low - 1e-4 <= factor.min() < low + 0.02 and high - 0.02 < factor.max() <= high + 1e-4
+    deviation = (high - low) / np.sqrt(12)
+    assert abs(factor.mean() - (low + high) / 2) <= 5 * deviation / np.sqrt(1000)
+
+
+def test_color_jitter_is_brightness_then_contrast_then_saturation():
+    """All parts at once equal one after the other in this order, and no other, with one key."""
+    images = _images(8, 4, 5).astype(np.float32) / 255
+    key = jax.random.key(4)
+    strengths = {"brightness": 0.4, "contrast": 0.5, "saturation": 0.6}
+
+    def one_by_one(*parts):
+        result = images
+        for part in parts:
+            only = {name: x if name == part else 0.0 for name, x in strengths.items()}
+            result = color_jitter(key, result, **only)
+        return result
+
+    result = color_jitter(key, images, **strengths)
+    in_order = one_by_one("brightness", "contrast", "saturation")
+    np.testing.assert_allclose(result, in_order, atol=1e-6)
+    assert abs(result - one_by_one("contrast", "brightness", "saturation")).max() > 0.01
+    assert abs(result - one_by_one("brightness", "saturation", "contrast")).max() > 0.01
+    np.testing.assert_array_equal(color_jitter(key, images, 0.0, 0.0, 0.0), images)
+
+
+def test_imagenet_parts_repeat_with_a_key_and_under_64_bits():
+    """Images of a batch draw their own, a key repeats them, and 64 bits enabled change nothing."""
+    images = np.repeat(_images(1, 40, 30), 16, 0)
+    parts = {
+        "crop": lambda key, x: module.random_resized_crop(key, x, 8),
+        "jitter": lambda key, x: module.color_jitter(
+            key, x.astype(jnp.float32) / 255, 0.4, 0.4, 0.4
+        ),
+    }
+    for part in parts.values():
+        first = np.asarray(jax.jit(part)(jax.random.key(0), images))
+        assert len({one.tobytes() for one in first}) == 16
+        assert (np.asarray(jax.jit(part)(jax.random.key(1), images)) != first).any()
+        with jax.enable_x64(True):
+            jaxpr = str(jax.make_jaxpr(part)(jax.random.key(0), images))
+            assert not re.search(r"f64\[\d", jaxpr)
+            np.testing.assert_array_equal(jax.jit(part)(jax.random.key(0), images), first)

@@ -159,7 +159,6 @@ def test_a_wrong_config_file_is_named(tmp_path, text, parts):
         ("search.zero_one_weight", float("inf")),
         ("search.alphas.learning_rate", -1e-3),
         ("search.alphas.b2", 1.0),
-        ("search.alphas.cell_learning_rates", (0.1,)),
         ("search.alphas.cell_learning_rates", (0.1,) * 7 + (-0.1,)),
         ("search.alphas.cell_learning_rates", (0.1,) * 7 + ("a",)),
         ("search.weights.clip", 0.0),

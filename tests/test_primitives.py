@@ -99,7 +99,7 @@ def check_contract(graph, weights, statistics, x, stride):
 
     for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(after), strict=True):
         assert new.dtype == jnp.float32
-        assert jnp.all(old != new)
+        assert jnp.any(old != new)  # not all: the mean of what is normalised already stays 0
     out, after = evaluated
     assert jnp.isfinite(out).all()
     assert out.dtype == x.dtype

@@ -1,4 +1,4 @@
-"""Pictures of genotypes."""
+"""Pictures of genotypes and of distances between them."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddarts_jax.genotype import Genotype, expand, num_edges, parse, reduction_positions
-from ddarts_jax.report import draw_genotype
+from ddarts_jax.report import draw_distance_history, draw_distance_matrix, draw_genotype
 
 PRIMITIVES = (
     *("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5"),
@@ -76,3 +76,83 @@ def test_equal_genotypes_give_equal_files(tmp_path):
         draw_genotype(genotype, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def assert_margins_are_white(path):
+    """Nothing reaches the border of the picture, where it would be cut off."""
+    picture = matplotlib.image.imread(path)[..., :3]
+    for border in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
+        assert (border == 1).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_distance_matrix_shows_every_number_and_name(tmp_path, count):
+    """Each square holds its distance; long and odd names stand twice and are not cut off."""
+    names = [f"$a_{i}<& " + "long name " * 6 + "$" for i in range(count)]
+    matrix = np.abs(np.subtract.outer(np.arange(count), np.arange(count))) / 40
+    draw_distance_matrix(names, matrix, tmp_path / "epoch.1", "Distances $x$")
+    texts = svg_texts(tmp_path / "epoch.1.svg")
+    assert "Distances $x$" in texts
+    for name in names:
+        assert texts.count(name) == 2
+    numbers = [f"{distance:.3f}" if distance else "0" for distance in matrix.flat]
+    assert [text for text in texts if text[0] == "0"] == numbers
+    assert_margins_are_white(tmp_path / "epoch.1.png")
+
+
+def test_larger_distances_have_darker_squares(tmp_path):
+    """Below each number, in the corner of its square, the colour tells the distance."""
+    matrix = np.array([[0.0, 0.02, 0.08], [0.02, 0.0, 0.05], [0.08, 0.05, 0.0]])
+    draw_distance_matrix("abc", matrix, tmp_path / "matrix")
+    grey = matplotlib.image.imread(tmp_path / "matrix.png")[..., :3].mean(axis=2)
+    rows, columns = np.nonzero(grey < 1)
+    right, top = columns.max() + 1, rows.min()  # the names are on the left and below
+    square = 75  # pixels: half an inch
+    shades = [
+        grey[top + int((row + 0.15) * square), right - int((3 - column - 0.15) * square)]
+        for row in range(3)
+        for column in range(3)
+    ]
+    order = np.argsort(matrix, axis=None, kind="stable")
+    assert (np.diff(np.array(shades)[order]) <= 0.01).all()
+    assert shades[0] > shades[1] + 0.05 > shades[5] + 0.1 > shades[2] + 0.15
+
+
+@pytest.mark.parametrize("start_epoch", [0, 2])
+def test_distance_history_names_axes_and_start(tmp_path, start_epoch):
+    """Both curves have an axis, accuracy in per cent; the pre-training is marked if there was one."""
+    epochs, distances = [1, 2, 3, 4], [0.0, 0.0, 0.05, 0.08]
+    draw_distance_history(
+        *(epochs, distances, [0.5, 0.6, 0.7, 0.9], tmp_path / "history", "A $title"),
+        start_epoch=start_epoch,
+    )
+    texts = svg_texts(tmp_path / "history.svg")
+    assert {"A $title", "epoch", "● distance to the start", "□ accuracy (%)"} <= set(texts)
+    assert {"1", "2", "3", "4", "0.08", "60", "90"} <= set(texts)
+    assert ("alphas fixed" in texts) == bool(start_epoch)
+    picture = matplotlib.image.imread(tmp_path / "history.png")[..., :3]
+    region = np.isclose(picture, np.array([0xFD, 0xF3, 0xDC]) / 255, atol=0.002).all(axis=2)
+    # From half an epoch before the first to epoch 2 of 4.5 - 0.5 epochs.
+    share = region.any(axis=0).sum() / picture.shape[1]
+    assert (0.25 < share < 0.35) if start_epoch else share == 0
+    assert_margins_are_white(tmp_path / "history.png")
+
+
+def test_distance_history_accepts_one_epoch_and_gaps(tmp_path):
+    """A search may have stopped after one epoch; an accuracy that was not measured leaves a gap."""
+    draw_distance_history([1], [0.0], [0.5], tmp_path / "one", start_epoch=5)
+    texts = svg_texts(tmp_path / "one.svg")
+    assert "1" in texts and "alphas fixed" in texts
+    draw_distance_history([1, 2, 3], [0.0, 0.1, 0.1], [0.5, None, 0.7], tmp_path / "gap")
+    assert "□ accuracy (%)" in svg_texts(tmp_path / "gap.svg")
+
+
+def test_equal_distances_give_equal_files(tmp_path):
+    """No date, no random identifiers in these pictures either."""
+    for name in ("a", "b"):
+        draw_distance_matrix(["x", "y"], np.array([[0, 0.1], [0.1, 0]]), tmp_path / f"m{name}")
+        draw_distance_history([1, 2], [0, 0.1], [0.5, 0.6], tmp_path / f"h{name}", start_epoch=1)
+    for kind in "mh":
+        for suffix in ("svg", "png"):
+            first, second = (tmp_path / f"{kind}{name}.{suffix}" for name in "ab")
+            assert first.read_bytes() == second.read_bytes()

@@ -1,0 +1,39 @@
+"""DARTOpti in minutes: the search on scikit-learn's handwritten digits that starts from ResNet18.
+
+    python -m ddarts_jax.main --config configs/digits_resnet18.py
+
+4 cells that share one architecture, 12 primitives on 14 edges; pre-training with alphas fixed, search until
+the distance to ResNet18 is stable, training and evaluation.
+"""
+
+from ddarts_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.name = "digits"
+    config.data.batch_size = 64
+
+    config.search.space = "dartopti"
+    config.search.epochs = 25
+    config.search.channels = 4
+    config.search.start.genotype = "ResNet18"
+    config.search.start.epochs = 3
+    config.search.stop.from_epoch = 5
+    config.search.stop.patience = 3
+    config.search.weights.learning_rate = 0.1
+    config.search.weights.final_learning_rate = 0.01
+    config.search.alphas.learning_rate = 0.05
+    config.search.alphas.final_learning_rate = 0.02
+    config.search.augment.crop_padding = 0
+    config.search.augment.flip = False
+
+    config.train.epochs = 14
+    config.train.channels = 16
+    config.train.learning_rate = 0.1
+    config.train.drop_path = 0.0
+    config.train.auxiliary_weight = 0.0
+    config.train.augment.crop_padding = 0
+    config.train.augment.flip = False
+    config.train.augment.cutout = 0
+    return config

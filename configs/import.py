@@ -1,0 +1,15 @@
+"""The authors' genotype text, and the PyTorch weights of its network, for our tasks to go on with.
+
+    python -m ddarts_jax.main --config configs/import.py --config.genotype=TEXT \
+        [--config.checkpoint=WEIGHTS.pth.tar] [--workdir DIR]
+
+Writes `genotype.json`, `network.npz` and `import.json`, and prints the command that evaluates them, in
+seconds. A `.pth.tar` needs PyTorch (pip install 'ddarts_jax[torch]'); an `.npz` with the arrays of the
+state dict under their names does not.
+"""
+
+from ddarts_jax.config import import_config
+
+
+def get_config():
+    return import_config()

@@ -1,0 +1,189 @@
+"""Operation scores: how good a network is with one operation in one place (D-DARTS, Table 1).
+
+The proxy network is a short ResNet18. In each network that is measured, one of its convolutions gives way
+to the benchmarked primitive, the only operation on that edge; it is trained several times from other
+random weights, and the best accuracy counts. A primitive's score is the median over all places. (The
+authors' means are multiples of a twelfth: 4 convolutions in each of 3 blocks, as here.)
+"""
+
+import itertools
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddarts_jax import config as configuration
+from ddarts_jax import loop, sharding, train
+from ddarts_jax.data import Dataset
+from ddarts_jax.errors import UserError
+from ddarts_jax.evaluate import evaluate
+from ddarts_jax.genotype import Genotype, reduction_positions
+from ddarts_jax.handcrafted import HANDCRAFTED
+from ddarts_jax.primitives import DARTOPTI_PRIMITIVES
+
+_logger = logging.getLogger(__name__)
+
+
+def places(num_cells: int) -> Iterator[tuple[int, int]]:
+    """The (cell, node) whose operation is replaced: every convolution of every block."""
+    (block,) = HANDCRAFTED["ResNet18"].genes
+    nodes = [node for primitive, node, _ in block if primitive == "simple_conv_3x3"]
+    return itertools.product(range(num_cells), nodes)
+
+
+def proxy(num_cells: int, cell: int, node: int, primitive: str) -> Genotype:
+    """ResNet18's block `num_cells` times, where `primitive` stands for the convolution into `node`."""
+    resnet = HANDCRAFTED["ResNet18"]
+    (block,) = resnet.genes
+    replaced = [
+        (primitive if (name, target) == ("simple_conv_3x3", node) else name, target, source)
+        for name, target, source in block
+    ]
+    genes = [replaced if position == cell else block for position in range(num_cells)]
+    return Genotype(genes, reduction_positions(num_cells), resnet.concat)
+
+
+def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
+    """Trains a network once for every seed; returns the accuracies on the test split, fractions."""
+    settings = config.train
+    plan = loop.schedule(
+        len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
+    )
+    mesh = sharding.data_mesh(plan.batch_size)
+    data = loop.on_device(dataset, (np.arange(len(dataset.train_labels)),), mesh)
+    compiled = None
+    accuracies = []
+    for seed in range(config.seed, config.seed + config.score.seeds):
+        seeded = configuration.with_seed(config, seed)
+        net, variables = train.build(seeded, genotype, dataset, dtype)
+        init, step = train.train_step(net, settings, plan)
+        running = loop.start(init(variables), step, data, plan, dtype, mesh)
+        if compiled is None:  # one program for all seeds
+            compiled = jax.jit(
+                lambda running, data, seed, step=step: loop.make_chunk(
+                    step, plan, seed, settings.augment, dtype, mesh
+                )(running, data)[0],
+                donate_argnums=0,
+            )
+        for _ in range(plan.epochs * plan.chunks):
+            running = compiled(running, data, np.uint32(seed))
+        tested = evaluate(
+            net,
+            running.state.variables,
+            dataset.test_images,
+            dataset.test_labels,
+            dataset.mean,
+            dataset.std,
+            batch_size=config.data.batch_size,
+            dtype=dtype,
+        )
+        accuracies.append(tested["accuracy"])
+    return accuracies
+
+
+def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
+    """Measures all primitives in all places; continues an interrupted measurement in the same workdir.
+
+    Writes `measurements.jsonl`, a line for each network, and at the end `scores.json`, which the task
+    `distance` takes as `config.scores`.
+
+    Args:
+        config: see `config.score_config`.
+        dataset: images.
+        workdir: exists.
+        dtype: of the computation.
+
+    Returns:
+        What `scores.json` holds: `scores` and `means` in per cent by primitive, and the protocol.
+
+    Raises:
+        UserError: an unknown primitive, or a workdir with measurements of another config.
+    """
+    names = config.score.primitives or DARTOPTI_PRIMITIVES
+    if unknown := set(names) - set(DARTOPTI_PRIMITIVES):
+        raise UserError(
+            f"config.score.primitives names {', '.join(sorted(unknown))}: there are only "
+            f"{', '.join(DARTOPTI_PRIMITIVES)}."
+        )
+    num_cells = config.train.num_cells
+    protocol = _claim(config, dataset, workdir)
+    path = workdir / "measurements.jsonl"
+    measured = _read(path)
+    todo = [
+        (name, *place)
+        for name in names
+        for place in places(num_cells)
+        if (name, *place) not in measured
+    ]
+    _logger.info(
+        "score_operations: %d networks of %d cells, %d trainings each; %d are measured already",
+        *(len(names) * num_cells * 4, num_cells, config.score.seeds, len(measured)),
+    )
+    begun = time.monotonic()
+    for done, (name, cell, node) in enumerate(todo):
+        genotype = proxy(num_cells, cell, node, name)
+        accuracies = measure(config, genotype, dataset, dtype)
+        measured[name, cell, node] = accuracies
+        line = {"primitive": name, "cell": cell, "node": node, "accuracies": accuracies}
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        jax.clear_caches()  # every network is a program of its own, not used again
+        left = (time.monotonic() - begun) / (done + 1) * (len(todo) - done - 1)
+        _logger.info(
+            "%d/%d: %s into node %d of cell %d: %.2f%% (about %.0f min left)",
+            *(done + 1, len(todo), name, node, cell, 100 * max(accuracies), left / 60),
+        )
+
+    best = {
+        name: [100 * max(measured[name, *place]) for place in places(num_cells)] for name in names
+    }
+    result = {
+        "scores": {name: statistics.median(values) for name, values in best.items()},
+        "means": {name: statistics.fmean(values) for name, values in best.items()},
+        "protocol": protocol,
+    }
+    temporary = workdir / "scores.json.tmp"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(temporary, workdir / "scores.json")
+    print(f"{'primitive':<18} {'median':>7} {'mean':>7}")
+    for name, score in result["scores"].items():
+        print(f"{name:<18} {score:>7.2f} {result['means'][name]:>7.2f}")
+    print(f"written to {workdir / 'scores.json'}")
+    return result
+
+
+def _claim(config, dataset, workdir) -> dict:
+    """Returns what the measurements depend on; refuses a workdir whose measurements have another."""
+    protocol = config.to_dict()
+    del protocol["data"]["data_dir"], protocol["score"]["primitives"]
+    protocol["num_images"] = len(dataset.train_labels)
+    path = workdir / "protocol.json"
+    if path.is_file():
+        differences = configuration.differences(json.loads(path.read_bytes()), protocol)
+        if differences:
+            raise UserError(
+                f"{workdir} holds measurements of another config (there, here): "
+                f"{'; '.join(differences)}. Use another --workdir."
+            )
+    path.write_text(json.dumps(protocol, indent=2) + "\n")
+    return protocol
+
+
+def _read(path: Path) -> dict[tuple[str, int, int], list[float]]:
+    """The measurements so far; a last line that a crash has cut is measured again."""
+    measured, whole = {}, []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            measured[row["primitive"], row["cell"], row["node"]] = row["accuracies"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        whole.append(line + "\n")
+    path.write_text("".join(whole))
+    return measured

@@ -161,10 +161,20 @@ def score_config() -> ConfigDict:
     return config.lock()
 
 
+def export_config() -> ConfigDict:
+    """Returns the keys of configs/export.py, locked."""
+    config = ConfigDict()
+    config.task = "export"
+    config.run = ""  # workdir of a trained network
+    config.output = ""  # the folder to write
+    return config.lock()
+
+
 _TASKS = {
     **dict.fromkeys(("pipeline", "search", "train", "evaluate"), default_config),
     "distance": distance_config,
     "import": import_config,
+    "export": export_config,
     "score_operations": score_config,
 }
 

@@ -218,8 +218,7 @@ _TOO_LARGE = 1e100  # far above any score; the sum of such stays finite
 def _edges(genotype: Genotype, names: tuple[str, ...]) -> np.ndarray:
     """The set of primitives on every edge, int64 [cells, edges]."""
     bits = _bits(names)
-    last_node = max([*genotype.concat, *(node for cell in genotype.genes for _, node, _ in cell)])
-    genes = [[0] * num_edges(last_node - 1) for _ in genotype.genes]
+    genes = [[0] * num_edges(genotype.num_nodes) for _ in genotype.genes]
     for gene, cell in zip(genes, genotype.genes):
         for primitive, node, source in cell:
             gene[edge_index(source, node)] |= _bit(primitive, bits)

@@ -78,7 +78,7 @@ class Genotype:
     def num_nodes(self) -> int:
         """Number of intermediate nodes of a cell, up to the last that is named anywhere."""
         nodes = (node for cell in self.genes for _, node, _ in cell)
-        return max(*nodes, *self.concat) - 1
+        return max([*nodes, *self.concat]) - 1
 
     @property
     def num_cells(self) -> int:

@@ -13,6 +13,7 @@ from ddarts_jax.genotype import (
     Genotype,
     edge_index,
     edges,
+    encode,
     existing_nodes,
     expand,
     num_edges,
@@ -99,6 +100,66 @@ def brute_force(p, names, method, threshold):
             entries += [(name, node, source) for _, name, source in sorted(kept)]
         genes.append(tuple(entries))
     return tuple(genes)
+
+
+@st.composite
+def encodable(draw):
+    """Any genotype of known primitives that concatenates all its nodes."""
+    genotype = draw(genotypes())
+    known = [[entry for entry in cell if entry[0] in NAMES] for cell in genotype.genes]
+    nodes = range(2, genotype.num_nodes + 2)
+    return dataclasses.replace(genotype, genes=known, concat=nodes)
+
+
+@given(encodable(), st.floats(0.1, 8), st.floats(0.01, 0.99))
+@settings(deadline=None)
+def test_parse_is_the_inverse_of_encode(genotype, strength, share):
+    """Any threshold between the probabilities of absent and present primitives gives it back."""
+    alphas = encode(genotype, NAMES, strength)
+    assert alphas.dtype == np.float32
+    assert alphas.shape == (len(genotype.genes), num_edges(genotype.num_nodes), len(NAMES))
+    probabilities = 1 / (1 + np.exp(-alphas.astype(np.float64)))
+    low, high = 1 / (1 + np.exp(strength)), 1 / (1 + np.exp(-strength))
+    threshold = low + share * (high - low)
+    parsed = parse(
+        probabilities, NAMES, "complete", threshold, genotype.reductions, genotype.seq
+    )
+    assert parsed == genotype
+
+
+def test_encode_by_hand():
+    """One edge of one primitive is where the edge order says."""
+    alphas = encode(Genotype([[("conv3", 3, 1)]], (), (2, 3)), NAMES, 2.0)
+    expected = np.full((1, 5, 4), -2, np.float32)
+    expected[0, 3, 2] = 2
+    np.testing.assert_array_equal(alphas, expected)
+
+
+def test_encode_names_what_the_space_does_not_have():
+    """The message names the cell, the primitive and the candidates."""
+    with pytest.raises(UserError, match=r"Cell 1 .*'conv9'.*pool, skip, conv3, conv5"):
+        encode(Genotype([[], [("conv9", 2, 1)]], (), (2,)), NAMES, 2.0)
+
+
+def test_equal_whatever_the_order_of_a_nodes_inputs():
+    """A sum does not depend on the order; anything else makes another genotype."""
+    cell = (("skip", 2, 1), ("pool", 2, 0), ("pool", 3, 2))
+    one = Genotype([cell], (), (2, 3))
+    same = Genotype([cell[::-1]], (), (2, 3))
+    assert one == same and hash(one) == hash(same)
+    assert same.genes[0][0] == ("pool", 2, 0), "the order is kept"
+    assert one != Genotype([cell[:2]], (), (2, 3))
+    assert one != Genotype([cell], (0,), (2, 3))
+    assert one != Genotype([cell], (), (3,))
+    assert one != Genotype([cell], (), (2, 3), seq=(0, 0))
+    assert one != "genotype"
+
+
+def test_num_nodes():
+    """The last node that an entry or the concatenation names; also of empty cells."""
+    assert Genotype([[]], [], [2]).num_nodes == 1
+    assert Genotype([[("skip", 4, 1)], []], [], [2]).num_nodes == 3
+    assert Genotype([[("skip", 4, 1)]], [], [2, 6]).num_nodes == 5
 
 
 @given(probabilities(), st.sampled_from(("sparse", "edge", "complete", "darts")), st.booleans())

@@ -73,7 +73,7 @@ class _Run:
         self.running = loop.start(state, step, self.data, plan, "float32", mesh)
         self.chunk = loop.make_chunk(step, plan, seed, settings, "float32", mesh)
 
-    def __call__(self, workdir, kill_after=None):
+    def __call__(self, workdir, kill_after=None, stop=lambda epoch: None):
         """Runs in `workdir`; gets SIGTERM when the checkpoint of step `kill_after` is saved."""
 
         class Killing(Checkpoints):
@@ -98,6 +98,7 @@ class _Run:
                     writer,
                     0.0,
                     end_epoch,
+                    stop,
                 )
         finally:
             writer.close()
@@ -217,6 +218,30 @@ def test_a_finished_run_is_not_repeated(tmp_path, unbroken):
     again.chunk = None
     _assert_same(jax.device_get(again(tmp_path)), unbroken[0])
     assert _metrics(tmp_path) == unbroken[1]
+
+
+def test_a_run_that_stops_early_stays_stopped(tmp_path, unbroken, caplog):
+    """It ends after the epoch that says so, with the reason; the same command does not go on."""
+
+    def stop(epoch):
+        return "enough" if epoch == 2 else None
+
+    with caplog.at_level(logging.INFO, "ddarts_jax"):
+        state = jax.device_get(_Run()(tmp_path, stop=stop))
+    assert state.step == 2 * _PLAN.epoch and "search: enough" in caplog.text
+    assert _metrics(tmp_path) == unbroken[1][:2]
+    again = _Run()
+    again.chunk = None  # nothing is compiled
+    _assert_same(jax.device_get(again(tmp_path, stop=stop)), state)
+
+
+def test_a_run_killed_before_it_stops_early_ends_alike(tmp_path):
+    """The reason is asked for again after a restart at the end of the epoch."""
+    with pytest.raises(loop.Stopped):
+        _Run()(tmp_path, kill_after=_PLAN.epoch, stop=lambda epoch: None)
+    again = _Run()
+    again.chunk = None
+    assert again(tmp_path, stop=lambda epoch: "enough").step == _PLAN.epoch
 
 
 def test_a_corrupt_newest_checkpoint_is_named_and_the_one_before_used(tmp_path, unbroken, caplog):

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ddarts_jax.config import default_config
+from ddarts_jax.errors import UserError
 from ddarts_jax.optim import (
     alphas_learning_rates,
     alphas_optimizer,
@@ -111,6 +112,13 @@ def alphas_settings(rates=(), weight_decay=1e-3):
     settings.cell_learning_rates = rates
     settings.weight_decay = weight_decay
     return settings
+
+
+def test_rates_for_another_number_of_cells_are_refused():
+    """The message names the key, how many rates there are and how many distinct cells."""
+    optimizer = alphas_optimizer(alphas_settings((0.1,) * 3), STEPS)
+    with pytest.raises(UserError, match=r"cell_learning_rates has 3 rates.*4 distinct cells"):
+        optimizer.init(jnp.zeros((4, 5, 7)))
 
 
 @pytest.mark.parametrize("rates", [(), (3e-3, 0.0, 1e-2, 1)])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ddarts_jax import data, losses, optim, search, supernet
+from ddarts_jax import architect, data, losses, optim, search, supernet
+from ddarts_jax.contributions import Contributions
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.supernet import Variables
 
@@ -181,3 +182,94 @@ def test_derive_keeps_the_primitives_of_high_probability(tiny_search, tmp_path):
         assert cell == tuple((net.primitives[p], 2, edge) for edge, p in enumerate(primitives))
     genotype.save(tmp_path / "genotype.json")
     assert Genotype.load(tmp_path / "genotype.json") == genotype
+
+
+# DARTOpti: the search from a network.
+
+# One cell that stands twice, first as a reduction cell.
+_START = Genotype(
+    [[("max_pool_3x3", 2, 0), ("skip_connect", 2, 1)]], reductions=(0,), concat=(2,), seq=(0, 0)
+)
+
+
+@pytest.fixture(scope="module")
+def started(dataset):
+    """The step of a search from `_START` whose alphas are fixed for 2 steps, compiled, and a state."""
+    config = tiny.config("")
+    net, variables, alphas = search.build(config, dataset, "float32", _START)
+    init, step = search.search_step(net, config.search, 4, fixed_steps=2)
+    state = init(variables, alphas)
+    images = (dataset.train_images[:16] / np.float32(255)).reshape(2, 8, 8, 8, 1)
+    batches = list(zip(images, dataset.train_labels[:16].reshape(2, 8)))
+    compiled = step.lower(state, jax.random.key(0), *batches).compile(
+        {"xla_backend_optimization_level": 0}
+    )
+    return net, state, lambda state: compiled(state, jax.random.key(0), *batches)
+
+
+def test_the_supernet_has_the_cells_of_its_start(started):
+    """Sequence, reductions and nodes are the start's; alphas say it, copies have own weights."""
+    net, state, _ = started
+    assert (net.seq, net.reductions, net.num_nodes) == ((0, 0), (0,), 1)
+    settings = tiny.config("").parse
+    settings.method = "complete"
+    assert search.derive(state.alphas, net, settings) == _START
+    assert set(np.unique(state.alphas)) == {-2.0, 2.0}
+    first, second = state.variables.weights["cells"]
+    assert second["preprocess0"].keys() != first["preprocess0"].keys()
+
+
+def test_alphas_stand_still_while_the_weights_settle(started):
+    """In the fixed steps nothing of the alphas moves, then they take Adam's first step whole."""
+    _, start, step = started
+    state, measured = step(start)
+    assert np.isfinite(measured["marginal_contribution"]).all()
+    state, _ = step(state)
+    assert _same(state.alphas, start.alphas)
+    assert _same(state.alphas_optimizer, start.alphas_optimizer)
+    assert not _same(state.variables.weights, start.variables.weights)
+    state, _ = step(state)
+    np.testing.assert_allclose(np.abs(state.alphas - start.alphas), 3e-3, rtol=0.02)
+
+
+def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
+    """Its contribution is the mean: L_AB is 0 and moves nothing; M is that of all its copies."""
+    _, state, step = started
+    labels = dataset.train_labels[8:16]  # of the architecture batch
+    _, measured = step(state)
+    np.testing.assert_array_equal(measured["loss_ablation"], [0.0])
+    gradient = jnp.linspace(-1, 1, state.alphas.size).reshape(state.alphas.shape)
+    # The network without its only cell does not see the alphas: h is 0.
+    made_up = Contributions(0.5, jnp.array([0.8]), gradient, 0 * gradient, 0.9)
+    np.testing.assert_allclose(
+        architect.total_gradient(made_up, state.alphas, 100.0, 0.0),
+        architect.total_gradient(made_up, state.alphas, 0.0, 0.0),
+        rtol=1e-5,
+    )
+    # Without any cell the features are 0 and the logits the classifier's bias.
+    bias = np.tile(state.variables.weights["head"]["classifier"]["bias"], (8, 1))
+    alone = losses.cross_entropy(jnp.asarray(bias), labels)
+    np.testing.assert_allclose(
+        measured["marginal_contribution"], [measured["loss"] - alone], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("distances", "expected"),
+    [
+        ([0, 1, 2, 3, 3, 3, 3], True),
+        ([0, 1, 2, 3, 3, 3], False),  # the change into epoch 4 comes too early to count
+        ([3] * 6, False),
+        ([3] * 7, True),
+        ([3, 3, 3, 3, 3, 3, 3.0011], False),
+        ([3, 3, 3, 3, 3.001, 3, 3.001], True),
+        ([], False),
+    ],
+)
+def test_the_search_ends_when_the_distance_is_stable(distances, expected):
+    """Three changes within a thousandth, the first from epoch 4 to 5."""
+    settings = tiny.config("").search.stop
+    settings.patience, settings.from_epoch = 3, 4
+    assert search.is_stable(distances, settings) == expected
+    settings.patience = 0
+    assert not search.is_stable(distances, settings)

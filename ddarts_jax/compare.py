@@ -98,4 +98,6 @@ def _write_csv(path: Path, names: list[str], matrix: np.ndarray) -> None:
     with open(path, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["", *names])
-        rows.writerows([name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, matrix))
+        rows.writerows(
+            [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, matrix)
+        )

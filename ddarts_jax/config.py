@@ -140,7 +140,9 @@ def import_config() -> ConfigDict:
     config = ConfigDict()
     config.task = "import"
     config.genotype = ""  # the authors' genotype text
-    config.checkpoint = ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
+    config.checkpoint = (
+        ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
+    )
     return config.lock()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax import network, supernet
@@ -166,7 +167,7 @@ class Imported(NamedTuple):
 
     Attributes:
         net: structure, of a derived network or of a search supernet.
-        variables: of `net`; NumPy arrays, float64 where the file has float64, otherwise float32.
+        variables: of `net`; float32, or float64 where the file has that and JAX is set to it.
         channels: of a cell's nodes before the first reduction.
         num_classes: logits.
         image_channels: channels of the input images.
@@ -255,8 +256,8 @@ def _load(tensors, genotype, primitives) -> Imported:
         names = _torch_names(parts, reductions, genotype, net)
         used.extend(names)
         if "mixed" not in parts:
-            return _tensor(tensors, names[0], zeros.shape)
-        return np.stack([_tensor(tensors, name, zeros.shape[1:]) for name in names])
+            return jnp.asarray(_tensor(tensors, names[0], zeros.shape))
+        return jnp.asarray(np.stack([_tensor(tensors, name, zeros.shape[1:]) for name in names]))
 
     variables = Variables(*(jax.tree_util.tree_map_with_path(load, tree) for tree in zeros))
     unused = tuple(sorted(set(tensors) - set(used)))
@@ -297,7 +298,7 @@ def run(config, workdir: Path) -> dict:
             "auxiliary": imported.auxiliary,
             "params": sum(leaf.size for leaf in jax.tree.leaves(counted)),
             "used": len(imported.used),
-            "unused": imported.unused,
+            "unused": list(imported.unused),
         }
         overrides |= {
             "task": "evaluate",

@@ -121,9 +121,7 @@ def test_parse_is_the_inverse_of_encode(genotype, strength, share):
     probabilities = 1 / (1 + np.exp(-alphas.astype(np.float64)))
     low, high = 1 / (1 + np.exp(strength)), 1 / (1 + np.exp(-strength))
     threshold = low + share * (high - low)
-    parsed = parse(
-        probabilities, NAMES, "complete", threshold, genotype.reductions, genotype.seq
-    )
+    parsed = parse(probabilities, NAMES, "complete", threshold, genotype.reductions, genotype.seq)
     assert parsed == genotype
 
 

@@ -402,8 +402,9 @@ def assert_holds(imported, authors):
 def test_derived_network_holds_every_tensor(tmp_path, auxiliary, dtype):
     """All 12 primitives, several on an edge, a node that does not exist, the auxiliary head."""
     authors = derived(auxiliary, dtype)
-    imported = load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
-    assert_holds(imported, authors)
+    with jax.enable_x64(dtype == np.float64):
+        imported = load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
+        assert_holds(imported, authors)
     assert imported.auxiliary is auxiliary
     unused = [name for name in imported.unused if not name.endswith("num_batches_tracked")]
     assert {re.match(r"cells\.\d\._ops\.6\.5\.[01]\.op\.", name) is None for name in unused} == {
@@ -425,14 +426,12 @@ def test_supernet_holds_every_tensor(tmp_path):
 
 
 def test_supernet_shares_alphas_as_its_genotype(tmp_path):
-    """A genotype gives `seq`, and another order of the candidates takes their weights along."""
+    """A genotype gives `seq`; candidates in another order do not fit its weights."""
     path = searched().save(tmp_path / "x.npz")
     shared = Genotype([GENES[0], GENES[1]], (1, 2), (2, 3), seq=(0, 1, 1))
     assert load_torch(path, shared).net.alphas_shape == (2, 5, 12)
-    swapped = list(DARTOPTI_PRIMITIVES)
-    swapped[5], swapped[9] = swapped[9], swapped[5]
-    with pytest.raises(UserError, match=r"cells\.0\._ops\.0\._ops\.9\.op\.1\.weight"):
-        load_torch(path, shared, primitives=tuple(swapped))
+    with pytest.raises(UserError, match=r"cells\.0\._ops\.0\._ops\.\d\.op"):
+        load_torch(path, shared, primitives=DARTOPTI_PRIMITIVES[::-1])
 
 
 def test_extra_tensors_are_named(tmp_path):

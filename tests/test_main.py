@@ -133,6 +133,42 @@ def test_metrics_hold_what_is_promised(unbroken):
     assert rates == sorted(rates, reverse=True) and 0.001 < rates[-1] < rates[0] < 0.005
 
 
+def test_a_search_from_a_network(place, tmp_path, capsys):
+    """Its sequence of cells is kept, alphas stand still at first, and the distance is reported."""
+    start = Genotype(
+        [[("skip_connect", 2, 1), ("max_pool_3x3", 2, 0)]], reductions=(1,), concat=(2,), seq=(0, 0)
+    )
+    start.save(tmp_path / "start.json")
+    overrides = [
+        "--config.task=search",
+        f"--config.search.start.genotype={tmp_path / 'start.json'}",
+        "--config.search.start.epochs=2",
+        "--config.search.stop.from_epoch=1",
+        "--config.search.stop.patience=2",
+        "--config.search.stop.tolerance=1.0",  # any change counts as none
+    ]
+    assert _main(place, tmp_path / "run", *overrides) == 0
+    records = _metrics(tmp_path / "run")
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5], "2 fixed, 3 till stable"
+    distances = [record["distance_to_start"] for record in records]
+    assert distances[:2] == [0, 0]
+    assert records[0]["learning_rate_alphas"] == records[1]["learning_rate_alphas"]
+    assert Genotype.load(tmp_path / "run" / "start_genotype.json").seq == (0, 0)
+    assert Genotype.load(tmp_path / "run" / "genotype.json").seq == (0, 0)
+    summary = _summary(tmp_path / "run")
+    assert summary["from_start"]["distance"] == distances[-1]
+    assert (tmp_path / "run" / "distance.svg").stat().st_size
+    output = capsys.readouterr().out
+    assert f"distance to {tmp_path / 'start.json'}: {distances[-1]:.4f}" in output
+
+    # The same command finds it finished; another start is another search.
+    assert _main(place, tmp_path / "run", *overrides) == 0
+    assert _metrics(tmp_path / "run") == records
+    Genotype(start.genes, (0,), (2,), (0, 0)).save(tmp_path / "start.json")
+    assert _main(place, tmp_path / "run", *overrides) == 2
+    assert "start" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_evaluate_repeats_the_accuracy(place, unbroken):
     """Task 'evaluate' in the workdir of a run finds the accuracy that the run found."""
     workdir, _ = unbroken

@@ -2,11 +2,11 @@
 
     python -m ddarts_jax.main --config configs/digits_resnet18.py
 
-4 cells that share one architecture, 12 primitives on 14 edges; pre-training with alphas fixed, search until
-the distance to ResNet18 is stable, training and evaluation.
+4 cells that share one architecture, 12 primitives on 14 edges; pre-training with alphas fixed, search
+until the distance to ResNet18 is stable, training and evaluation.
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.config import default_config, without_augmentation
 
 
 def get_config():
@@ -25,15 +25,12 @@ def get_config():
     config.search.weights.final_learning_rate = 0.01
     config.search.alphas.learning_rate = 0.05
     config.search.alphas.final_learning_rate = 0.02
-    config.search.augment.crop_padding = 0
-    config.search.augment.flip = False
+    without_augmentation(config.search.augment)
 
     config.train.epochs = 14
     config.train.channels = 16
     config.train.learning_rate = 0.1
     config.train.drop_path = 0.0
     config.train.auxiliary_weight = 0.0
-    config.train.augment.crop_padding = 0
-    config.train.augment.flip = False
-    config.train.augment.cutout = 0
+    without_augmentation(config.train.augment)
     return config

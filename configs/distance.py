@@ -1,7 +1,7 @@
-"""The distance of two networks, cell by cell; of more, the matrix as CSV and a heatmap.
+r"""The distance of two networks, cell by cell; of more, the matrix as CSV and a heatmap.
 
     python -m ddarts_jax.main --config configs/distance.py --config.a=ResNet18 --config.b=ResNet50
-    python -m ddarts_jax.main --config configs/distance.py \\
+    python -m ddarts_jax.main --config configs/distance.py \
         --config.networks="('authors/ResNet18', 'authors/ResNet50', 'runs/x/genotype.json')"
 
 A network is a genotype.json, a file of the authors' genotype text, or a handcrafted network's name

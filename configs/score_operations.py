@@ -7,7 +7,7 @@ the handwritten digits on 2 CPU cores. On a GPU and CIFAR: `--config.train.chann
 --config.data.name=cifar10`.
 """
 
-from ddarts_jax.config import score_config
+from ddarts_jax.config import score_config, without_augmentation
 
 
 def get_config():
@@ -17,7 +17,5 @@ def get_config():
     config.train.channels = 4
     config.train.epochs = 4
     config.train.learning_rate = 0.1
-    config.train.augment.crop_padding = 0
-    config.train.augment.flip = False
-    config.train.augment.cutout = 0
+    without_augmentation(config.train.augment)
     return config

@@ -3,9 +3,9 @@
 Random crop, flip and cutout, as `augment` composes them, are those of CIFAR; random resized crop
 and colour jitter are ImageNet's.
 
-The order of `augment` is that of DARTS: crop and flip act on the raw image (so a crop's border is
-black), then it is normalised, then cutout erases to 0, the mean colour. Every image draws its own;
-a part that is switched off draws nothing, and does not change the draws of the others.
+The order of `augment` is that of DARTS and AutoAugment: crop and flip act on the raw image (so a
+crop's border is black), then it is normalised, then cutout erases to 0, the mean colour. Every image
+draws its own; a part that is switched off draws nothing, and does not change the draws of the others.
 """
 
 import math
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from ddarts_jax.autoaugment import autoaugment
+
 _TRIES = 10  # boxes drawn for a random resized crop until one fits, as in torchvision
 
 
@@ -22,7 +24,7 @@ def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLi
     """Computes (images / 255 - mean) / std in float32.
 
     Args:
-        images: uint8 [B, H, W, C].
+        images: [B, H, W, C], from 0 to 255, uint8 or floating.
         mean: [C], in units of [0, 1].
         std: [C], likewise, not 0.
         dtype: Of the result.
@@ -43,9 +45,12 @@ def augment(
     crop_padding: int,
     flip: bool,
     cutout: int,
+    resized_crop: float = 0.0,
+    auto_augment: str = "",
+    color_jitter: float = 0.0,
     dtype: DTypeLike,
 ) -> jax.Array:
-    """Crops, flips, normalises and cuts out, as DARTS trains on CIFAR.
+    """Crops, flips, normalises and cuts out, as DARTS trains on CIFAR; what is switched off is not done.
 
     Args:
         key: The only source of randomness.
@@ -55,15 +60,31 @@ def augment(
         crop_padding: Pixels of zeros around an image before its crop to H x W; 0: no crop.
         flip: Whether to mirror half of the images left to right.
         cutout: Pixels a side of the erased square; 0: none.
+        resized_crop: Smallest share of the area that `random_resized_crop` takes; 0: none.
+        auto_augment: Policy of `autoaugment`, "cifar10" or "imagenet"; empty: none. Needs RGB.
+        color_jitter: Strength of each of `jitter_colors`' three parts; 0: none. Needs RGB.
         dtype: Of the result.
 
     Returns:
         dtype [B, H, W, C].
+
+    Raises:
+        UserError: The images are not RGB where that is needed.
     """
+    if resized_crop:
+        side = images.shape[1]
+        scale = (resized_crop, 1.0)
+        images = random_resized_crop(jax.random.fold_in(key, 3), images, side, scale)
+    if auto_augment:  # before the crop, whose black border would move with the image
+        images = autoaugment(jax.random.fold_in(key, 4), images, auto_augment)
     if crop_padding:
         images = random_crop(jax.random.fold_in(key, 0), images, crop_padding)
     if flip:
         images = random_flip(jax.random.fold_in(key, 1), images)
+    if color_jitter:
+        strengths = (color_jitter,) * 3
+        jittered = jitter_colors(jax.random.fold_in(key, 5), images / jnp.float32(255), *strengths)
+        images = 255 * jittered
     images = normalize(images, mean, std, dtype)
     if cutout:
         images = random_cutout(jax.random.fold_in(key, 2), images, cutout)
@@ -207,7 +228,7 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
     return result.astype(images.dtype)
 
 
-def color_jitter(
+def jitter_colors(
     key: jax.Array, images: jax.Array, brightness: float, contrast: float, saturation: float
 ) -> jax.Array:
     """Changes brightness, then contrast, then saturation, each by a random factor.

@@ -108,11 +108,19 @@ def default_config() -> ConfigDict:
     config.train.drop_path = 0.2  # probability at the last epoch, rising linearly from 0
     config.train.auxiliary_weight = 0.4  # of the auxiliary head's loss; 0: no such head
     config.train.label_smoothing = 0.0
+    config.train.warmup_epochs = 0  # in which the learning rate rises linearly from 0
+    config.train.average = (
+        0.0  # decay a step of the weights' moving average, which is evaluated; 0: off
+    )
+    config.train.accumulate = 1  # parts of a batch whose gradients are added up: less memory
 
     config.train.augment = ConfigDict()
     config.train.augment.crop_padding = 4
     config.train.augment.flip = True
     config.train.augment.cutout = 16
+    config.train.augment.resized_crop = 0.0  # least share of the area of a random crop; 0: none
+    config.train.augment.auto_augment = ""  # policy 'cifar10' or 'imagenet' of AutoAugment
+    config.train.augment.color_jitter = 0.0  # of brightness, contrast and saturation
 
     config.chunk_steps = 50  # training steps in one compiled scan
     config.checkpoint = ConfigDict()
@@ -183,6 +191,7 @@ _TASKS = {
 _CHOICES = {
     "search.space": ("darts", "dartopti"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
+    "train.augment.auto_augment": ("", "cifar10", "imagenet"),
     "search.ablation.gradient": ("full", "none"),
     "search.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts"),
@@ -210,7 +219,10 @@ _RANGES = {
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     "search.ablation.weight": _NOT_NEGATIVE,
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
-    "threshold": _FRACTION,
+    "average": _BELOW_ONE,
+    "accumulate": _POSITIVE,
+    **dict.fromkeys(("warmup_epochs", "color_jitter"), _NOT_NEGATIVE),
+    **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
 }
 
 
@@ -235,6 +247,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
         )
+
+
+def without_augmentation(section: ConfigDict) -> None:
+    """Switches all of an `augment` section off: small or upright images are best left alone."""
+    for key, value in section.items():
+        section[key] = type(value)()
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:

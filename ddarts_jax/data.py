@@ -2,7 +2,8 @@
 
 `config.data.name` is one of
     digits          scikit-learn's 1,797 handwritten digits, 8x8, grey; they come with the package
-    folder:PATH     one folder of images a class; or such folders below PATH/train and PATH/test
+    folder:PATH     one folder of images a class; or such folders below PATH/train and PATH/test (or
+                    PATH/val; PATH/train alone loses its test split as other data without one do)
     npz:PATH        arrays `images`, `labels`, perhaps `test_images`, `test_labels`, `class_names`
     any other name  a TensorFlow Datasets (TFDS) image classification set, prepared as ArrayRecord
 """
@@ -13,7 +14,7 @@ import functools
 import io
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -29,7 +30,8 @@ _T = TypeVar("_T")
 # which the search space was made for.
 _MIXED_FOLDER_SIZE = 32
 # The split into train and test does not depend on `config.seed`, so that accuracies compare.
-_HOLD_OUT_SEED = 0
+HOLD_OUT_SEED = 0
+_TEST_FOLDERS = ("test", "val")  # the first that is there
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden on Windows without a leading dot
 _16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_MODES = ("1", "L", "LA", "F", *_16_BIT_MODES)
@@ -116,17 +118,24 @@ def load(data: Any) -> Dataset:
             f"{missing.size} of them ({names}); every class needs at least one."
         )
     if test is None:
-        train, test = _hold_out(train, class_names, data.test_fraction)
+        train, test = (
+            _selected(train, part)
+            for part in hold_out(train.labels, class_names, data.test_fraction)
+        )
     else:
         test = _checked(test, class_names, f"the test split of {data.name!r}")
     if data.images_per_class:
-        train, test = (_at_most(split, data.images_per_class) for split in (train, test))
+        train, test = (
+            _selected(split, at_most(split.labels, data.images_per_class))
+            for split in (train, test)
+        )
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UserError(
             f"{data.name!r} has training images of shape {train.images.shape[1:]} but test images "
             f"of shape {test.images.shape[1:]}; give both the same."
         )
-    mean, std = _mean_std(train.images)
+    # Some images at a time: the statistics need copies.
+    mean, std = mean_std(np.array_split(train.images, -(-len(train.images) // 1000)))
     return Dataset(
         name=data.name,
         train_images=train.images,
@@ -171,40 +180,67 @@ def _split_by_class(
     return first.astype(np.int32), second.astype(np.int32)
 
 
-def _hold_out(
-    split: _Split, class_names: tuple[str, ...], test_fraction: float
-) -> tuple[_Split, _Split]:
-    """Takes `test_fraction` of each class, at least one image and never all, as the test split."""
-    if not 0 < test_fraction < 1:
-        raise UserError(
-            "The data have no test split, so data.test_fraction must lie between 0 and 1 "
-            f"(both excluded), not {test_fraction}."
-        )
-    sizes = np.bincount(split.labels)
+def hold_out(
+    labels: np.ndarray, class_names: Sequence[str], test_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes `test_fraction` of each class, at least one image and never all, as the test split.
+
+    Args:
+        labels: integers [n], every class at least once.
+        class_names: One name a class.
+        test_fraction: Between 0 and 1.
+
+    Returns:
+        Indices of the training and of the test images, int32, ascending.
+
+    Raises:
+        UserError: for an impossible fraction, for a class of one image.
+    """
+    check_test_fraction(test_fraction)
+    sizes = np.bincount(labels)
     if sizes.min() < 2:
         raise UserError(
             f"Class {class_names[sizes.argmin()]!r} has only 1 image, too few to hold one out for "
             "the test; add images or bring a test split."
         )
     test_sizes = np.clip(np.round(sizes * test_fraction).astype(int), 1, sizes - 1)
-    train, test = _split_by_class(split.labels, test_sizes, _HOLD_OUT_SEED)
-    return (
-        _Split(split.images[train], split.labels[train]),
-        _Split(split.images[test], split.labels[test]),
-    )
+    return _split_by_class(labels, test_sizes, HOLD_OUT_SEED)
 
 
-def _at_most(split: _Split, images_per_class: int) -> _Split:
-    """Keeps `images_per_class` images of each class, and all of a class that has no more."""
-    surplus = np.maximum(np.bincount(split.labels) - images_per_class, 0)
-    kept, _ = _split_by_class(split.labels, surplus, _HOLD_OUT_SEED)
-    return _Split(split.images[kept], split.labels[kept])
+def check_test_fraction(test_fraction: float) -> None:
+    """Raises UserError unless `test_fraction` leaves images in both splits."""
+    if not 0 < test_fraction < 1:
+        raise UserError(
+            "The data have no test split, so data.test_fraction must lie between 0 and 1 "
+            f"(both excluded), not {test_fraction}."
+        )
+
+
+def at_most(labels: np.ndarray, images_per_class: int) -> np.ndarray:
+    """Chooses `images_per_class` images of each class, and all of a class that has no more.
+
+    Args:
+        labels: integers [n].
+        images_per_class: At least 1.
+
+    Returns:
+        Indices, int32, ascending.
+    """
+    surplus = np.maximum(np.bincount(labels) - images_per_class, 0)
+    return _split_by_class(labels, surplus, HOLD_OUT_SEED)[0]
+
+
+def _selected(split: _Split, indices: np.ndarray) -> _Split:
+    return _Split(split.images[indices], split.labels[indices])
+
+
+def _check_class_count(class_names: Sequence[str], name: str) -> None:
+    if len(class_names) < 2:
+        raise UserError(f"{name!r} needs at least 2 classes, but has {len(class_names)}.")
 
 
 def _checked(split: _Split, class_names: tuple[str, ...], where: str) -> _Split:
     """Makes the labels int32; UserError unless they name classes and the images are square."""
-    if len(class_names) < 2:
-        raise UserError(f"There are {len(class_names)} classes in {where}; at least 2 are needed.")
     if not len(split.labels):
         raise UserError(f"There are no images in {where}.")
     lowest, highest = split.labels.min(), split.labels.max()
@@ -222,13 +258,21 @@ def _checked(split: _Split, class_names: tuple[str, ...], where: str) -> _Split:
     return _Split(split.images, split.labels.astype(np.int32))
 
 
-def _mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel in units of [0, 1], float32 [C]."""
-    # Exact, from histograms of some images at a time: float copies of all would be large.
-    histograms = np.zeros((images.shape[3], 256), np.int64)
-    for block in np.array_split(images, -(-len(images) // 1000)):
-        for channel, histogram in enumerate(histograms):
-            histogram += np.bincount(block[..., channel].ravel(), minlength=256)
+def mean_std(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of the images in all blocks together.
+
+    Exact, from histograms.
+
+    Args:
+        blocks: each uint8 [n, H, W, C], at least one image in all.
+
+    Returns:
+        Both float32 [C], in units of [0, 1]; the deviation of a channel that never changes is 1.
+    """
+    histograms = sum(
+        np.stack([np.bincount(plane.ravel(), minlength=256) for plane in np.moveaxis(block, 3, 0)])
+        for block in blocks
+    )
     values = np.arange(256) / 255
     weights = histograms / histograms[0].sum()
     mean = weights @ values
@@ -254,29 +298,9 @@ def _load_folder(path: str, image_size: int) -> tuple[_Split, _Split | None, tup
 
     With `image_size` 0, images that all have one square size stay as stored, others become 32x32.
     """
-    root = Path(os.path.expanduser(path))
-    if not path or not os.path.isdir(root):
-        raise UserError(f"There is no folder {path!r}; data.name must read folder:PATH.")
-    top = {folder.name for folder in _visible(root) if folder.is_dir()}
-    if {"train", "test"} <= top:
-        if top - {"train", "test"}:
-            logging.warning("Folders besides train and test are ignored in %s.", root)
-        train_files, test_files = _class_files(root / "train"), _class_files(root / "test")
-    else:
-        train_files, test_files = _class_files(root), {}
-    class_names = tuple(sorted(train_files))
-    _check_spellings([*class_names, *test_files])
-    unknown = sorted(set(test_files) - set(train_files))
-    if unknown:
-        raise UserError(f"Class {unknown[0]!r} is in {root / 'test'} but not in {root / 'train'}.")
-
-    files, labels = [], []
-    for class_files in (train_files, test_files):
-        for label, name in enumerate(class_names):
-            files += class_files.get(name, [])
-            labels += [label] * len(class_files.get(name, []))
-    labels = np.array(labels)
-    num_train = sum(map(len, train_files.values()))
+    train, test, class_names = folder_splits(path)
+    splits = [train, test] if test else [train]
+    files = [file for split in splits for file in split.files]
     if not image_size:
         sizes = {_read_file(file, _read_size) for file in files}
         width, height = sizes.pop()
@@ -286,43 +310,135 @@ def _load_folder(path: str, image_size: int) -> tuple[_Split, _Split | None, tup
     read = functools.partial(_read_image, image_size=image_size)
     with ThreadPoolExecutor() as pool:
         images = _stack(list(pool.map(lambda file: _read_file(file, read), files)))
-    train = _Split(images[:num_train], labels[:num_train])
-    test = _Split(images[num_train:], labels[num_train:]) if test_files else None
-    return train, test, class_names
+    num_train = len(train.files)
+    return (
+        _Split(images[:num_train], train.labels),
+        _Split(images[num_train:], test.labels) if test else None,
+        class_names,
+    )
+
+
+class Files(NamedTuple):
+    """The image files of a split.
+
+    Attributes:
+        files: n paths, class by class, each class by name.
+        labels: int32 [n].
+    """
+
+    files: list[Path]
+    labels: np.ndarray
+
+
+def folder_splits(path: str) -> tuple[Files, Files | None, tuple[str, ...]]:
+    """Lists the image files below the folder of folder:PATH by their names; opens none of them.
+
+    A file that is hidden, or whose suffix is not that of an image, is skipped; the log counts them.
+
+    Returns:
+        The training files, the test files (None where there is no test split), the class names.
+
+    Raises:
+        UserError: for a folder that is missing or holds no class, for a class without images or in
+            two spellings, for a class of the test split that is not in the training split.
+    """
+    root = Path(os.path.expanduser(path))
+    if not path or not os.path.isdir(root):
+        raise UserError(f"There is no folder {path!r}; data.name must read folder:PATH.")
+    top = [folder.name for folder in _listed(root) if folder.is_dir()]
+    test_name = next((name for name in _TEST_FOLDERS if name in top), None)
+    if "train" in top and (test_name or len(top) == 1):
+        ignored = sorted({*top} - {"train", test_name})
+        if ignored:
+            logging.warning("Folders ignored in %s: %s.", root, ", ".join(ignored))
+        train_files = _class_files(root / "train")
+        test_files = _class_files(root / test_name) if test_name else {}
+    else:
+        train_files, test_files = _class_files(root), {}
+    class_names = tuple(sorted(train_files))
+    _check_spellings([*class_names, *test_files])
+    _check_class_count(class_names, f"folder:{path}")
+    unknown = sorted(set(test_files) - set(train_files))
+    if unknown:
+        raise UserError(
+            f"Class {unknown[0]!r} is in {root / test_name} but not in {root / 'train'}: no network "
+            "can learn it; add training images or remove it from the test."
+        )
+    untested = sorted(set(train_files) - set(test_files))
+    if test_files and untested:
+        logging.warning(
+            "%d of %d classes have no image in %s (%s): the accuracy says nothing about them.",
+            *(len(untested), len(class_names), root / test_name),
+            ", ".join(map(repr, untested[:5])),
+        )
+
+    def split(class_files: dict[str, list[Path]]) -> Files:
+        counts = [len(class_files.get(name, [])) for name in class_names]
+        return Files(
+            [file for name in class_names for file in class_files.get(name, [])],
+            np.repeat(np.arange(len(class_names), dtype=np.int32), counts),
+        )
+
+    return split(train_files), split(test_files) if test_files else None, class_names
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
     """Lists the image files of every class below a folder.
 
     Raises:
-        UserError: for no class, for a class without files, for a folder inside a class.
+        UserError: for no class, for a class without images, for a folder inside a class.
     """
-    classes = {child.name: _visible(child) for child in _visible(folder) if child.is_dir()}
+    from PIL import Image
+
+    suffixes = {
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
+    }
+    classes, skipped = {}, []
+    for child in _listed(folder):
+        if not child.is_dir():
+            continue
+        files = []
+        for entry in _listed(child):
+            if entry.is_dir():
+                raise UserError(
+                    f"There is a folder {entry.name!r} in {child.path}; a class folder holds "
+                    "images only, and splits need the folders train and test (or val)."
+                )
+            is_image = os.path.splitext(entry.name)[1].lower() in suffixes
+            (files if is_image else skipped).append(Path(entry.path))
+        if not files:
+            raise UserError(
+                f"Class {child.name!r} is empty: there is no image in {child.path}; "
+                "add images (.jpg, .png, ...) or remove the folder."
+            )
+        classes[child.name] = files
     if not classes:
         raise UserError(f"There is no class in {folder}: put the images of a class in a folder.")
-    for name, files in classes.items():
-        if not files:
-            raise UserError(f"Class {name!r} is empty: there is no image in {folder / name}.")
-        inner = [file for file in files if file.is_dir()]
-        if inner:
-            raise UserError(
-                f"There is a folder {inner[0].name!r} in {folder / name}; a class folder holds "
-                "images only, and a test split needs the two folders train and test."
-            )
+    if skipped:
+        logging.warning(
+            "Skipped %d files in %s that are no images by their names, %s first.",
+            *(len(skipped), folder, skipped[0]),
+        )
     return classes
 
 
-def _visible(folder: Path) -> list[Path]:
-    """The sorted content of a folder without hidden files."""
+def _listed(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """The content of a folder, sorted by name, without hidden files.
+
+    Entries know whether they are folders, so a million files are listed without asking for each.
+    """
     try:
-        children = sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return sorted(
+                (
+                    entry
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FILES
+                ),
+                key=lambda entry: entry.name,
+            )
     except OSError as error:
-        raise UserError(f"Cannot list {folder}: {_reason(error)}.") from error
-    return [
-        child
-        for child in children
-        if not child.name.startswith(".") and child.name.lower() not in _SYSTEM_FILES
-    ]
+        raise UserError(f"Cannot list {os.fspath(folder)}: {reason(error)}.") from error
 
 
 def _check_spellings(class_names: Sequence[str]) -> None:
@@ -346,7 +462,7 @@ def _load_npz(path: str, image_size: int) -> tuple[_Split, _Split | None, tuple[
                 raise ValueError("it holds one array, not named arrays")
             arrays = {key: archive[key] for key in keys if key in archive.files}
     except Exception as error:  # A damaged archive makes zipfile and NumPy raise nearly anything.
-        raise UserError(f"Cannot read {path!r} as an npz file: {_reason(error)}.") from error
+        raise UserError(f"Cannot read {path!r} as an npz file: {reason(error)}.") from error
 
     prefixes = ["", "test_"] if {"test_images", "test_labels"} & set(arrays) else [""]
     splits = [_npz_split(arrays, prefix, path, image_size) for prefix in prefixes]
@@ -363,6 +479,7 @@ def _load_npz(path: str, image_size: int) -> tuple[_Split, _Split | None, tuple[
         )
     else:
         class_names = tuple(str(label) for label in range(labels.max() + 1))
+    _check_class_count(class_names, f"npz:{path}")
     return splits[0], splits[1] if len(splits) > 1 else None, class_names
 
 
@@ -397,7 +514,41 @@ def _npz_split(arrays: dict[str, np.ndarray], prefix: str, path: str, image_size
 def _load_tfds(
     name: str, data_dir: str, image_size: int
 ) -> tuple[_Split, _Split | None, tuple[str, ...]]:
-    """Reads a prepared TFDS set; never downloads, never imports TensorFlow."""
+    """Reads a prepared TFDS set."""
+    sources, class_names, repair = tfds_splits(name, data_dir)
+    images, labels, num_train = [], [], 0
+    for part, source in sources.items():
+        try:
+            for example in source:
+                images.append(_read_image(io.BytesIO(example["image"]), image_size))
+                labels.append(example["label"])
+        except Exception as error:  # Readers of damaged files raise nearly anything.
+            raise UserError(
+                f"Cannot read the split {part!r} of {name!r} ({reason(error)}): {repair}."
+            ) from error
+        num_train = num_train or len(images)
+    if len({image.shape[:2] for image in images}) > 1:
+        raise UserError(f"The images of {name!r} differ in size: set data.image_size.")
+    images, labels = _stack(images), np.array(labels)
+    test = _Split(images[num_train:], labels[num_train:]) if len(sources) > 1 else None
+    return _Split(images[:num_train], labels[:num_train]), test, class_names
+
+
+def tfds_splits(name: str, data_dir: str) -> tuple[dict[str, Sequence], tuple[str, ...], str]:
+    """Opens a prepared TFDS set; never downloads, never imports TensorFlow.
+
+    Args:
+        name: of TFDS, perhaps with configuration and version.
+        data_dir: where it is prepared; empty: TFDS's default.
+
+    Returns:
+        The data source of "train" and, if there is one, of "test" or "validation" (ImageNet's test
+        split has no labels, and is passed over), whose items hold `image`, encoded bytes, and
+        `label`; the class names; what to do where reading fails.
+
+    Raises:
+        UserError: for an unknown name, for data not prepared, damaged or not of labelled images.
+    """
     import tensorflow_datasets as tfds
 
     data_dir = os.path.expanduser(data_dir) or None
@@ -410,6 +561,7 @@ def _load_tfds(
         f"prepare it once where TensorFlow is installed, by tensorflow_datasets.builder({name!r}, "
         f"file_format='array_record'{argument}).download_and_prepare()"
     )
+    repair = f"delete {builder.data_dir} and {recipe}"
     if not builder.is_prepared():
         raise UserError(
             f"{name!r} is not prepared in {builder.data_dir}: {recipe}; or set data.data_dir to "
@@ -427,16 +579,16 @@ def _load_tfds(
             f"{name!r} is not for image classification: it needs a split 'train' and the features "
             "'image' (8 or 16 bits) and 'label' (a class)."
         )
-    parts = ["train", *[split for split in ("test", "validation") if split in splits][:1]]
-    images, labels, num_train = [], [], 0
-    for part in parts:
+    sources = {}
+    for part in ("train", "test", "validation"):
+        if part not in splits or len(sources) == 2:
+            continue
         try:
             source = builder.as_data_source(
                 split=part, decoders={"image": tfds.decode.SkipDecoding()}
             )
-            for example in source:
-                images.append(_read_image(io.BytesIO(example["image"]), image_size))
-                labels.append(example["label"])
+            if source[0]["label"] >= 0:
+                sources[part] = source
         except NotImplementedError as error:
             raise UserError(
                 f"{name!r} in {builder.data_dir} is stored as {builder.info.file_format.value}, "
@@ -444,15 +596,12 @@ def _load_tfds(
             ) from error
         except Exception as error:  # Readers of damaged files raise nearly anything.
             raise UserError(
-                f"Cannot read the split {part!r} of {name!r} in {builder.data_dir} "
-                f"({_reason(error)}): {recipe}."
+                f"Cannot open the split {part!r} of {name!r} in {builder.data_dir} "
+                f"({reason(error)}): {repair}."
             ) from error
-        num_train = num_train or len(images)
-    if len({image.shape[:2] for image in images}) > 1:
-        raise UserError(f"The images of {name!r} differ in size: set data.image_size.")
-    images, labels = _stack(images), np.array(labels)
-    test = _Split(images[num_train:], labels[num_train:]) if len(parts) > 1 else None
-    return _Split(images[:num_train], labels[:num_train]), test, tuple(features["label"].names)
+    class_names = tuple(features["label"].names)
+    _check_class_count(class_names, name)
+    return sources, class_names, repair
 
 
 def _unknown_name(name: str, error: Exception) -> str:
@@ -461,7 +610,7 @@ def _unknown_name(name: str, error: Exception) -> str:
 
     known = tfds.list_builders(with_community_datasets=False)
     if name.partition("/")[0].partition(":")[0] in known:
-        return f"TensorFlow Datasets cannot open data.name {name!r}: {_reason(error)}."
+        return f"TensorFlow Datasets cannot open data.name {name!r}: {reason(error)}."
     near = difflib.get_close_matches(name.lower(), ["digits", "folder:", "npz:", *known])
     if os.path.exists(os.path.expanduser(name)):
         near = [("folder:" if os.path.isdir(os.path.expanduser(name)) else "npz:") + name]
@@ -479,7 +628,7 @@ def _read_file(file: Path, read: Callable[[BinaryIO], _T]) -> _T:
             return read(stream)
     except Exception as error:  # Damaged images make Pillow's decoders raise nearly anything.
         raise UserError(
-            f"Cannot read {file} as an image: {_reason(error)}; repair or remove it."
+            f"Cannot read {file} as an image: {reason(error)}; repair or remove it."
         ) from error
 
 
@@ -492,18 +641,31 @@ def _read_size(stream: BinaryIO) -> tuple[int, int]:
 
 
 def _read_image(stream: BinaryIO, image_size: int) -> np.ndarray:
-    """Decodes an image of any mode to uint8 [H, W, 1] if it is grey, else [H, W, 3].
+    """Decodes an image to uint8 [H, W, 1] if it is grey, else [H, W, 3]; see `grey_or_rgb`.
+
+    `image_size` > 0 resizes.
+    """
+    from PIL import Image
+
+    with Image.open(stream) as image:
+        image = grey_or_rgb(image)
+    if image_size:
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def grey_or_rgb(image: Any) -> Any:
+    """Decodes an open Pillow image of any mode, in place, to mode L if it is grey, else to RGB.
 
     16 bits are scaled to 8, transparent parts become white (what they look like on a page), a
     palette or CMYK becomes RGB, the camera's rotation is applied, of an animation the first frame
-    counts. `image_size` > 0 resizes.
+    counts.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(stream) as image:
-        image.load()
-        grey = image.mode in _GREY_MODES
-        image = ImageOps.exif_transpose(image)
+    image.load()
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         image = Image.fromarray(_to_uint8(np.asarray(image), 1))
     elif image.mode in _16_BIT_MODES:
@@ -511,10 +673,7 @@ def _read_image(stream: BinaryIO, image_size: int) -> np.ndarray:
     elif image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = image.convert("L" if grey else "RGB")
-    if image_size:
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:
@@ -547,6 +706,6 @@ def _to_uint8(values: np.ndarray, full_scale: float) -> np.ndarray:
     return np.round(values * np.float32(255 / full_scale)).astype(np.uint8)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an exception, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

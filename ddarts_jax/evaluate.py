@@ -4,10 +4,13 @@ import collections
 import dataclasses
 import functools
 import math
+import statistics
+import time
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
@@ -128,7 +131,7 @@ def evaluate(
     *,
     batch_size: int,
     dtype: DTypeLike,
-) -> dict[str, float | int]:
+) -> dict:
     """Measures a trained network on images, each of which counts exactly once.
 
     Compiles once for a network, a number of images and a batch size. The result does not depend on
@@ -145,10 +148,11 @@ def evaluate(
         dtype: of the computation.
 
     Returns:
-        accuracy (a fraction), loss (mean cross-entropy) and count, the number of images.
+        accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (number of images) and
+        confusion, int32 [classes, classes]: images of each class (row) by answer (column).
     """
     count = len(labels)
-    correct, loss = jax.device_get(
+    confusion, in_top5, loss = jax.device_get(
         _sums(
             network,
             variables,
@@ -160,12 +164,18 @@ def evaluate(
             dtype=dtype,
         )
     )
-    return {"accuracy": float(correct / count), "loss": float(loss / count), "count": count}
+    return {
+        "accuracy": float(np.trace(confusion) / count),
+        "top5_accuracy": float(in_top5 / count),
+        "loss": float(loss / count),
+        "count": count,
+        "confusion": confusion,
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype"))
 def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
-    """Sums over all images: correct answers (int32) and cross-entropy (float32)."""
+    """Sums over all images: confusion [classes, classes], right answers among the best 5, loss."""
     count = len(labels)
     # The last batch is filled up with the last image, which weighs nothing there.
     indices = jnp.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
@@ -175,12 +185,55 @@ def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
         batch, targets = normalize(images[taken], mean, std, dtype), labels[taken]
         logits, _, _ = networks.forward(network, variables, batch, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        hits = jnp.argmax(logits, -1) == targets
-        correct, loss = sums
+        answers = jnp.argmax(logits, -1)
+        own = jnp.take_along_axis(logits, targets[:, None], -1)
+        # Ties, as of logits that are all NaN, count against the network.
+        top5 = jnp.sum(~(logits < own), -1) <= 5
+        confusion, in_top5, loss = sums
         real = indices < count
-        correct += jnp.sum(hits, dtype=correct.dtype, where=real)
+        confusion = confusion.at[targets, answers].add(real.astype(confusion.dtype))
+        in_top5 += jnp.sum(top5 & real, dtype=in_top5.dtype)
         loss += jnp.sum(losses, dtype=loss.dtype, where=real)
-        return (correct, loss), None
+        return (confusion, in_top5, loss), None
 
-    sums, _ = lax.scan(add_batch, (jnp.int32(0), jnp.float32(0)), indices)
+    classes = variables.weights["head"]["classifier"]["bias"].shape[0]
+    zeros = jnp.zeros((classes, classes), jnp.int32), jnp.int32(0), jnp.float32(0)
+    sums, _ = lax.scan(add_batch, zeros, indices)
     return sums
+
+
+def speed(
+    network: Network, variables: Variables, image_shape, batch_sizes, dtype, repeats: int = 20
+) -> list[dict]:
+    """Measures how fast a network answers on the present device, images already there.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        image_shape: (H, W, channels).
+        batch_sizes: to measure.
+        dtype: of the computation.
+        repeats: runs of which the median counts, after one that warms up.
+
+    Returns:
+        For each batch size batch_size, milliseconds (a batch) and images_per_second.
+    """
+    run = jax.jit(lambda variables, x: networks.forward(network, variables, x, train=False)[0])
+    measured = []
+    for batch_size in batch_sizes:
+        images = jnp.zeros((batch_size, *image_shape), dtype)
+        run(variables, images).block_until_ready()
+        seconds = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            run(variables, images).block_until_ready()
+            seconds.append(time.perf_counter() - begun)
+        median = statistics.median(seconds)
+        measured.append(
+            {
+                "batch_size": batch_size,
+                "milliseconds": 1e3 * median,
+                "images_per_second": batch_size / median,
+            }
+        )
+    return measured

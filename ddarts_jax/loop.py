@@ -131,7 +131,7 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
             and augmented, labels [B]), one for each split of the data.
         plan: the schedule.
         seed: root of all randomness.
-        settings: `augment` section of the config: crop_padding, flip, cutout.
+        settings: `augment` section of the config, arguments of `augment.augment`.
         dtype: of the images.
         mesh: over which batches are split.
 
@@ -147,9 +147,7 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
             data.images[indices],
             data.mean,
             data.std,
-            crop_padding=settings.crop_padding,
-            flip=settings.flip,
-            cutout=settings.cutout,
+            **settings,
             dtype=dtype,
         )
         return sharding.split_batch((images, data.labels[indices]), mesh)

@@ -22,14 +22,21 @@ def cosine(first: float, final: float, steps: int) -> optax.Schedule:
     return lambda count: final + fall(count)
 
 
-def weights_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:
+def weights_optimizer(
+    settings: ConfigDict, steps: int, warmup_steps: int = 0
+) -> optax.GradientTransformation:
     """Returns PyTorch's SGD after a clip of the gradient's global norm, with a cosine schedule.
 
     Args:
       settings: `config.search.weights` or `config.train`: learning_rate, final_learning_rate,
         momentum, weight_decay (L2, added to the clipped gradient), clip.
       steps: number of updates over which the learning rate falls.
+      warmup_steps: the first of them, in which it rises linearly from 0 instead.
     """
+    schedule = cosine(settings.learning_rate, settings.final_learning_rate, steps - warmup_steps)
+    if warmup_steps:
+        rise = optax.linear_schedule(0.0, settings.learning_rate, warmup_steps)
+        schedule = optax.join_schedules([rise, schedule], [warmup_steps])
 
     @optax.inject_hyperparams
     def sgd(learning_rate: jax.Array) -> optax.GradientTransformation:
@@ -40,7 +47,7 @@ def weights_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfo
             optax.scale_by_learning_rate(learning_rate),
         )
 
-    return sgd(cosine(settings.learning_rate, settings.final_learning_rate, steps))
+    return sgd(schedule)
 
 
 def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from ddarts_jax import loop, network, optim, sharding
 from ddarts_jax.data import Dataset
@@ -31,11 +32,18 @@ class TrainState(NamedTuple):
         step: int32 scalar, steps done.
         variables: the network's weights and BatchNorm statistics.
         optimizer: SGD's state.
+        average: moving average of `variables`; empty without `train.average`.
     """
 
     step: jax.Array
     variables: Variables
     optimizer: optax.OptState
+    average: Variables | tuple[()]
+
+    @property
+    def evaluated(self) -> Variables:
+        """What is evaluated and kept as the result."""
+        return self.average or self.variables
 
 
 def train_step(net: Network, settings, plan: loop.Schedule):
@@ -50,47 +58,66 @@ def train_step(net: Network, settings, plan: loop.Schedule):
         `init(variables) -> TrainState` and `step(state, key, batch) -> (state, metrics)`, where a
         batch is (images [B, H, W, C], labels [B]) and metrics are scalars.
     """
-    optimizer = optim.weights_optimizer(settings, plan.total)
+    warmup_steps = settings.warmup_epochs * plan.epoch
+    optimizer = optim.weights_optimizer(settings, plan.total, warmup_steps)
+    parts = settings.accumulate
 
     def init(variables):
-        return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
+        average = variables if settings.average else ()
+        optimizer_state = optimizer.init(variables.weights)
+        return TrainState(jnp.zeros((), jnp.int32), variables, optimizer_state, average)
+
+    def loss_of(weights, statistics, key, images, labels, drop_path):
+        logits, auxiliary, statistics = network.forward(
+            net,
+            Variables(weights, statistics),
+            images,
+            True,
+            drop_path=drop_path,
+            key=key if settings.drop_path else None,
+        )
+        loss = cross_entropy(logits, labels, settings.label_smoothing)
+        if auxiliary is not None:
+            loss += settings.auxiliary_weight * cross_entropy(
+                auxiliary, labels, settings.label_smoothing
+            )
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        return loss, (statistics, accuracy)
 
     def step(state: TrainState, key, batch):
-        images, labels = batch
         drop_path = settings.drop_path * (state.step // plan.epoch) / plan.epochs
+        weights = state.variables.weights
 
-        def loss_of(weights):
-            variables = Variables(weights, state.variables.statistics)
-            logits, auxiliary, statistics = network.forward(
-                net,
-                variables,
-                images,
-                True,
-                drop_path=drop_path,
-                key=key if settings.drop_path else None,
+        def add_part(statistics, part):
+            (loss, (statistics, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+                weights, statistics, *part, drop_path
             )
-            loss = cross_entropy(logits, labels, settings.label_smoothing)
-            if auxiliary is not None:
-                loss += settings.auxiliary_weight * cross_entropy(
-                    auxiliary, labels, settings.label_smoothing
-                )
-            accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
-            return loss, (statistics, accuracy)
+            return statistics, (loss, accuracy, gradient)
 
-        (loss, (statistics, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state.variables.weights
-        )
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer, state.variables.weights
-        )
-        weights = optax.apply_updates(state.variables.weights, updates)
+        if parts == 1:
+            statistics, results = add_part(state.variables.statistics, (key, *batch))
+        else:
+            # Part p has the images p, p + parts, ...: each device keeps those that it has.
+            split = jax.tree.map(
+                lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
+            )
+            statistics, results = lax.scan(
+                add_part, state.variables.statistics, (jax.random.split(key, parts), *split)
+            )
+            results = jax.tree.map(lambda x: x.mean(0), results)
+        loss, accuracy, gradient = results
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
+        variables = Variables(optax.apply_updates(weights, updates), statistics)
+        average = state.average
+        if settings.average:
+            average = optax.incremental_update(variables, average, 1 - settings.average)
         measured = {
             "loss": loss,
             "train_accuracy": accuracy,
             "gradient_norm": optax.global_norm(gradient),
             "update_norm": optax.global_norm(updates),
         }
-        return TrainState(state.step + 1, Variables(weights, statistics), optimizer_state), measured
+        return TrainState(state.step + 1, variables, optimizer_state, average), measured
 
     # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
     return init, jax.jit(step)
@@ -143,6 +170,11 @@ def run(
     plan = loop.schedule(
         len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
     )
+    if plan.batch_size % settings.accumulate:
+        raise UserError(
+            f"data.batch_size={plan.batch_size} cannot be split into train.accumulate="
+            f"{settings.accumulate} equal parts: choose a divisor."
+        )
     net, variables = build(config, genotype, dataset, dtype)
     identity = {"genotype": genotype.to_dict()}
     if config.weights:
@@ -161,7 +193,7 @@ def run(
     def end_epoch(epoch, state, means):
         tested = evaluate(
             net,
-            state.variables,
+            state.evaluated,
             *test,
             dataset.mean,
             dataset.std,
@@ -179,8 +211,8 @@ def run(
         *(init(variables), step, dtype, workdir, writer, end_epoch),
         identity=identity,
     )
-    save_network(workdir / "network.npz", state.variables)
-    return net, state.variables
+    save_network(workdir / "network.npz", state.evaluated)
+    return net, state.evaluated
 
 
 def save_network(path: Path, variables: Variables) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ddarts_jax import augment as module
-from ddarts_jax.augment import color_jitter, draw_boxes, normalize
+from ddarts_jax.augment import draw_boxes, jitter_colors, normalize
+from ddarts_jax.autoaugment import autoaugment
 
 MEAN = np.array([0.4, 0.5, 0.6], np.float32)
 STD = np.array([0.2, 0.3, 0.25], np.float32)
@@ -329,14 +330,14 @@ def _degenerate(part, images):
 
 @pytest.mark.parametrize("part", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("strength", [0.4, 1.5])
-def test_each_part_of_color_jitter_is_its_formula_with_a_uniform_factor(part, strength):
+def test_each_part_of_jitter_colors_is_its_formula_with_a_uniform_factor(part, strength):
     """One factor an image, read off one value, explains all values (1e-5) and is uniform.
 
     Uniform on [max(0, 1 - x), 1 + x]: mean within 5 standard deviations of 1000 draws.
     """
     images = _images(1000, 4, 5).astype(np.float32) / 255
     strengths = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, part: strength}
-    result = np.asarray(color_jitter(jax.random.key(3), images, **strengths))
+    result = np.asarray(jitter_colors(jax.random.key(3), images, **strengths))
     assert result.dtype == np.float32
     degenerate = np.broadcast_to(_degenerate(part, images), images.shape)
 
@@ -357,7 +358,7 @@ def test_each_part_of_color_jitter_is_its_formula_with_a_uniform_factor(part, st
     assert abs(factor.mean() - (low + high) / 2) <= 5 * deviation / np.sqrt(1000)
 
 
-def test_color_jitter_is_brightness_then_contrast_then_saturation():
+def test_jitter_colors_is_brightness_then_contrast_then_saturation():
     """All parts at once equal one after the other in this order, and no other, with one key."""
     images = _images(8, 4, 5).astype(np.float32) / 255
     key = jax.random.key(4)
@@ -367,15 +368,15 @@ def test_color_jitter_is_brightness_then_contrast_then_saturation():
         result = images
         for part in parts:
             only = {name: x if name == part else 0.0 for name, x in strengths.items()}
-            result = color_jitter(key, result, **only)
+            result = jitter_colors(key, result, **only)
         return result
 
-    result = color_jitter(key, images, **strengths)
+    result = jitter_colors(key, images, **strengths)
     in_order = one_by_one("brightness", "contrast", "saturation")
     np.testing.assert_allclose(result, in_order, atol=1e-6)
     assert abs(result - one_by_one("contrast", "brightness", "saturation")).max() > 0.01
     assert abs(result - one_by_one("brightness", "saturation", "contrast")).max() > 0.01
-    np.testing.assert_array_equal(color_jitter(key, images, 0.0, 0.0, 0.0), images)
+    np.testing.assert_array_equal(jitter_colors(key, images, 0.0, 0.0, 0.0), images)
 
 
 def test_imagenet_parts_repeat_with_a_key_and_under_64_bits():
@@ -383,7 +384,7 @@ def test_imagenet_parts_repeat_with_a_key_and_under_64_bits():
     images = np.repeat(_images(1, 40, 30), 16, 0)
     parts = {
         "crop": lambda key, x: module.random_resized_crop(key, x, 8),
-        "jitter": lambda key, x: module.color_jitter(
+        "jitter": lambda key, x: module.jitter_colors(
             key, x.astype(jnp.float32) / 255, 0.4, 0.4, 0.4
         ),
     }
@@ -395,3 +396,30 @@ def test_imagenet_parts_repeat_with_a_key_and_under_64_bits():
             jaxpr = str(jax.make_jaxpr(part)(jax.random.key(0), images))
             assert not re.search(r"f64\[\d", jaxpr)
             np.testing.assert_array_equal(jax.jit(part)(jax.random.key(0), images), first)
+
+
+def test_every_part_can_be_switched_on():
+    """The composition is that of the parts in their order, each with a key of its own."""
+    key = jax.random.key(0)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (6, 8, 8, 3), np.uint8))
+    mean, std = np.full(3, 0.5, np.float32), np.full(3, 0.2, np.float32)
+    keys = [jax.random.fold_in(key, number) for number in range(6)]
+    expected = module.random_resized_crop(keys[3], images, 8, (0.3, 1.0))
+    expected = autoaugment(keys[4], expected, "cifar10")
+    expected = module.random_flip(keys[1], module.random_crop(keys[0], expected, 2))
+    expected = 255 * module.jitter_colors(keys[5], expected / jnp.float32(255), 0.4, 0.4, 0.4)
+    expected = module.normalize(expected, mean, std, "float32")
+    expected = module.random_cutout(keys[2], expected, 3)
+    actual = module.augment(
+        *(key, images, mean, std),
+        crop_padding=2,
+        flip=True,
+        cutout=3,
+        resized_crop=0.3,
+        auto_augment="cifar10",
+        color_jitter=0.4,
+        dtype="float32",
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert actual.shape == images.shape

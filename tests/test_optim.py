@@ -101,6 +101,22 @@ def test_weights_follow_pytorch_sgd(scale, phase):
         np.testing.assert_allclose(weights_learning_rate(state), rate, rtol=1e-5, atol=1e-9)
 
 
+def test_learning_rate_warms_up():
+    """It rises linearly from 0 to its peak, then falls by a cosine over the steps that are left."""
+    settings = default_config().train
+    settings.learning_rate, settings.final_learning_rate = 0.4, 0.1
+    optimizer = weights_optimizer(settings, 12, warmup_steps=4)
+    params = jnp.ones(3)
+    state = optimizer.init(params)
+    rates = []
+    for _ in range(12):
+        _, state = optimizer.update(params, state, params)
+        rates.append(float(weights_learning_rate(state)))
+    rise = [0.4 * step / 4 for step in range(4)]
+    fall = [0.1 + 0.3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in range(8)]
+    np.testing.assert_allclose(rates, rise + fall, rtol=1e-5, atol=1e-7)
+
+
 def alphas_case(cells=4, edges=5, primitives=7):
     rng = np.random.default_rng(1)
     alphas = rng.normal(size=(cells, edges, primitives))

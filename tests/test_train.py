@@ -1,10 +1,13 @@
 """Training: weights to begin with, what identifies a training, and the file of the result."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
-from ddarts_jax import data, train
+from ddarts_jax import data, loop, network, train
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.metrics import MetricsWriter
@@ -75,7 +78,7 @@ def test_weights_of_another_network_are_refused(dataset, tmp_path):
 
 def test_an_auxiliary_head_is_left_out_where_it_is_not_asked_for(dataset, tmp_path):
     """A network trained with the auxiliary head is evaluated without."""
-    net, variables = train.build(make_config(), SKIPS, dataset, "float32")
+    _, variables = train.build(make_config(), SKIPS, dataset, "float32")
     train.save_network(tmp_path / "network.npz", variables)
     with np.load(tmp_path / "network.npz") as file:
         arrays = dict(file) | {"weights/auxiliary/project": np.zeros(3, np.float32)}
@@ -85,3 +88,101 @@ def test_an_auxiliary_head_is_left_out_where_it_is_not_asked_for(dataset, tmp_pa
     np.testing.assert_array_equal(
         loaded.weights["stem"]["kernel"], variables.weights["stem"]["kernel"]
     )
+
+
+# The step, one ingredient at a time.
+
+CONV = Genotype([[("simple_conv_3x3", 2, 0), ("skip_connect", 2, 1)]], (), (2,))
+PLAN = loop.Schedule(epochs=4, chunks=1, chunk=2, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def batch(dataset):
+    images = (dataset.train_images[:8] / np.float32(255) - dataset.mean) / dataset.std
+    return jnp.asarray(images), jnp.asarray(dataset.train_labels[:8])
+
+
+def step_with(dataset, batch, steps=1, **changes):
+    """The state after some steps on one batch, and the metrics of the last."""
+    config = tiny.config("")
+    config.train.drop_path = 0.0
+    config.train.weight_decay = 0.0
+    config.train.update(changes)
+    net, variables = train.build(config, CONV, dataset, "float32")
+    init, step = train.train_step(net, config.train, PLAN)
+    state = init(variables)
+    for number in range(steps):
+        state, measured = step(state, jax.random.key(number), batch)
+    return net, variables, state, measured
+
+
+def gradient_of(net, variables, batch, smoothing=0.0):
+    """The loss's gradient from the network's logits and NumPy-like targets."""
+    images, labels = batch
+
+    def loss(weights):
+        whole = variables._replace(weights=weights)
+        logits, _, _ = network.forward(net, whole, images, True)
+        classes = logits.shape[-1]
+        targets = jnp.eye(classes)[labels] * (1 - smoothing) + smoothing / classes
+        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), -1))
+
+    return jax.grad(loss)(variables.weights)
+
+
+def assert_close(tree, other, rtol=1e-4, atol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), tree, other)
+
+
+def test_a_step_clips_smooths_and_descends(dataset, batch):
+    """The first update is -rate * the smoothed loss's gradient, scaled to the clip's norm."""
+    changes = {"label_smoothing": 0.1, "clip": 0.01, "learning_rate": 0.5}
+    net, before, state, measured = step_with(dataset, batch, **changes)
+    gradient = gradient_of(net, before, batch, smoothing=0.1)
+    norm = optax.global_norm(gradient)
+    np.testing.assert_allclose(measured["gradient_norm"], norm, rtol=1e-4)
+    assert norm > 0.01
+    expected = jax.tree.map(lambda w, g: w - 0.5 * g * 0.01 / norm, before.weights, gradient)
+    assert_close(state.variables.weights, expected)
+
+
+def test_accumulated_parts_are_the_mean_of_their_gradients(dataset, batch):
+    """Two parts of a batch give the mean of the gradients of its even and its odd images."""
+    changes = {"accumulate": 2, "clip": 1e9, "learning_rate": 0.5}
+    net, before, state, _ = step_with(dataset, batch, **changes)
+    halves = [jax.tree.map(lambda x, k=k: x[k::2], batch) for k in (0, 1)]
+    gradients = [gradient_of(net, before, half) for half in halves]
+    expected = jax.tree.map(lambda w, a, b: w - 0.5 * (a + b) / 2, before.weights, *gradients)
+    assert_close(state.variables.weights, expected)
+    # Running statistics have seen both parts, one after the other.
+    mean = before.statistics["stem"]["norm"]["mean"]
+    for half in halves:
+        whole = before._replace(
+            statistics={
+                **before.statistics,
+                "stem": {"norm": {"mean": mean, "var": before.statistics["stem"]["norm"]["var"]}},
+            }
+        )
+        mean = network.forward(net, whole, half[0], True)[2]["stem"]["norm"]["mean"]
+    np.testing.assert_allclose(state.variables.statistics["stem"]["norm"]["mean"], mean, rtol=1e-5)
+
+
+def test_the_moving_average_is_what_is_evaluated(dataset, batch):
+    """After two steps it is the weighted sum of the three variables; without it the last ones."""
+    _, before, first, _ = step_with(dataset, batch, steps=1, average=0.9)
+    _, _, second, _ = step_with(dataset, batch, steps=2, average=0.9)
+    expected = jax.tree.map(
+        lambda a, b, c: 0.81 * a + 0.09 * b + 0.1 * c, before, first.variables, second.variables
+    )
+    assert_close(second.evaluated, expected, rtol=1e-5)
+    _, _, plain, _ = step_with(dataset, batch, steps=2)
+    assert_close(plain.evaluated, plain.variables, rtol=0, atol=0)
+    assert_close(plain.variables, second.variables, rtol=1e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused(dataset, tmp_path):
+    """The message names both numbers."""
+    config = make_config()
+    config.train.accumulate = 3
+    with pytest.raises(UserError, match=r"batch_size=8 .*accumulate=3"):
+        run(config, dataset, tmp_path)

@@ -48,7 +48,8 @@ def default_config() -> ConfigDict:
     config.search.num_cells = 8  # N; the cells at N//3 and 2N//3 are reduction cells
     config.search.num_nodes = 4  # intermediate nodes in a cell
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
-    config.search.stem_multiplier = 3  # the stem has this many times `channels`
+    config.search.stem = "plain"  # 'strided', for large images: a quarter of the size
+    config.search.stem_multiplier = 3  # the plain stem has this many times `channels`
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
@@ -99,7 +100,8 @@ def default_config() -> ConfigDict:
     config.train.epochs = 600
     config.train.num_cells = 0  # more than searched: expanded by Algorithm 1; 0: as searched
     config.train.channels = 36
-    config.train.stem_multiplier = 3
+    config.train.stem = "plain"  # 'strided', for large images: a quarter and an eighth of the size
+    config.train.stem_multiplier = 3  # the plain stem has this many times `channels`
     config.train.learning_rate = 0.025  # at the first step, cosine from there
     config.train.final_learning_rate = 0.0  # at the last step
     config.train.momentum = 0.9
@@ -121,6 +123,9 @@ def default_config() -> ConfigDict:
     config.train.augment.resized_crop = 0.0  # least share of the area of a random crop; 0: none
     config.train.augment.auto_augment = ""  # policy 'cifar10' or 'imagenet' of AutoAugment
     config.train.augment.color_jitter = 0.0  # of brightness, contrast and saturation
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_sizes = (1, 64)  # whose speed task 'evaluate' measures
 
     config.chunk_steps = 50  # training steps in one compiled scan
     config.checkpoint = ConfigDict()
@@ -157,7 +162,7 @@ def import_config() -> ConfigDict:
 def score_config() -> ConfigDict:
     """Returns the keys of configs/score_operations.py, locked."""
     config = default_config().unlock()
-    for key in ("genotype", "weights", "search", "parse", "checkpoint"):
+    for key in ("genotype", "weights", "search", "parse", "evaluate", "checkpoint"):
         del config[key]
     config.task = "score_operations"
     config.train.num_cells = 3  # ResNet18's block, this many times
@@ -190,6 +195,8 @@ _TASKS = {
 
 _CHOICES = {
     "search.space": ("darts", "dartopti"),
+    "search.stem": ("plain", "strided"),
+    "train.stem": ("plain", "strided"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
     "search.ablation.gradient": ("full", "none"),
@@ -247,6 +254,9 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
         )
+    sizes = values.get("evaluate.batch_sizes", ())
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
 
 
 def without_augmentation(section: ConfigDict) -> None:

@@ -47,6 +47,7 @@ def cost(
     image_size: int,
     auxiliary: bool = False,
     image_channels: int = 3,
+    stem: str = "plain",
     stem_multiplier: int = 3,
 ) -> Cost:
     """Counts the parameters and MACs of a derived network, from the network itself.
@@ -61,7 +62,8 @@ def cost(
         auxiliary: whether to count the parameters of the auxiliary head; it has no part in
             evaluation, so never in the MACs.
         image_channels: channels of the input images.
-        stem_multiplier: the stem has `stem_multiplier * channels` channels.
+        stem: "plain" or "strided".
+        stem_multiplier: the plain stem has `stem_multiplier * channels` channels.
 
     Raises:
         UserError: see `network.build`.
@@ -73,6 +75,7 @@ def cost(
         image_channels=image_channels,
         image_size=image_size,
         auxiliary=auxiliary,
+        stem=stem,
         stem_multiplier=stem_multiplier,
         depthwise="library",  # as convolutions, which are counted
         key=None,

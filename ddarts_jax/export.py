@@ -291,7 +291,7 @@ def _write_models(folder: Path, net: Network, variables: Variables, dataset: Dat
 
 
 def _write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
-    """Converts `forward` of images [batch, *shape]; without the converter it says so and writes nothing."""
+    """Converts `forward` of images [batch, *shape]; says so where the converter is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime")):
         _logger.warning("model.onnx was not written: install 'ddarts_jax[onnx]'")
         return
@@ -489,7 +489,7 @@ differentiable architecture search (D-DARTS) and trained from scratch.
 | file | holds |
 |---|---|
 | `model.stablehlo` | the forward pass with its weights, any batch size, for CPU and CUDA |
-{onnx_file}| `weights.safetensors` | weights (`weights/...`) and BatchNorm statistics (`statistics/...`), float32 |
+{onnx_file}| `weights.safetensors` | weights, and running statistics of BatchNorm, float32 |
 | `genotype.json` | the architecture: for each cell, entries (operation, node, source) |
 | `meta.json` | preprocessing, class names, accuracy, versions |
 

@@ -243,7 +243,7 @@ def _load(tensors, genotype, primitives) -> Imported:
         auxiliary = any(name.startswith("auxiliary_head.") for name in tensors)
         net, zeros = network.build(
             genotype,
-            image_size=network.AUXILIARY_SIZE * 2 ** len(reductions),  # enough for that head
+            image_size=network.smallest_image(genotype),
             auxiliary=auxiliary,
             key=None,
             **sizes,

@@ -126,6 +126,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             dataset.num_classes,
             dataset.image_size,
             image_channels=dataset.channels,
+            stem=config.train.stem,
             stem_multiplier=config.train.stem_multiplier,
         )
         summary |= {"params": cost.params, "macs": cost.macs}

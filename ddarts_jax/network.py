@@ -21,7 +21,9 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.supernet import Head, Variables
 
-AUXILIARY_SIZE = 8  # pixels a side that the auxiliary head's pooling and 2x2 convolution need
+_POOL = 5  # pixels a side that the auxiliary head's pooling takes together
+# Its stride, by stem: the features that it was made for are 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
+_POOL_STRIDE = {"plain": 3, "strided": 2}
 
 
 class Cell(nnx.Module):
@@ -95,18 +97,20 @@ def _operation(name, node, source):
 class AuxiliaryHead(nnx.Module):
     """A second classifier half-way, whose loss helps to train the deep network (DARTS, CIFAR).
 
-    It was made for 8 x 8 features, of which one position remains; of larger ones the mean is taken.
+    Of the features that it was made for (see `_POOL_STRIDE`) one position remains; of larger ones the
+    mean is taken.
     """
 
-    def __init__(self, channels, num_classes):
+    def __init__(self, channels, num_classes, stride):
+        self.stride = stride
         self.project = prim.kernel(1, 1, channels, 128)
         self.project_norm = prim.BatchNorm(128, True)
         self.expand = prim.ConvBN(128, 768, 2, affine=True, padding=0)
         self.head = Head(768, num_classes)
 
     def __call__(self, x, train):
-        """Maps features [B, H, W, channels], H and W at least 8, to logits [B, num_classes]."""
-        x = nnx.avg_pool(jax.nn.relu(x), (5, 5), strides=(3, 3))
+        """Maps features [B, H, W, channels], sides of `_POOL + stride` or more, to logits."""
+        x = nnx.avg_pool(jax.nn.relu(x), (_POOL, _POOL), strides=(self.stride, self.stride))
         x = self.project_norm(prim.convolve(x, self.project[...]), train)
         return self.head(jax.nn.relu(self.expand(x, train)), train)
 
@@ -122,13 +126,17 @@ class DerivedNetwork(nnx.Module):
         num_classes,
         image_channels,
         auxiliary,
+        stem,
         stem_multiplier,
         depthwise,
     ):
-        widths = [
-            stem_multiplier * channels
-        ] * 2  # of the stem, as both inputs of cell 0, and cells
-        self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
+        strided = stem == "strided"
+        widths = [channels if strided else stem_multiplier * channels] * 2  # of cell 0's inputs
+        if strided:
+            self.stem = prim.StridedStem(image_channels, channels)
+        else:
+            self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
+        self.second_stem = prim.ConvBN(channels, channels, 3, 2, affine=True) if strided else None
         self.cells = nnx.Dict()
         for position, entries in enumerate(genotype.cells):
             reduction = position in genotype.reductions
@@ -138,7 +146,7 @@ class DerivedNetwork(nnx.Module):
                 widths[-2:],
                 channels,
                 reduction,
-                position - 1 in genotype.reductions,
+                position - 1 in genotype.reductions or (position == 0 and strided),
                 depthwise=depthwise,
             )
             self.cells[str(position)] = cell
@@ -146,7 +154,8 @@ class DerivedNetwork(nnx.Module):
         self.head = Head(widths[-1], num_classes)
         self.auxiliary_position = _auxiliary_position(genotype)
         auxiliary_width = widths[self.auxiliary_position + 2]
-        self.auxiliary = AuxiliaryHead(auxiliary_width, num_classes) if auxiliary else None
+        head = (auxiliary_width, num_classes, _POOL_STRIDE[stem])
+        self.auxiliary = AuxiliaryHead(*head) if auxiliary else None
 
     def __call__(self, images, train, scales=None):
         """Computes logits [B, classes] and, in training, the auxiliary head's (None without one).
@@ -159,6 +168,8 @@ class DerivedNetwork(nnx.Module):
         auxiliary_logits = None
         with jax.named_scope("stem"):
             s0 = s1 = self.stem(images, train)
+            if self.second_stem is not None:
+                s1 = self.second_stem(s0, train)
         for position in range(len(self.cells)):
             with jax.named_scope(f"cell_{position}"):
                 cell_scales = None if scales is None else scales[position]
@@ -173,6 +184,14 @@ class DerivedNetwork(nnx.Module):
 def _auxiliary_position(genotype: Genotype) -> int:
     """The last reduction cell; where the reductions of the search would put it if there is none."""
     return max(genotype.reductions, default=2 * genotype.num_cells // 3)
+
+
+def smallest_image(genotype: Genotype, stem: str = "plain") -> int:
+    """Pixels a side that the images need for the auxiliary head."""
+    halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
+    halvings += 3 if stem == "strided" else 0
+    needed = _POOL + _POOL_STRIDE[stem]  # two positions for the 2x2 convolution
+    return (needed - 1) * 2**halvings + 1  # sizes are halved upwards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +215,7 @@ def build(
     image_channels: int,
     image_size: int,
     auxiliary: bool = False,
+    stem: str = "plain",
     stem_multiplier: int = 3,
     depthwise: str | None = None,
     key: jax.Array | None,
@@ -207,12 +227,14 @@ def build(
 
     Args:
         genotype: what the cells compute, and which of them are reduction cells.
-        channels: of the first cells' nodes; the stem has `stem_multiplier` times as many.
+        channels: of the first cells' nodes.
         num_classes: logits.
         image_channels: channels of the input images.
         image_size: pixels a side.
         auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
-        stem_multiplier: see `channels`.
+        stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
+            quarter and an eighth of it (DARTS, ImageNet).
+        stem_multiplier: the plain stem has this many times `channels`.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
         key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
@@ -231,8 +253,7 @@ def build(
                 f"network ends there: lower parse.threshold or use another parse.method."
             )
     if auxiliary:
-        halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
-        smallest = (AUXILIARY_SIZE - 1) * 2**halvings + 1  # sizes are halved upwards
+        smallest = smallest_image(genotype, stem)
         if image_size < smallest:
             raise UserError(
                 f"train.auxiliary_weight asks for the auxiliary head, which needs images of at "
@@ -246,6 +267,7 @@ def build(
         num_classes=num_classes,
         image_channels=image_channels,
         auxiliary=auxiliary,
+        stem=stem,
         stem_multiplier=stem_multiplier,
         depthwise=depthwise,
     )

@@ -150,6 +150,7 @@ def build(
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
         primitives=SPACES[settings.space],
+        stem=settings.stem,
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         key=weights_key,

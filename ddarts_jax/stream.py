@@ -347,9 +347,7 @@ class ImageStream:
             try:
                 encoded, labels[place] = self.records.source.read(index)
                 images[place] = crop(encoded, box, self.image_size)
-            except (
-                Exception
-            ) as error:  # Damaged images make Pillow's decoders raise nearly anything.
+            except Exception as error:  # Damaged files make Pillow raise nearly anything.
                 reason = datasets.reason(error)
                 raise UserError(self.records.source.failure(index, reason)) from error
             weights[place] = 1

@@ -248,6 +248,7 @@ def build(
     num_classes: int,
     image_channels: int,
     primitives: Sequence[str] = prim.DARTS_PRIMITIVES,
+    stem: str = "plain",
     stem_multiplier: int = 3,
     unroll: int = 1,
     depthwise: str | None = None,
@@ -260,11 +261,12 @@ def build(
     Args:
         num_cells: N.
         num_nodes: intermediate nodes of a cell.
-        channels: of the first cells' nodes; the stem has `stem_multiplier` times as many.
+        channels: of the first cells' nodes.
         num_classes: logits.
         image_channels: channels of the input images.
         primitives: names of the candidates.
-        stem_multiplier: see `channels`.
+        stem: "plain" keeps the images' size; "strided", for large ones, a quarter of it.
+        stem_multiplier: the plain stem has this many times `channels`.
         unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
         reductions: positions of the cells that halve the size and double the channels; None: N // 3
@@ -277,8 +279,13 @@ def build(
     """
     reductions = reduction_positions(num_cells) if reductions is None else tuple(reductions)
     seq = tuple(range(num_cells) if seq is None else seq)
-    stem = prim.ConvBN(image_channels, stem_multiplier * channels, 3, affine=True, relu=False)
-    cells, cin, reduction_before = [], (stem_multiplier * channels,) * 2, False
+    if stem == "strided":
+        width = channels
+        stem_module = prim.StridedStem(image_channels, width)
+    else:
+        width = stem_multiplier * channels
+        stem_module = prim.ConvBN(image_channels, width, 3, affine=True, relu=False)
+    cells, cin, reduction_before = [], (width, width), False
     for position in range(num_cells):
         reduction = position in reductions
         channels *= 2 if reduction else 1
@@ -301,7 +308,7 @@ def build(
         graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
         return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
 
-    parts = {"stem": split(stem), "cells": [split(c) for c in cells], "head": split(head)}
+    parts = {"stem": split(stem_module), "cells": [split(c) for c in cells], "head": split(head)}
 
     def pick(i):
         return {k: [p[i] for p in v] if k == "cells" else v[i] for k, v in parts.items()}

@@ -137,6 +137,7 @@ def build(
         image_channels=dataset.channels,
         image_size=dataset.image_size,
         auxiliary=config.train.auxiliary_weight > 0 and not trained,
+        stem=config.train.stem,
         stem_multiplier=config.train.stem_multiplier,
         key=None if trained else jax.random.key(config.seed),
     )

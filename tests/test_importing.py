@@ -788,37 +788,56 @@ def test_supernet_computes_what_the_authors_does(tmp_path, name, genotype, small
     """Logits, cross-entropy, gradient of the alphas, and every distinct cell made inactive."""
     path, arrays, meta = arrays_of(f"forward_supernet_{name}.npz")
     imported = load_torch(path, genotype)
-    net = imported.net
     assert all(name.endswith("num_batches_tracked") for name in imported.unused)
-    assert net.seq == tuple(meta["seq"]) and net.reductions == tuple(meta["reductions"])
+    assert imported.net.seq == tuple(meta["seq"])
+    assert imported.net.reductions == tuple(meta["reductions"])
+    # Where cells share alphas the authors make only the first copy inactive, we all of them. So here
+    # the copies have alphas of their own: the same numbers, and the gradient is the sum of both.
+    count = len(arrays["alphas"])
+    first = [meta["seq"].index(distinct) == i for i, distinct in enumerate(meta["seq"])]
+    seq = tuple(d if own else d + count for d, own in zip(meta["seq"], first))
+    net, _ = supernet.build(
+        num_cells=len(seq),
+        num_nodes=imported.net.num_nodes,
+        channels=meta["C"],
+        num_classes=10,
+        image_channels=3,
+        primitives=imported.net.primitives,
+        reductions=meta["reductions"],
+        seq=seq,
+        depthwise="library",  # compiles more quickly
+        key=None,
+    )
     labels = arrays["target"]
 
-    def logits_of(variables, alphas, images):
+    def forward(variables, alphas, images):
         gates = jax.nn.sigmoid(alphas)
         trained, outputs, statistics = supernet.forward(net, variables, gates, images, True)
         evaluated, _, _ = supernet.forward(net, variables, gates, images, False)
-        return trained, evaluated, outputs, statistics
+        return trained, evaluated, statistics, outputs
 
     @jax.jit
     def run(variables, alphas, table, images):
         def loss(alphas):
-            computed = logits_of(variables, alphas, images)
-            return cross_entropy(computed[0], labels), computed
+            trained, *others = forward(variables, alphas, images)
+            return cross_entropy(trained, labels), (trained, *others)
 
-        (value, computed), gradient = jax.value_and_grad(loss, has_aux=True)(alphas)
-        gates, outputs = jax.nn.sigmoid(alphas), computed[2]
-        inactive = ablated_losses(net, variables, gates, outputs, labels, table)
-        return value, gradient, inactive, computed
+        (value, (*computed, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(alphas)
+        gates = jax.nn.sigmoid(alphas)
+        inactive = ablated_losses(net, variables, gates, outputs, labels, table)[:count]
+        return *computed, value, gradient[:count] + gradient[count:].sum(0), inactive
 
     def inputs(dtype):
-        images = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), dtype)
-        return *(jnp.asarray(arrays[key], dtype) for key in ("alphas", "random_table")), images
+        for key in ("alphas", "random_table"):
+            yield jnp.asarray(np.concatenate([arrays[key]] * 2)[: len(set(seq))], dtype)
+        yield jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), dtype)
 
     expected = {key.removesuffix("_f64"): arrays[key] for key in arrays if key.endswith("_f64")}
-    scale = np.abs(expected["logits_eval"]).max()  # far above 1: the supernet was never trained
+    scale = np.abs(expected["logits_eval"]).max()  # its running statistics are far from the batch's
     with jax.enable_x64(True):
-        loss, gradient, inactive, computed = run(imported.variables, *inputs("float64"))
-    trained, evaluated, _, statistics = computed
+        trained, evaluated, statistics, loss, gradient, inactive = run(
+            imported.variables, *inputs("float64")
+        )
     np.testing.assert_allclose(trained, expected["logits_train"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=0, atol=1e-9 * scale)
     np.testing.assert_allclose(loss, expected["ce_train"], rtol=1e-12)
@@ -826,18 +845,18 @@ def test_supernet_computes_what_the_authors_does(tmp_path, name, genotype, small
     np.testing.assert_allclose(inactive, expected["ce_cell_inactive"], rtol=1e-10)
     np.testing.assert_allclose(loss - inactive, expected["marginal_contributions"], atol=1e-10)
 
-    alphas, _, images = inputs("float32")
-    trained, evaluated, _, _ = jax.jit(logits_of)(imported.variables, alphas, images)
-    np.testing.assert_allclose(trained, expected["logits_train"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=0, atol=1e-4 * scale)
-
-    # The running variance takes in that of the batch; PyTorch's is n / (n - 1) times as large, and
+    # The running variance takes in that of the batch; PyTorch's is n / (n - 1) times as large, where
     # n is at least that of 4 images of the last cell.
     prefix = "bn_after_one_train_forward/"
     after = {
         "state/" + k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
     }
-    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if "state/" in k} | after)
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if k[:6] == "state/"} | after)
     moved = load_torch(tmp_path / "x.npz", genotype).variables.statistics
-    n = 4 * smallest**2
-    chex.assert_trees_all_close(statistics, moved, rtol=1 / (n - 1), atol=1e-6)
+    chex.assert_trees_all_close(statistics, moved, rtol=1 / (4 * smallest**2 - 1), atol=1e-6)
+
+    alphas, _, images = inputs("float32")
+    trained, evaluated, *_ = jax.jit(forward)(imported.variables, alphas, images)
+    assert trained.dtype == evaluated.dtype == np.float32
+    np.testing.assert_allclose(trained, expected["logits_train"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=0, atol=1e-4 * scale)

@@ -278,6 +278,28 @@ def test_auxiliary_head_refuses_small_images():
         build(SMALL, 14, auxiliary=True)
 
 
+def test_strided_stem():
+    """For large images: the first cell reads a quarter and an eighth of the size, and one channel
+    width; the auxiliary head takes 7 x 7 features, of which one position remains."""
+    plain = Genotype(SMALL.genes[1:2], (), (2, 3))
+    net, variables = build(plain, 32, stem="strided")
+    assert variables.weights["stem"]["first"]["kernel"].shape == (3, 3, 1, 2)
+    assert variables.weights["stem"]["second"]["kernel"].shape == (3, 3, 2, 4)
+    assert variables.weights["second_stem"]["kernel"].shape == (3, 3, 4, 4)
+    assert set(variables.weights["cells"]["0"]["preprocess0"]) == {"even", "odd", "norm"}
+    jaxpr, (logits, _, _) = trace(net, variables, 32)
+    assert logits.shape == (2, 5)
+    for size in (16, 8, 4):
+        assert f"f32[2,{size},{size}," in str(jaxpr)
+
+    assert network.smallest_image(SMALL, "strided") == 97  # of 7 pixels, after 4 halvings
+    with pytest.raises(UserError, match="97x97"):
+        build(SMALL, 96, stem="strided", auxiliary=True)
+    net, variables = build(SMALL, 97, stem="strided", auxiliary=True)
+    _, (_, auxiliary, _) = trace(net, variables, 97)
+    assert auxiliary.shape == (2, 5)
+
+
 def test_every_weight_learns():
     """Both losses together have a finite gradient that is not zero for every array of weights."""
     genotype = Genotype(

@@ -111,6 +111,26 @@ def test_shapes_and_dtypes_of_any_size(num_cells, num_nodes, image, dtype):
     chex.assert_trees_all_equal_shapes_and_dtypes(statistics, variables.statistics)
 
 
+def test_strided_stem_and_given_structure():
+    """A quarter of the size and one channel width; reductions and shared cells as they are given."""
+    supernet, variables = make(
+        num_cells=3, primitives=PRIMITIVES[1:2], stem="strided", reductions=(2,), seq=(0, 1, 0)
+    )
+    assert supernet.alphas_shape == (2, 5, 1) and supernet.seq == (0, 1, 0)
+    _, outputs, _ = jax.eval_shape(
+        lambda *args: forward(supernet, *args, True),
+        variables,
+        jax.ShapeDtypeStruct(supernet.alphas_shape, jnp.float32),
+        jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32),
+    )
+    assert [output.shape for output in outputs] == [
+        (2, 8, 8, 4),
+        (2, 8, 8, 8),
+        (2, 8, 8, 8),
+        (2, 4, 4, 16),
+    ]
+
+
 def test_edges_start_with_different_weights_inside_the_bounds(small):
     """Stacking neither copies one edge to all nor changes the fan-in of the initialiser."""
     candidates = small.variables.weights["cells"][0]["plain"]["mixed"]["candidates"]

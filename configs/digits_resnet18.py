@@ -19,12 +19,10 @@ def get_config():
     config.search.channels = 4
     config.search.start.genotype = "ResNet18"
     config.search.start.epochs = 3
-    config.search.stop.from_epoch = 5
-    config.search.stop.patience = 3
     config.search.weights.learning_rate = 0.1
     config.search.weights.final_learning_rate = 0.01
-    config.search.alphas.learning_rate = 0.05
-    config.search.alphas.final_learning_rate = 0.02
+    config.search.alphas.learning_rate = 0.2
+    config.search.alphas.final_learning_rate = 0.05
     without_augmentation(config.search.augment)
 
     config.train.epochs = 14

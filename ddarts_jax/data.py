@@ -708,4 +708,8 @@ def _to_uint8(values: np.ndarray, full_scale: float) -> np.ndarray:
 
 def reason(error: Exception) -> str:
     """The first line of an exception, or its type where it says nothing."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # would name the open stream, not the file
+        return "its content is of no known kind"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

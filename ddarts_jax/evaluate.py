@@ -176,6 +176,22 @@ def evaluate(
     }
 
 
+def details(tested: dict, class_names) -> dict:
+    """What `evaluate` found, by class, as JSON can say it; the accuracy of an absent class is null."""
+    confusion = tested["confusion"]
+    counts, right = confusion.sum(1), np.diagonal(confusion)
+    return {
+        "accuracy": tested["accuracy"],
+        "top5_accuracy": tested["top5_accuracy"],
+        "loss": tested["loss"],
+        "classes": {
+            name: {"images": int(n), "accuracy": float(k / n) if n else None}
+            for name, n, k in zip(class_names, counts, right)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
 @functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype"))
 def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
     """Sums over all images: confusion [classes, classes], right answers among the best 5, loss."""

@@ -326,6 +326,7 @@ def _describe(settings, genotype: Genotype, dataset: Dataset, accuracy: float) -
         dataset.num_classes,
         dataset.image_size,
         image_channels=dataset.channels,
+        stem=settings.train.stem,
         stem_multiplier=settings.train.stem_multiplier,
     )
     kind, _, path = dataset.name.partition(":")

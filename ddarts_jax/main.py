@@ -60,7 +60,7 @@ def run(config, workdir: str | Path) -> dict:
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ddarts_jax import compare, data, importing, scoring, search, train
+    from ddarts_jax import compare, data, export, importing, scoring, search, train
     from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
 
@@ -70,6 +70,8 @@ def run(config, workdir: str | Path) -> dict:
         return compare.run(config, workdir)
     if config.task == "import":
         return importing.run(config, workdir)
+    if config.task == "export":
+        return export.run(config, workdir)
 
     dtype = config.dtype
     if dtype == "auto":
@@ -112,8 +114,9 @@ def run(config, workdir: str | Path) -> dict:
 def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: float) -> dict:
     """Evaluates the trained network, if there is one, and says shortly what the run found.
 
-    Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`; after a
-    search with a start also `distance.svg` and `.png`.
+    Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`; of a
+    trained network `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
+    picture `confusion`; after a search with a start the picture `distance`.
     """
     from ddarts_jax import compare, evaluate, report
     from ddarts_jax.genotype import Genotype
@@ -143,6 +146,19 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             dtype=dtype,
         )
         summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
+        summary["test_top5_accuracy"] = tested["top5_accuracy"]
+        details = evaluate.details(tested, dataset.class_names) | {
+            "cell_params": cost.cell_params,
+            "cell_macs": cost.cell_macs,
+        }
+        if config.task == "evaluate":
+            shape = dataset.test_images.shape[1:]
+            sizes = config.evaluate.batch_sizes
+            details["speed"] = evaluate.speed(*trained, shape, sizes, dtype)
+        _write_json(workdir / "evaluation.json", details)
+        report.draw_confusion(
+            tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
+        )
     searched = config.task in ("pipeline", "search")
     if searched and config.search.start.genotype:
         found = Genotype.load(workdir / "genotype.json")
@@ -152,9 +168,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
     genotype.save(workdir / "network_genotype.json")
     report.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
     summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
-    temporary = workdir / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, workdir / "summary.json")
+    _write_json(workdir / "summary.json", summary)
 
     print("genotype (node <- primitive(source)):")
     for position, cell in enumerate(genotype.cells):
@@ -170,9 +184,18 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             f"(positional {moved['positional_distance']:.4f})"
         )
     if "test_accuracy" in summary:
-        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%")
+        top5 = summary["test_top5_accuracy"]
+        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%, top-5 {100 * top5:.2f}%")
+        for row in details.get("speed", ()):
+            print("batch {batch_size}: {milliseconds:.2f} ms, {images_per_second:.0f} images/s".format(**row))
     print(f"{summary['seconds']} s; everything lies in {workdir}")
     return summary
+
+
+def _write_json(path: Path, content) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def _fail(error: Exception) -> int:

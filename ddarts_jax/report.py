@@ -108,19 +108,48 @@ def draw_distance_matrix(
         title: a line above the heatmap; none if empty.
     """
     matrix = np.asarray(matrix)
-    side = 0.5 * len(matrix)  # inches
+    texts = np.where(matrix == 0, "0", np.char.mod("%.3f", matrix))
+    figure, _ = _heatmap(names, matrix, texts, title)
+    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+
+
+def draw_confusion(
+    confusion: np.ndarray, names: Sequence[str], path_stem: str | os.PathLike, title: str = ""
+) -> None:
+    """Draws the confusion matrix of a classifier: its colours are shares of the images of a class.
+
+    Args:
+        confusion: int [n, n], images of each class (row) by answer (column).
+        names: of the classes; with more than 40 neither names nor counts are written.
+        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
+        title: a line above the matrix; none if empty.
+    """
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    texts = np.where(confusion == 0, "", confusion.astype(str))
+    figure, axes = _heatmap(names, shares, texts, title)
+    axes.set_ylabel("class", color=_INK)
+    axes.set_xlabel("answer", color=_INK)
+    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+
+
+def _heatmap(names, matrix: np.ndarray, texts: np.ndarray, title: str) -> tuple[Figure, Axes]:
+    """A square matrix as colours, with a text in every square and names on both sides."""
+    legible = len(matrix) <= 40
+    side = 0.5 * len(matrix) if legible else 8  # inches
     figure = Figure(figsize=(side, side), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     # Only the light half of the map, on which the numbers can be read.
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=2 * matrix.max() or 1)
-    for (row, column), distance in np.ndenumerate(matrix):
-        axes.text(
-            *(column, row, f"{distance:.3f}" if distance else "0"),
-            size=8,
-            ha="center",
-            va="center",
-            color=_INK,
-        )
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=(2 if legible else 1) * matrix.max() or 1)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, size=12, pad=10, color=_INK, parse_math=False)
+    if not legible:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return figure, axes
+    for (row, column), text in np.ndenumerate(texts):
+        axes.text(column, row, text, size=8, ha="center", va="center", color=_INK)
     everything = range(len(matrix))
     plain = {"color": _INK, "size": 9, "parse_math": False}
     axes.set_yticks(everything, names, **plain)
@@ -128,11 +157,7 @@ def draw_distance_matrix(
     axes.set_xticks([n - 0.5 for n in everything[1:]], minor=True)
     axes.set_yticks([n - 0.5 for n in everything[1:]], minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title, size=12, pad=10, color=_INK, parse_math=False)
-    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+    return figure, axes
 
 
 def draw_distance_history(

@@ -2,10 +2,14 @@
 
 import dataclasses
 import io
+import logging
 import os
+import pickle
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ddarts_jax import stream
 from ddarts_jax.data import Dataset, load, stratified_halves
 from ddarts_jax.errors import UserError
 
@@ -180,6 +185,38 @@ def test_folder_with_train_and_test_is_not_split_again(tmp_path):
     np.testing.assert_array_equal(dataset.test_images, np.full((1, 6, 6, 3), 7))
 
 
+def test_folder_with_val_or_with_train_alone(tmp_path):
+    """val/ is the test where there is no test/; of train/ alone a part is held out."""
+    files = {f"train/{name}": image for name, image in _classes(5).items()}
+    alone = load(Config(_write(tmp_path, files)))
+    assert alone.class_names == ("cat", "dog")
+    assert (len(alone.train_labels), len(alone.test_labels)) == (8, 2)
+    files = {f"val/{name}": _image(200) for name in _classes(1)}
+    dataset = load(Config(_write(tmp_path, files)))
+    assert (len(dataset.train_labels), dataset.test_images.min()) == (10, 200)
+    dataset = load(Config(_write(tmp_path, {"test/cat/0.png": _image(9)})))
+    assert dataset.test_images.max() == 9
+
+
+def test_what_is_skipped_or_missing_in_a_folder_is_logged(tmp_path, caplog):
+    """Files that are no images by their names, folders besides the splits, and classes that the
+    test lacks are told once, with their number and the first of them.
+    """
+    files = {f"train/{name}": image for name, image in _classes(2).items()}
+    files |= {"test/dog/0.png": _image(), "extra/x.png": _image()}
+    files |= {f"train/cat/{name}": b"x" for name in ("notes.txt", "labels.xml", ".hidden", "list")}
+    with caplog.at_level(logging.WARNING):
+        dataset = load(Config(_write(tmp_path, files)))
+    assert len(dataset.train_labels) == 4
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 3
+    assert f"Folders ignored in {tmp_path}: extra." in texts
+    skipped = f"Skipped 3 files in {tmp_path}/train that are no images by their names, "
+    assert skipped + f"{tmp_path}/train/cat/labels.xml first." in texts
+    assert any(text.startswith("1 of 2 classes have no image in") for text in texts)
+    assert "'cat'" in caplog.text
+
+
 def _one(tmp_path, image, name="x.png", **options):
     """What becomes of one image, read among grey ones: uint8 [H, W, C]."""
     files = {f"train/{c}/0.png": _image(0, mode="L") for c in "ab"}
@@ -214,10 +251,28 @@ def test_other_modes(tmp_path):
     np.testing.assert_array_equal(_one(tmp_path / "c", cmyk, "x.tif")[0, 0], [0, 255, 255])
     real = Image.fromarray(np.full((6, 6), 0.2, np.float32))
     np.testing.assert_array_equal(_one(tmp_path / "f", real, "x.tif")[0, 0], [51])
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 0, 0))
+    result = _one(tmp_path / "j", cmyk, "x.jpg")
+    np.testing.assert_allclose(result, np.full((6, 6, 3), (255, 0, 255)), atol=2)
+    deep = _one(tmp_path / "d", _png_of_16_bits((257 * 10, 257 * 20, 65535)))
+    np.testing.assert_array_equal(deep, np.full((6, 6, 3), (10, 20, 255)))
     wide = Image.fromarray(np.full((6, 6), 51 * 257, np.int32))
     np.testing.assert_array_equal(_one(tmp_path / "i", wide, "x.tif")[0, 0], [51])
     with pytest.raises(UserError, match=r"x\.tif"):
         _one(tmp_path / "n", Image.fromarray(np.full((6, 6), 20, np.float32)), "x.tif")
+
+
+def _png_of_16_bits(color):
+    """A 6 x 6 PNG of one colour with 16 bits a channel, which Pillow cannot write."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)
+    rows = (b"\0" + struct.pack(">3H", *color) * 6) * 6
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def test_rotation_of_the_camera_is_applied(tmp_path):
@@ -251,11 +306,20 @@ def _missing(files, *names):
         ({"readme.txt": b"x"}, "no class"),
         ({"cat/0.png": _image(), "cat/1.png": _image()}, "at least 2"),
         (_classes() | {"owl/.hidden": b""}, "'owl' is empty"),
-        (_classes() | {"cat/notes.txt": b"hello"}, r"notes\.txt"),
+        (_classes() | {"owl/notes.txt": b"hello"}, "'owl' is empty"),
+        (_classes() | {"cat/notes.png": b"hello"}, r"notes\.png.* of no known kind"),
         (_classes() | {"cat/inner/0.png": _image()}, "'inner'"),
         (_classes() | {"owl/0.png": _image()}, "'owl' has only 1 image"),
-        (_classes() | {"Cat /0.png": _image()}, "two spellings of a class"),
-        ({f"train/{k}": v for k, v in _classes().items()}, "train and test"),
+        (_classes() | {"Cat /0.png": _image()}, "two spellings of a class, 'Cat ' and 'cat'"),
+        (
+            {f"train/{k}": v for k, v in _classes().items()} | {"test/Cat/0.png": _image()},
+            "two spellings of a class, 'cat' and 'Cat'",
+        ),
+        (
+            {f"{top}/{k}": v for top in "ab" for k, v in _classes().items()},
+            r"train and test \(or val",
+        ),
+        ({"train/.keep": b"", "test/cat/0.png": _image()}, "no class in .*train"),
         (
             {f"train/{k}": v for k, v in _classes().items()} | {"test/owl/0.png": _image()},
             "'owl' is in .*test but not in .*train",
@@ -475,6 +539,22 @@ def test_tfds_cifar10_is_read_exactly_without_tensorflow(prepared, no_network):
     assert load(Config("cifar10", data_dir=str(prepared), image_size=8)).image_size == 8
 
 
+def test_tfds_is_streamed_as_it_is_loaded(prepared, no_network):
+    """A stream gives the images, in order, that `load` gives; workers can be handed its source."""
+    config = Config("cifar10", data_dir=str(prepared))
+    loaded = load(config)
+    train, test = stream.open_records(config)
+    assert (len(train), len(test), train.num_classes, train.labels) == (200, 200, 10, None)
+    evaluation = stream.ImageStream(records=test, batch_size=50, image_size=28, training=False)
+    batch = next(pickle.loads(pickle.dumps(evaluation)).batches())
+    # 28 of 32 pixels: the central crop is made of whole pixels.
+    np.testing.assert_array_equal(batch.images, loaded.test_images[:50, 2:30, 2:30])
+    np.testing.assert_array_equal(batch.labels, loaded.test_labels[:50])
+    first, second = stream.halves(train, seed=0)
+    assert sorted([*first.indices, *second.indices]) == list(range(200))
+    assert train.identity["tfds"] == "cifar10/3.0.2"
+
+
 def test_tfds_class_without_images_is_named(prepared, no_network):
     """200 images of CIFAR-100 lack some of its classes: refused, not trained on."""
     with pytest.raises(UserError, match="100 classes, but its training split has no image"):
@@ -495,6 +575,33 @@ def test_tfds_that_is_damaged_or_tfrecord(prepared, no_network, tmp_path):
     (copy / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="stored as tfrecord"):
         load(Config("cifar10", data_dir=str(tmp_path)))
+
+
+def test_tfds_test_split_without_labels_is_passed_over(monkeypatch):
+    """ImageNet's test split has label -1 throughout: its validation split is the test."""
+    import tensorflow_datasets as tfds
+
+    def source(split, decoders):
+        buffer = io.BytesIO()
+        _image({"train": 10, "test": 20, "validation": 30}[split]).save(buffer, "png")
+        labels = [-1] * 3 if split == "test" else [0, 1, 1]
+        return [{"image": buffer.getvalue(), "label": label} for label in labels]
+
+    class Builder:
+        data_dir = "nowhere"
+        is_prepared = staticmethod(lambda: True)
+        as_data_source = staticmethod(source)
+
+        class info:
+            features = tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
+            )
+            splits = ("train", "validation", "test")
+
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder)
+    dataset = load(Config("imagenet2012"))
+    np.testing.assert_array_equal(dataset.test_images, np.full((3, 6, 6, 3), 30))
+    np.testing.assert_array_equal(dataset.test_labels, [0, 1, 1])
 
 
 def test_tfds_that_is_not_prepared_says_how_and_downloads_nothing(no_network, tmp_path):

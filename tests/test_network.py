@@ -279,8 +279,7 @@ def test_auxiliary_head_refuses_small_images():
 
 
 def test_strided_stem():
-    """For large images: the first cell reads a quarter and an eighth of the size, and one channel
-    width; the auxiliary head takes 7 x 7 features, of which one position remains."""
+    """The first cell reads a quarter and an eighth of the size; the auxiliary head 7 x 7 features."""
     plain = Genotype(SMALL.genes[1:2], (), (2, 3))
     net, variables = build(plain, 32, stem="strided")
     assert variables.weights["stem"]["first"]["kernel"].shape == (3, 3, 1, 2)

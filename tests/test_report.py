@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from ddarts_jax.genotype import Genotype, expand, num_edges, parse, reduction_positions
-from ddarts_jax.report import draw_distance_history, draw_distance_matrix, draw_genotype
+from ddarts_jax.report import (
+    draw_confusion,
+    draw_distance_history,
+    draw_distance_matrix,
+    draw_genotype,
+)
 
 PRIMITIVES = (
     *("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5"),
@@ -156,3 +161,17 @@ def test_equal_distances_give_equal_files(tmp_path):
         for suffix in ("svg", "png"):
             first, second = (tmp_path / f"{kind}{name}.{suffix}" for name in "ab")
             assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_confusion_matrix_shows_counts_and_names(tmp_path, classes):
+    """Counts and names can be read where there is room for them; an absent class divides nothing."""
+    confusion = np.diag(np.arange(classes) * 7)
+    confusion[1, 0] = 3
+    names = [f"class{i}" for i in range(classes)]
+    draw_confusion(confusion, names, tmp_path / "confusion", "Digits $x")
+    text = (tmp_path / "confusion.svg").read_text()
+    assert (tmp_path / "confusion.png").stat().st_size
+    assert "Digits $x" in text and "answer" in text
+    for shown in (">class1<", ">7<", ">3<"):
+        assert (shown in text) == (classes <= 40)

@@ -11,7 +11,9 @@ setup(
     install_requires=[
         "absl-py>=2.5",
         "array_record>=0.8",
+        "flatbuffers>=25.12",
         "flax>=0.12.8",
+        "grain>=0.2.18",
         "importlib_resources",
         "jax>=0.10.2",
         "matplotlib>=3.11",
@@ -20,6 +22,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13",
+        "safetensors>=0.8",
         "scikit-learn>=1.9",
         "tensorboardX>=2.6.5",
         "tensorflow-datasets>=4.9.10",
@@ -27,6 +30,9 @@ setup(
     ],
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10.2"],
+        # Not newer: later converters pin an orbax-checkpoint that is older than the one above.
+        "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.32"],
+        "torch": ["torch>=2.13"],
         "test": [
             "chex>=0.1.92",
             "hypothesis>=6.170",

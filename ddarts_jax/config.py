@@ -42,6 +42,9 @@ def default_config() -> ConfigDict:
     config.data.images_per_class = 0  # used of each split, for a quick trial; 0: all
     config.data.test_fraction = 0.2  # held out for the test where the data bring no test split
 
+    config.data.stream = False  # from disk while it runs, for sets that do not fit into memory
+    config.data.num_workers = 2  # processes that decode a stream; 0: none but the program's own
+
     config.search = ConfigDict()
     config.search.epochs = 50
     config.search.space = "darts"  # the candidate primitives: 'darts' (7), 'dartopti' (12)
@@ -91,6 +94,9 @@ def default_config() -> ConfigDict:
     config.search.augment.crop_padding = 4  # pixels of zeros around the image before a random crop
     config.search.augment.flip = True  # left to right, half of the images
     config.search.augment.cutout = 0  # pixels a side of the erased square; 0: none
+    config.search.augment.resized_crop = 0.0  # least share of the area of a random crop; 0: none
+    config.search.augment.auto_augment = ""  # policy 'cifar10' or 'imagenet' of AutoAugment
+    config.search.augment.color_jitter = 0.0  # of brightness, contrast and saturation
 
     config.parse = ConfigDict()  # from alphas to a genotype
     config.parse.method = "sparse"  # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS)
@@ -120,9 +126,9 @@ def default_config() -> ConfigDict:
     config.train.augment.crop_padding = 4
     config.train.augment.flip = True
     config.train.augment.cutout = 16
-    config.train.augment.resized_crop = 0.0  # least share of the area of a random crop; 0: none
-    config.train.augment.auto_augment = ""  # policy 'cifar10' or 'imagenet' of AutoAugment
-    config.train.augment.color_jitter = 0.0  # of brightness, contrast and saturation
+    config.train.augment.resized_crop = 0.0
+    config.train.augment.auto_augment = ""
+    config.train.augment.color_jitter = 0.0
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_sizes = (1, 64)  # whose speed task 'evaluate' measures
@@ -165,6 +171,7 @@ def score_config() -> ConfigDict:
     for key in ("genotype", "weights", "search", "parse", "evaluate", "checkpoint"):
         del config[key]
     config.task = "score_operations"
+    del config.data["stream"], config.data["num_workers"]
     config.train.num_cells = 3  # ResNet18's block, this many times
     config.train.channels = 16
     config.train.epochs = 10
@@ -198,6 +205,7 @@ _CHOICES = {
     "search.stem": ("plain", "strided"),
     "train.stem": ("plain", "strided"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
+    "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
     "search.ablation.gradient": ("full", "none"),
     "search.ablation.removal": ("zero", "random"),
@@ -228,7 +236,7 @@ _RANGES = {
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
     "accumulate": _POSITIVE,
-    **dict.fromkeys(("warmup_epochs", "color_jitter"), _NOT_NEGATIVE),
+    **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
     **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
 }
 
@@ -353,7 +361,7 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
       num_images: in the training split: where an epoch ends depends on it.
     """
     whole = config.to_dict()
-    del whole["data"]["data_dir"]  # the same images may have moved
+    del whole["data"]["data_dir"], whole["data"]["num_workers"]  # do not change the images
     kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
     return kept | {"num_images": num_images}
 

@@ -72,9 +72,33 @@ class Dataset:
         return self.train_images.shape[1]
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, H, C)."""
+        return self.train_images.shape[1:]
+
+    @property
     def channels(self) -> int:
         """Channels of an image: 1 for grey, 3 for colour."""
         return self.train_images.shape[3]
+
+    @property
+    def num_train(self) -> int:
+        """Number of training images."""
+        return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self.test_labels)
+
+    @property
+    def train(self) -> np.ndarray:
+        """Indices of the training images."""
+        return np.arange(self.num_train)
+
+    def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the halves for the weights and for the alphas, see `stratified_halves`."""
+        return stratified_halves(self.train_labels, seed)
 
 
 class _Split(NamedTuple):
@@ -302,14 +326,14 @@ def _load_folder(path: str, image_size: int) -> tuple[_Split, _Split | None, tup
     splits = [train, test] if test else [train]
     files = [file for split in splits for file in split.files]
     if not image_size:
-        sizes = {_read_file(file, _read_size) for file in files}
+        sizes = {read_file(file, _read_size) for file in files}
         width, height = sizes.pop()
         if sizes or height != width:
             image_size = _MIXED_FOLDER_SIZE
             logging.info("Images are resized to %d x %d pixels.", image_size, image_size)
-    read = functools.partial(_read_image, image_size=image_size)
+    read = functools.partial(read_image, image_size=image_size)
     with ThreadPoolExecutor() as pool:
-        images = _stack(list(pool.map(lambda file: _read_file(file, read), files)))
+        images = _stack(list(pool.map(lambda file: read_file(file, read), files)))
     num_train = len(train.files)
     return (
         _Split(images[:num_train], train.labels),
@@ -520,7 +544,7 @@ def _load_tfds(
     for part, source in sources.items():
         try:
             for example in source:
-                images.append(_read_image(io.BytesIO(example["image"]), image_size))
+                images.append(read_image(io.BytesIO(example["image"]), image_size))
                 labels.append(example["label"])
         except Exception as error:  # Readers of damaged files raise nearly anything.
             raise UserError(
@@ -621,7 +645,7 @@ def _unknown_name(name: str, error: Exception) -> str:
     )
 
 
-def _read_file(file: Path, read: Callable[[BinaryIO], _T]) -> _T:
+def read_file(file: Path, read: Callable[[BinaryIO], _T]) -> _T:
     """Applies `read` to the open file; UserError naming the file where that fails."""
     try:
         with open(file, "rb") as stream:
@@ -640,7 +664,7 @@ def _read_size(stream: BinaryIO) -> tuple[int, int]:
         return image.size
 
 
-def _read_image(stream: BinaryIO, image_size: int) -> np.ndarray:
+def read_image(stream: BinaryIO, image_size: int) -> np.ndarray:
     """Decodes an image to uint8 [H, W, 1] if it is grey, else [H, W, 3]; see `grey_or_rgb`.
 
     `image_size` > 0 resizes.

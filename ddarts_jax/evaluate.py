@@ -1,6 +1,7 @@
 """What a derived network costs (parameters, MACs) and how good it is (accuracy, loss)."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,8 +19,10 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ddarts_jax import network as networks
 from ddarts_jax.augment import normalize
+from ddarts_jax.data import Dataset
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.network import Network
+from ddarts_jax.stream import Streamed
 from ddarts_jax.supernet import Variables
 
 
@@ -154,24 +157,45 @@ def evaluate(
         accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (number of images) and
         confusion, int32 [classes, classes]: images of each class (row) by answer (column).
     """
-    count = len(labels)
-    confusion, in_top5, loss = jax.device_get(
-        _sums(
-            network,
-            variables,
-            jnp.asarray(images),
-            jnp.asarray(labels),
-            mean,
-            std,
-            batch_size=min(batch_size, count),
-            dtype=dtype,
-        )
+    sums = _sums(
+        network,
+        variables,
+        jnp.asarray(images),
+        jnp.asarray(labels),
+        mean,
+        std,
+        batch_size=min(batch_size, len(labels)),
+        dtype=dtype,
     )
+    return _measured(sums)
+
+
+def evaluate_dataset(
+    network: Network, variables: Variables, dataset: Dataset | Streamed, batch_size: int, dtype
+) -> dict:
+    """Measures a trained network on the test images of a data set; returns what `evaluate` does."""
+    moments = dataset.mean, dataset.std
+    if isinstance(dataset, Dataset):
+        images, labels = dataset.test_images, dataset.test_labels
+        return evaluate(
+            *(network, variables, images, labels, *moments), batch_size=batch_size, dtype=dtype
+        )
+    sums = None
+    with contextlib.closing(dataset.testing(batch_size).batches()) as batches:
+        for batch in batches:
+            new = _batch_sums(network, variables, *batch, *moments, dtype=dtype)
+            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+    return _measured(sums)
+
+
+def _measured(sums) -> dict:
+    confusion, in_top5, loss = jax.device_get(sums)
+    count = confusion.sum()
     return {
         "accuracy": float(np.trace(confusion) / count),
         "top5_accuracy": float(in_top5 / count),
         "loss": float(loss / count),
-        "count": count,
+        "count": int(count),
         "confusion": confusion,
     }
 
@@ -194,31 +218,38 @@ def details(tested: dict, class_names) -> dict:
 
 @functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype"))
 def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
-    """Sums over all images: confusion [classes, classes], right answers among the best 5, loss."""
+    """`_batch_sums` of all images."""
     count = len(labels)
     # The last batch is filled up with the last image, which weighs nothing there.
     indices = jnp.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
 
     def add_batch(sums, indices):
         taken = jnp.minimum(indices, count - 1)
-        batch, targets = normalize(images[taken], mean, std, dtype), labels[taken]
-        logits, _, _ = networks.forward(network, variables, batch, train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        answers = jnp.argmax(logits, -1)
-        own = jnp.take_along_axis(logits, targets[:, None], -1)
-        # Ties, as of logits that are all NaN, count against the network.
-        top5 = jnp.sum(~(logits < own), -1) <= 5
-        confusion, in_top5, loss = sums
-        real = indices < count
-        confusion = confusion.at[targets, answers].add(real.astype(confusion.dtype))
-        in_top5 += jnp.sum(top5 & real, dtype=in_top5.dtype)
-        loss += jnp.sum(losses, dtype=loss.dtype, where=real)
-        return (confusion, in_top5, loss), None
+        batch = images[taken], labels[taken], indices < count
+        new = _batch_sums(network, variables, *batch, mean, std, dtype=dtype)
+        return jax.tree.map(jnp.add, sums, new), None
 
     classes = variables.weights["head"]["classifier"]["bias"].shape[0]
     zeros = jnp.zeros((classes, classes), jnp.int32), jnp.int32(0), jnp.float32(0)
     sums, _ = lax.scan(add_batch, zeros, indices)
     return sums
+
+
+@functools.partial(jax.jit, static_argnames=("network", "dtype"))
+def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype):
+    """Sums over the real images: confusion [classes, classes], right answers among 5, loss."""
+    batch, real = normalize(images, mean, std, dtype), jnp.asarray(real, bool)
+    logits, _, _ = networks.forward(network, variables, batch, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    # Ties, as of logits that are all NaN, count against the network.
+    in_top5 = jnp.sum(~(logits < own), -1) <= 5
+    confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+    return (
+        confusion.at[labels, jnp.argmax(logits, -1)].add(real.astype(jnp.int32)),
+        jnp.sum(in_top5 & real, dtype=jnp.int32),
+        jnp.sum(losses, dtype=jnp.float32, where=real),
+    )
 
 
 def speed(

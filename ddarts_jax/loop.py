@@ -1,10 +1,12 @@
 """The training loop that search and training share: steps in chunks, chunks in epochs.
 
-The data live on the device as uint8. A *chunk* is one compiled `lax.scan` over steps that draws its
-batches, augments them and steps. Everything random follows from the seed and the step, the order of an
-epoch from the seed and the epoch; so the step is all that a resumed run needs to know.
+Small data live on the device as uint8; then a *chunk* is one compiled `lax.scan` over steps that draws
+its batches, augments them and steps. Of large data the batches come from streams, step by step.
+Everything random follows from the seed and the step, the order of an epoch from the seed and the
+epoch; so the step is all that a resumed run needs to know.
 """
 
+import functools
 import logging
 import math
 import signal
@@ -24,6 +26,7 @@ from ddarts_jax import metrics, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.errors import UserError
+from ddarts_jax.stream import Streamed, prefetch
 
 _logger = logging.getLogger(__name__)
 
@@ -139,22 +142,15 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
         `(running, data: Images) -> (running, finite)`, jitted, `running` donated; `finite` holds for
         every metric [chunk] booleans.
     """
+    prepare = functools.partial(augment, **settings, dtype=dtype)
 
     def draw(key, data: Images, indices):
         indices = sharding.split_batch(indices, mesh)
-        images = augment(
-            key,
-            data.images[indices],
-            data.mean,
-            data.std,
-            **settings,
-            dtype=dtype,
-        )
+        images = prepare(key, data.images[indices], data.mean, data.std)
         return sharding.split_batch((images, data.labels[indices]), mesh)
 
     def chunk(running: Running, data: Images):
-        # Two roots, far from the small numbers that initialisation folds in.
-        order_key, step_key = (jax.random.fold_in(jax.random.key(seed), 2**32 - k) for k in (1, 2))
+        order_key, step_key = _roots(seed)
         epoch_key = jax.random.fold_in(order_key, running.state.step // plan.epoch)
         orders = [
             jax.random.permutation(jax.random.fold_in(epoch_key, k), split)
@@ -176,26 +172,86 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
                 for k, o in zip(batch_keys, orders)
             ]
             state, measured = step(state, key, *batches)
-            totals = jax.tree.map(
-                lambda total, new: jnp.where(position == 0, 0, total) + new.astype(total.dtype),
-                totals,
-                measured,
-            )
-            finite = jax.tree.map(lambda new: jnp.isfinite(new).all(), measured)
-            return Running(state, totals), finite
+            return _account(state, totals, measured, position)
 
         return lax.scan(body, running, length=plan.chunk)
 
     return jax.jit(chunk, donate_argnums=0)
 
 
-def start(state, step: Callable, data: Images, plan: Schedule, dtype, mesh: Mesh) -> Running:
-    """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
-    shape = (plan.batch_size, *data.images.shape[1:])
+def _roots(seed):
+    """Keys of the order and of the steps, far from the small numbers that initialisation folds in."""
+    return [jax.random.fold_in(jax.random.key(seed), 2**32 - k) for k in (1, 2)]
+
+
+def _account(state, totals, measured, position):
+    """Adds a step's metrics to the totals of its epoch, and says which of them are finite."""
+    totals = jax.tree.map(
+        lambda total, new: jnp.where(position == 0, 0, total) + new.astype(total.dtype),
+        totals,
+        measured,
+    )
+    finite = jax.tree.map(lambda new: jnp.isfinite(new).all(), measured)
+    return Running(state, totals), finite
+
+
+def make_streamed_step(
+    step: Callable, plan: Schedule, seed: int, settings, mean, std, dtype, mesh: Mesh
+) -> Callable:
+    """Builds the function that runs one step on batches that come from streams.
+
+    Args:
+        step: see `make_chunk`, as for the other arguments.
+        plan: the schedule.
+        seed: root of all randomness on the device.
+        settings: `augment` section of the config.
+        mean, std: float32 [C], of the pixels in [0, 1].
+        dtype: of the images.
+        mesh: over which batches are split.
+
+    Returns:
+        `(running, batches) -> (running, finite)`, jitted, `running` donated; a batch is (images uint8
+        [B, H, W, C], labels [B]), one for each stream.
+    """
+
+    def streamed_step(running: Running, batches):
+        state, totals = running
+        _, step_key = _roots(seed)
+        key, *batch_keys = jax.random.split(
+            jax.random.fold_in(step_key, state.step), 1 + len(batches)
+        )
+        prepared = [
+            sharding.split_batch(
+                (augment(k, images, mean, std, **settings, dtype=dtype), labels), mesh
+            )
+            for k, (images, labels) in zip(batch_keys, batches)
+        ]
+        position = state.step % plan.epoch
+        state, measured = step(state, key, *prepared)
+        return _account(state, totals, measured, position)
+
+    return jax.jit(streamed_step, donate_argnums=0)
+
+
+def start(
+    state, step: Callable, num_batches: int, image_shape, plan: Schedule, dtype, mesh: Mesh
+) -> Running:
+    """Puts a fresh state on the mesh, with empty totals of the step's metrics.
+
+    Args:
+        state: a fresh one.
+        step: see `make_chunk`.
+        num_batches: that a step takes.
+        image_shape: (H, W, C).
+        plan: the schedule.
+        dtype: of the images.
+        mesh: over which batches are split.
+    """
+    shape = (plan.batch_size, *image_shape)
     batch = jnp.zeros(shape, dtype), jnp.zeros(shape[:1], jnp.int32)
     # All on the mesh, as in the chunk: JAX then finds the trace of a jitted step again there.
     state, key, batch = sharding.replicate((state, jax.random.key(0), batch), mesh)
-    _, measured = jax.eval_shape(step, state, key, *[batch] * len(data.splits))
+    _, measured = jax.eval_shape(step, state, key, *[batch] * num_batches)
     totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
     return sharding.replicate(Running(state, totals), mesh)
 
@@ -223,8 +279,9 @@ def run_phase(
     Args:
         phase: "search" or "train", also the name of its section of the config.
         config: the whole config.
-        dataset: images.
-        splits: indices of the training images, an array for each batch that a step takes.
+        dataset: images, in memory (`data.Dataset`) or streamed (`stream.Streamed`).
+        splits: one for each batch that a step takes: indices of the training images, or, of a
+            streamed data set, their `stream.Records`.
         plan: from `schedule`.
         state: a fresh one; has a `step`.
         step: see `make_chunk`.
@@ -239,25 +296,69 @@ def run_phase(
         The final state.
     """
     mesh = sharding.data_mesh(plan.batch_size)
-    data = on_device(dataset, splits, mesh)
-    running = start(state, step, data, plan, dtype, mesh)
-    chunk = make_chunk(step, plan, config.seed, config[phase].augment, dtype, mesh)
-    defining = configuration.defining(config, phase, len(dataset.train_labels)) | (identity or {})
+    settings = config[phase].augment
+    running = start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
+    identity = dict(identity or {})
+    if isinstance(dataset, Streamed):
+        identity["images"] = [records.identity for records in splits]
+        streams = dataset.training(splits, config, settings)
+        on_device_part = dict(settings) | {"resized_crop": 0.0}  # the streams do that
+        one_step = make_streamed_step(
+            *(step, plan, config.seed, on_device_part, dataset.mean, dataset.std, dtype, mesh)
+        )
+        compile_ = functools.partial(_streamed, one_step, streams, plan, mesh)
+    else:
+        chunk = make_chunk(step, plan, config.seed, settings, dtype, mesh)
+        compile_ = functools.partial(resident, chunk, on_device(dataset, splits, mesh))
+    defining = configuration.defining(config, phase, dataset.num_train) | identity
     directory = workdir / "checkpoints" / phase
     with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
         configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
         every_minutes = config.checkpoint.every_minutes
         return run(
-            *(phase, running, chunk, data, plan),
+            *(phase, running, compile_, len(splits), plan),
             *(checkpoints, writer, every_minutes, end_epoch, stop),
         )
+
+
+def resident(chunk: Callable, data: Images, running: Running):
+    """Compiles a chunk of `make_chunk`; returns the `advance` of `run`."""
+    compiled = chunk.lower(running, data).compile()
+    return lambda running, step: compiled(running, data)
+
+
+def _streamed(one_step: Callable, streams, plan: Schedule, mesh: Mesh, running: Running):
+    """Compiles a step of `make_streamed_step`; returns the `advance` of `run`."""
+    split = sharding.batch_sharding(mesh)
+
+    def shapes(stream):
+        images = (plan.batch_size, stream.image_size, stream.image_size, 3)
+        return (
+            jax.ShapeDtypeStruct(images, jnp.uint8, sharding=split),
+            jax.ShapeDtypeStruct(images[:1], jnp.int32, sharding=split),
+        )
+
+    compiled = one_step.lower(running, [shapes(stream) for stream in streams]).compile()
+    feeds = []
+
+    def advance(running, step):
+        if not feeds:  # where the run stands is known only now
+            feeds.extend(prefetch(stream.batches(step), split) for stream in streams)
+        all_finite = []
+        for _ in range(plan.chunk):
+            batches = [(batch.images, batch.labels) for batch in map(next, feeds)]
+            running, finite = compiled(running, batches)
+            all_finite.append(finite)
+        return running, jax.tree.map(lambda *flags: jnp.stack(flags), *all_finite)
+
+    return advance
 
 
 def run(
     phase: str,
     running: Running,
-    chunk: Callable,
-    data: Images,
+    compile_: Callable,
+    num_batches: int,
     plan: Schedule,
     checkpoints: Checkpoints,
     writer: metrics.MetricsWriter,
@@ -270,8 +371,9 @@ def run(
     Args:
         phase: "search" or "train"; names metrics and messages.
         running: a fresh start; donated.
-        chunk: from `make_chunk`.
-        data: on the device.
+        compile_: `(running) -> advance`, where `advance(running, step) -> (running, finite)` runs the
+            next chunk of steps; `step` is the number of steps done.
+        num_batches: that a step takes.
         plan: the schedule.
         checkpoints: of this phase; saved after every epoch, and within one every `every_minutes`.
         writer: gets a line an epoch.
@@ -300,9 +402,12 @@ def run(
         _logger.info("%s: %s", phase, reason)
         return running.state
 
-    compiled = _compile(phase, chunk, running, data)
+    _logger.info("%s: compiling the step (once; minutes for a large network on a CPU)", phase)
+    begun = time.monotonic()
+    advance = compile_(running)
+    _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
     saved_at = time.monotonic()
-    images_a_step = plan.batch_size * len(data.splits)
+    images_a_step = plan.batch_size * num_batches
     with _Signals() as signals:
         while step < plan.total:
             epoch, begun = step // plan.epoch + 1, time.monotonic()
@@ -316,7 +421,7 @@ def run(
                         checkpoints.save(step, running)
                         checkpoints.wait()
                         raise Stopped(phase, step, signals.received)
-                    running, finite = compiled(running, data)
+                    running, finite = advance(running, step)
                     _check_finite(phase, step, plan, jax.device_get(finite), checkpoints)
                     step += plan.chunk
                     bar.update(plan.chunk * images_a_step)
@@ -375,14 +480,6 @@ class _Signals:
             raise KeyboardInterrupt
         self.received = number
         _logger.warning("%s: stops after this chunk of steps", signal.Signals(number).name)
-
-
-def _compile(phase, chunk, running, data):
-    _logger.info("%s: compiling the step (once; minutes for a large network on a CPU)", phase)
-    begun = time.monotonic()
-    compiled = chunk.lower(running, data).compile()
-    _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
-    return compiled
 
 
 def _check_finite(phase, step, plan, finite, checkpoints):

@@ -60,7 +60,7 @@ def run(config, workdir: str | Path) -> dict:
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ddarts_jax import compare, data, export, importing, scoring, search, train
+    from ddarts_jax import compare, data, export, importing, scoring, search, stream, train
     from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
 
@@ -81,11 +81,11 @@ def run(config, workdir: str | Path) -> dict:
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
-    dataset = data.load(config.data)
+    dataset = (stream if config.data.get("stream") else data).load(config.data)
     _logger.info(
         "%s: %d training and %d test images of %dx%dx%d, %d classes",
-        *(dataset.name, len(dataset.train_labels), len(dataset.test_labels)),
-        *(*dataset.train_images.shape[1:], dataset.num_classes),
+        *(dataset.name, dataset.num_train, dataset.num_test),
+        *(*dataset.image_shape, dataset.num_classes),
     )
     if config.task == "score_operations":
         return scoring.run(config, dataset, workdir, dtype)
@@ -136,15 +136,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
     except UserError as error:  # a search may end with a cell that keeps nothing
         _logger.warning("this genotype makes no network: %s", error)
     if trained:
-        tested = evaluate.evaluate(
-            *trained,
-            dataset.test_images,
-            dataset.test_labels,
-            dataset.mean,
-            dataset.std,
-            batch_size=config.data.batch_size,
-            dtype=dtype,
-        )
+        tested = evaluate.evaluate_dataset(*trained, dataset, config.data.batch_size, dtype)
         summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
         summary["test_top5_accuracy"] = tested["top5_accuracy"]
         details = evaluate.details(tested, dataset.class_names) | {
@@ -152,9 +144,8 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             "cell_macs": cost.cell_macs,
         }
         if config.task == "evaluate":
-            shape = dataset.test_images.shape[1:]
             sizes = config.evaluate.batch_sizes
-            details["speed"] = evaluate.speed(*trained, shape, sizes, dtype)
+            details["speed"] = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
         _write_json(workdir / "evaluation.json", details)
         report.draw_confusion(
             tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
@@ -187,7 +178,11 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         top5 = summary["test_top5_accuracy"]
         print(f"test accuracy {100 * summary['test_accuracy']:.2f}%, top-5 {100 * top5:.2f}%")
         for row in details.get("speed", ()):
-            print("batch {batch_size}: {milliseconds:.2f} ms, {images_per_second:.0f} images/s".format(**row))
+            print(
+                "batch {batch_size}: {milliseconds:.2f} ms, {images_per_second:.0f} images/s".format(
+                    **row
+                )
+            )
     print(f"{summary['seconds']} s; everything lies in {workdir}")
     return summary
 

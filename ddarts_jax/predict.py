@@ -140,7 +140,7 @@ def _read(path, preprocessing: dict) -> np.ndarray:
         raise UserError(f"{path}: the network reads {channels} channels, image files have 1 or 3.")
     if not os.path.isfile(path):
         raise UserError(f"There is no image file {path}.")
-    image = data._read_file(Path(path), functools.partial(data._read_image, image_size=size))
+    image = data.read_file(Path(path), functools.partial(data.read_image, image_size=size))
     if channels < image.shape[2]:
         image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     return np.broadcast_to(image, (size, size, channels))

@@ -22,7 +22,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax import loop, sharding, train
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
-from ddarts_jax.evaluate import evaluate
+from ddarts_jax.evaluate import evaluate_dataset
 from ddarts_jax.genotype import Genotype, reduction_positions
 from ddarts_jax.handcrafted import HANDCRAFTED
 from ddarts_jax.primitives import DARTOPTI_PRIMITIVES
@@ -53,17 +53,17 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
     """Trains a network once for every seed; returns the accuracies on the test split, fractions."""
     settings = config.train
     plan = loop.schedule(
-        len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
+        dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
     mesh = sharding.data_mesh(plan.batch_size)
-    data = loop.on_device(dataset, (np.arange(len(dataset.train_labels)),), mesh)
+    data = loop.on_device(dataset, (dataset.train,), mesh)
     compiled = None
     accuracies = []
     for seed in range(config.seed, config.seed + config.score.seeds):
         seeded = configuration.with_seed(config, seed)
         net, variables = train.build(seeded, genotype, dataset, dtype)
         init, step = train.train_step(net, settings, plan)
-        running = loop.start(init(variables), step, data, plan, dtype, mesh)
+        running = loop.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
         if compiled is None:  # one program for all seeds
             compiled = jax.jit(
                 lambda running, data, seed, step=step: loop.make_chunk(
@@ -73,16 +73,8 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
             )
         for _ in range(plan.epochs * plan.chunks):
             running = compiled(running, data, np.uint32(seed))
-        tested = evaluate(
-            net,
-            running.state.variables,
-            dataset.test_images,
-            dataset.test_labels,
-            dataset.mean,
-            dataset.std,
-            batch_size=config.data.batch_size,
-            dtype=dtype,
-        )
+        variables = running.state.variables
+        tested = evaluate_dataset(net, variables, dataset, config.data.batch_size, dtype)
         accuracies.append(tested["accuracy"])
     return accuracies
 
@@ -162,7 +154,7 @@ def _claim(config, dataset, workdir) -> dict:
     """Returns what the measurements depend on; refuses a workdir whose measurements have another."""
     protocol = config.to_dict()
     del protocol["data"]["data_dir"], protocol["score"]["primitives"]
-    protocol["num_images"] = len(dataset.train_labels)
+    protocol["num_images"] = dataset.num_train
     path = workdir / "protocol.json"
     if path.is_file():
         differences = configuration.differences(json.loads(path.read_bytes()), protocol)

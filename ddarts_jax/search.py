@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from ddarts_jax import architect, distance, loop, metrics, optim, supernet
-from ddarts_jax.data import Dataset, stratified_halves
+from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype, encode, parse
 from ddarts_jax.losses import cross_entropy
@@ -211,7 +211,7 @@ def run(
         The genotype.
     """
     settings = config.search
-    splits = stratified_halves(dataset.train_labels, config.seed)
+    splits = dataset.halves(config.seed)
     fixed_epochs = 0 if start is None else settings.start.epochs
     plan = loop.schedule(
         min(map(len, splits)),

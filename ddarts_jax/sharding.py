@@ -38,6 +38,11 @@ def replicate(tree, mesh: Mesh):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def split_batch(batch, mesh: Mesh):
     """Inside jit: splits the leading axis of every leaf over the devices."""
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))

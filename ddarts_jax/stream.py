@@ -358,7 +358,8 @@ class ImageStream:
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of an epoch."""
     # RandomState: the stream of numbers is frozen for all versions of NumPy.
-    return np.random.RandomState([seed % 2**32, epoch]).permutation(count)
+    seeds = [seed % 2**32, seed // 2**32 % 2**32, epoch]  # it takes 32 bits each
+    return np.random.RandomState(seeds).permutation(count)
 
 
 def _start_worker(worker_index: int, num_workers: int) -> None:
@@ -436,6 +437,119 @@ def random_box(
     h = min(height, max(1, round(width / _RATIO[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Streamed:
+    """A data set whose images stay on disk; `data.Dataset` has the same parts for those in memory.
+
+    Attributes:
+        name: `config.data.name`.
+        train: training images.
+        test: test images.
+        image_size: pixels a side.
+        num_workers: processes that decode for each stream.
+        mean: float32 [3], of some training pixels in units of [0, 1].
+        std: float32 [3], likewise.
+    """
+
+    name: str
+    train: Records
+    test: Records
+    image_size: int
+    num_workers: int
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.train.num_classes
+
+    @property
+    def channels(self) -> int:
+        """All images are made RGB."""
+        return 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(S, S, 3)."""
+        return self.image_size, self.image_size, 3
+
+    @property
+    def num_train(self) -> int:
+        """Number of training images."""
+        return len(self.train)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self.test)
+
+    def halves(self, seed: int) -> tuple[Records, Records]:
+        """The halves for the weights and for the alphas."""
+        return halves(self.train, seed)
+
+    def training(self, splits: Sequence[Records], config, settings) -> list[ImageStream]:
+        """Streams of `data.batch_size`, each in an order of its own.
+
+        Args:
+            splits: of the training images.
+            config: the whole config.
+            settings: `augment` section of the phase; `resized_crop` happens here.
+        """
+        crop_scale = (settings.resized_crop, 1.0) if settings.resized_crop else None
+        return [
+            ImageStream(
+                records=records,
+                batch_size=config.data.batch_size,
+                image_size=self.image_size,
+                training=True,
+                seed=config.seed + 2**32 * number,
+                crop_scale=crop_scale,
+                num_workers=self.num_workers,
+            )
+            for number, records in enumerate(splits)
+        ]
+
+    def testing(self, batch_size: int) -> ImageStream:
+        """The stream of the test images."""
+        return ImageStream(
+            records=self.test,
+            batch_size=batch_size,
+            image_size=self.image_size,
+            training=False,
+            num_workers=self.num_workers,
+        )
+
+
+def load(data: Any) -> Streamed:
+    """Opens the data set that `config.data` names, see `open_records`.
+
+    Raises:
+        UserError: as `open_records`; `data.image_size` is not given; an image cannot be read.
+    """
+    if not data.image_size:
+        raise UserError(
+            "A streamed data set needs data.image_size, the pixels a side that its images are "
+            "cropped and resized to (224 for ImageNet)."
+        )
+    train, test = open_records(data)
+    mean, std = pixel_statistics(train, data.image_size)
+    return Streamed(
+        name=data.name,
+        train=train,
+        test=test,
+        image_size=data.image_size,
+        num_workers=data.num_workers,
+        mean=mean,
+        std=std,
+    )
 
 
 def pixel_statistics(

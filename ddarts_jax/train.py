@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from ddarts_jax import loop, network, optim, sharding
+from ddarts_jax import loop, network, optim
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
-from ddarts_jax.evaluate import evaluate
+from ddarts_jax.evaluate import evaluate_dataset
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.losses import cross_entropy
 from ddarts_jax.metrics import MetricsWriter
@@ -169,7 +169,7 @@ def run(
     """
     settings = config.train
     plan = loop.schedule(
-        len(dataset.train_labels), config.data.batch_size, settings.epochs, config.chunk_steps
+        dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
     if plan.batch_size % settings.accumulate:
         raise UserError(
@@ -185,22 +185,12 @@ def run(
         "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",
         *(genotype.num_cells, settings.channels),
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
-        *(plan.batch_size, len(dataset.train_labels), plan.epochs, plan.epoch),
+        *(plan.batch_size, dataset.num_train, plan.epochs, plan.epoch),
     )
     init, step = train_step(net, settings, plan)
-    mesh = sharding.data_mesh(config.data.batch_size)
-    test = sharding.replicate((dataset.test_images, dataset.test_labels), mesh)
 
     def end_epoch(epoch, state, means):
-        tested = evaluate(
-            net,
-            state.evaluated,
-            *test,
-            dataset.mean,
-            dataset.std,
-            batch_size=config.data.batch_size,
-            dtype=dtype,
-        )
+        tested = evaluate_dataset(net, state.evaluated, dataset, config.data.batch_size, dtype)
         return means | {
             "accuracy": tested["accuracy"],
             "test_loss": tested["loss"],
@@ -208,7 +198,7 @@ def run(
         }
 
     state = loop.run_phase(
-        *("train", config, dataset, (np.arange(len(dataset.train_labels)),), plan),
+        *("train", config, dataset, (dataset.train,), plan),
         *(init(variables), step, dtype, workdir, writer, end_epoch),
         identity=identity,
     )

@@ -1,5 +1,6 @@
 """Tests of the training loop with a step that compiles in no time."""
 
+import functools
 import json
 import logging
 import os
@@ -70,7 +71,7 @@ class _Run:
         state = _State(jnp.int32(0), jnp.float32(0), seen)
         step = jax.jit(step)
         self.data = loop.on_device(_DATASET, splits, mesh)
-        self.running = loop.start(state, step, self.data, plan, "float32", mesh)
+        self.running = loop.start(state, step, len(splits), (4, 4, 1), plan, "float32", mesh)
         self.chunk = loop.make_chunk(step, plan, seed, settings, "float32", mesh)
 
     def __call__(self, workdir, kill_after=None, stop=lambda epoch: None):
@@ -91,8 +92,8 @@ class _Run:
                 return loop.run(
                     "search",
                     self.running,
-                    self.chunk,
-                    self.data,
+                    functools.partial(loop.resident, self.chunk, self.data),
+                    len(_SPLITS),
                     self.plan,
                     checkpoints,
                     writer,

@@ -60,7 +60,7 @@ def compare(path):
 
     def run(state, step, splits, settings, mesh):
         images = loop.on_device(dataset, splits, mesh)
-        running = loop.start(state, step, images, plan, dtype, mesh)
+        running = loop.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
         chunk = loop.make_chunk(step, plan, config.seed, settings.augment, dtype, mesh)
         return jax.tree.leaves(jax.device_get(chunk(running, images)[0]))
 

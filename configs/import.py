@@ -1,6 +1,6 @@
-"""The authors' genotype text, and the PyTorch weights of its network, for our tasks to go on with.
+r"""The authors' genotype text, and the PyTorch weights of its network, for our tasks to go on with.
 
-    python -m ddarts_jax.main --config configs/import.py --config.genotype=TEXT \\
+    python -m ddarts_jax.main --config configs/import.py --config.genotype=TEXT \
         [--config.checkpoint=WEIGHTS.pth.tar] [--workdir DIR]
 
 Writes `genotype.json`, `network.npz` and `import.json`, and prints the command that evaluates them, in

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import json
 import os
+import pickle
 import re
 import shlex
 from pathlib import Path
@@ -146,8 +147,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     import torch
 
-    # Without weights_only a checkpoint could run any code.
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:  # without weights_only a checkpoint could run any code
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its own message says how to run such code
+        raise ValueError(
+            "it is broken, or holds more than tensors and plain values (save its state_dict alone)"
+        ) from error
     if isinstance(loaded, dict):
         loaded = loaded.get("state_dict", loaded)
     if not isinstance(loaded, dict) or not all(

@@ -316,16 +316,58 @@ def test_divergence_is_one_line(place, tmp_path, capsys):
     )
 
 
-@pytest.mark.skipif(not _SHARED.is_dir(), reason=f"needs real CIFAR-10 images in {_SHARED}")
-def test_cifar10_smoke_config_searches_real_cifar_images(tmp_path):
-    """configs/cifar10_smoke.py finds a genotype on CIFAR-10 images that TFDS prepared."""
-    cifar = [str(_SHARED / "data" / "cifar.py"), "prepare", str(tmp_path / "data")]
-    process = tiny.start([*cifar, "--limit", "300"], tmp_path)
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory):
+    """A directory with some real CIFAR-10 and CIFAR-100 images as TFDS prepares them."""
+    if not _SHARED.is_dir():
+        pytest.skip(f"needs real CIFAR images in {_SHARED}")
+    directory = tmp_path_factory.mktemp("cifar")
+    script = [str(_SHARED / "data" / "cifar.py"), "prepare", str(directory), "--limit", "1000"]
+    process = tiny.start(script, directory)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
+    return directory
+
+
+@pytest.mark.parametrize("name", ["cifar10_train", "cifar100_train"])
+def test_the_full_recipe_trains_on_real_cifar_images(cifar, tmp_path, name):
+    """Every ingredient of the recipe is on: AutoAugment, cutout, drop path, the auxiliary head."""
+    cell = (("skip_connect", 2, 0), ("sep_conv_3x3", 2, 1))
+    Genotype((cell,), (0,), (2,), (0, 0)).save(tmp_path / "genotype.json")
+    arguments = ["--config", f"configs/{name}.py", "--workdir", str(tmp_path / "run")]
+    arguments += [f"--config.data.data_dir={cifar}", "--config.data.batch_size=10"]
+    arguments += [f"--config.genotype={tmp_path / 'genotype.json'}"]
+    arguments += ["--config.train.epochs=2", "--config.train.channels=4"]
+    arguments += ["--config.data.images_per_class=3"]
+    assert main.main(["main", *arguments]) == 0
+    assert 0 <= _summary(tmp_path / "run")["test_accuracy"] <= 1
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+    assert config["augment"]["auto_augment"] == "cifar10" and config["augment"]["cutout"] == 16
+    assert config["drop_path"] > 0 and config["auxiliary_weight"] > 0
+
+
+def test_the_search_from_resnet18_starts_on_real_cifar_images(cifar, tmp_path, monkeypatch):
+    """The config reads its data and builds its supernet; what is then compiled is tested smaller."""
+    started = []
+
+    def run(phase, running, *_):
+        started.append(running)
+        return running.state
+
+    monkeypatch.setattr("ddarts_jax.loop.run", run)
+    monkeypatch.setattr("ddarts_jax.compare.draw_history", lambda *_: None)
+    arguments = ["--config", "configs/cifar10_resnet18.py", "--workdir", str(tmp_path)]
+    arguments += [f"--config.data.data_dir={cifar}", "--config.search.channels=2"]
+    assert main.main(["main", *arguments]) == 0
+    assert started[0].state.alphas.shape == (1, 14, 12)
+    assert _summary(tmp_path)["from_start"]["distance"] == 0
+
+
+def test_cifar10_smoke_config_searches_real_cifar_images(cifar, tmp_path):
+    """configs/cifar10_smoke.py finds a genotype on CIFAR-10 images that TFDS prepared."""
     arguments = ["-m", "ddarts_jax.main", "--config", "configs/cifar10_smoke.py"]
     arguments += ["--workdir", str(tmp_path / "run"), "--config.task=search"]
-    arguments += [f"--config.data.data_dir={tmp_path / 'data'}", "--config.search.epochs=1"]
+    arguments += [f"--config.data.data_dir={cifar}", "--config.search.epochs=1"]
     arguments += ["--config.search.num_cells=2"]  # of 3: compiles sooner
     process = tiny.start(arguments, tmp_path / "cache")
     output, _ = process.communicate(timeout=400)

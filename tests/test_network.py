@@ -1,23 +1,16 @@
-"""The derived network, against the authors' network and against NumPy."""
+"""The derived network: structure, training, and its values against NumPy."""
 
-import ast
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from ddarts_jax import network
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.supernet import Variables
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
-PARITY = REFERENCE / "forward_eval_ddarts_sparse_c10_C16.npz"
 
 SMALL = Genotype(
     [
@@ -58,108 +51,6 @@ def trace(net, variables, image_size, train=True, dtype=jnp.float32):
         return network.forward(net, variables, images, train)
 
     return jax.make_jaxpr(run, return_shape=True)(variables, images)
-
-
-# The authors' network.
-
-NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-def torch_name(keys, states):
-    """The authors' name of the array that our tree holds under `keys`."""
-    leaf = keys[-1]
-    match keys:
-        case ["head", *_]:
-            return "classifier." + {"kernel": "weight", "bias": "bias"}[leaf]
-        case ["auxiliary", "head", *_]:
-            return "auxiliary_head.classifier." + {"kernel": "weight", "bias": "bias"}[leaf]
-        case ["auxiliary", "project"]:
-            return "auxiliary_head.features.2.weight"
-        case ["auxiliary", "expand", "kernel"]:
-            return "auxiliary_head.features.5.weight"
-        case ["auxiliary", part, *_]:
-            layer = {"project_norm": 3, "expand": 6}[part]
-            return f"auxiliary_head.features.{layer}.{NORM[leaf]}"
-        case ["stem", "kernel"]:
-            return "stem.0.weight"
-        case ["stem", *_]:
-            return f"stem.1.{NORM[leaf]}"
-        case ["cells", position, "operations", name, *_]:
-            source, _, node, _ = name.split("_", 3)
-            prefix = f"cells.{position}._ops.{node}.{source}.0."
-        case ["cells", position, preprocess, *_]:
-            prefix = f"cells.{position}.{preprocess}."
-    first = (
-        5 if "second" in keys else 1
-    )  # layers of a separable convolution: ReLU, 2 conv, BN, ReLU, ...
-    if leaf in NORM:
-        layers = "bn", f"op.{first + 2}", f"op.{first + 1}"
-        layer = next(layer for layer in layers if f"state/{prefix}{layer}.running_var" in states)
-        return f"{prefix}{layer}.{NORM[leaf]}"
-    layer = {"even": "conv_1", "odd": "conv_2", "pointwise": f"op.{first + 1}"}.get(
-        leaf, f"op.{first}"
-    )
-    return f"{prefix}{layer}.weight"
-
-
-def from_torch(array):
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-@pytest.fixture(scope="module")
-def authors():
-    """The authors' arrays, and our network with their weights."""
-    if not PARITY.exists():
-        pytest.skip(f"needs the authors' arrays, {PARITY.name}")
-    with np.load(PARITY, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    meta = json.loads(str(arrays["meta"]))
-    fields = {k.arg: k.value for k in ast.parse(meta["genotype"], mode="eval").body.keywords}
-    genotype = Genotype(
-        ast.literal_eval(fields["genes"]), ast.literal_eval(fields["reductions"]), (2, 3, 4, 5)
-    )
-    net, zeros = build(
-        genotype,
-        32,
-        channels=meta["C"],
-        num_classes=10,
-        image_channels=3,
-        auxiliary=True,
-        depthwise="library",  # has fewer operations
-    )
-    read = []
-
-    def load(path, leaf):
-        read.append("state/" + torch_name([key.key for key in path[1:]], arrays))
-        array = from_torch(arrays[read[-1]])
-        assert array.shape == leaf.shape, read[-1]
-        return jnp.asarray(array)
-
-    variables = jax.tree_util.tree_map_with_path(load, zeros)
-    stored = {k for k in arrays if k.startswith("state/") and "num_batches" not in k}
-    assert sorted(read) == sorted(stored)
-    return arrays, net, variables
-
-
-def test_equals_the_authors_network(authors):
-    """Evaluation, training, auxiliary and drop-path logits are those of the authors' program."""
-    arrays, net, variables = authors
-    masks = arrays["droppath_masks"].reshape(8, 4, 4, 1, 1, 1)
-    with jax.enable_x64(True):
-        images = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
-        # Operation by operation: compiling three whole networks takes longer.
-        evaluated = network.forward(net, variables, images, train=False)
-        trained = network.forward(net, variables, images, train=True)
-        dropped = nnx.merge(net.graph, *variables)(images, True, jnp.asarray(masks / 0.8))
-    logits = {
-        "logits_eval": evaluated[0],
-        "logits_train": trained[0],
-        "logits_aux_train": trained[1],
-        "logits_train_droppath0.2": dropped[0],
-        "logits_aux_train_droppath0.2": dropped[1],
-    }
-    for name, ours in logits.items():
-        np.testing.assert_allclose(ours, arrays[name + "_f64"], rtol=0, atol=1e-9, err_msg=name)
 
 
 # Structure.

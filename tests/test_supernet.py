@@ -1,6 +1,4 @@
-"""The supernet: sizes, wiring, statistics, and parity with the authors' PyTorch program."""
-
-from pathlib import Path
+"""The supernet: sizes, wiring and statistics."""
 
 import chex
 import jax
@@ -10,13 +8,9 @@ import pytest
 from flax import nnx
 
 from ddarts_jax import primitives as prim
-from ddarts_jax.contributions import ablated_losses
 from ddarts_jax.genotype import edges
-from ddarts_jax.losses import cross_entropy
-from ddarts_jax.primitives import DARTS_PRIMITIVES
 from ddarts_jax.supernet import Variables, build, forward
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 # Two ways of computing the same in float32, through three cells of batch normalisation.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 # One of every kind, not in alphabetical order.
@@ -278,114 +272,3 @@ def test_supernet_is_that_of_plain_loops(small):
     np.testing.assert_allclose(
         small.logits, features @ np.asarray(head["kernel"]) + np.asarray(head["bias"]), **ROUNDING
     )
-
-
-# Parity with the authors' program. Their modules are numbered children of `nn.Sequential`.
-
-CONV_BN = {"kernel": "op.1", "norm": "op.2"}
-REDUCE = {"even": "conv_1", "odd": "conv_2", "norm": "bn"}
-POOL = {"norm": "1"}
-DEPTHWISE = {"spatial": "op.1", "pointwise": "op.2", "norm": "op.3"}
-SECOND_DEPTHWISE = {"spatial": "op.5", "pointwise": "op.6", "norm": "op.7"}
-AUTHORS_NAMES = {
-    "stem": {"kernel": "stem.0", "norm": "stem.1"},
-    "head": {"classifier": "classifier"},
-    "max_pool_3x3": POOL,
-    "avg_pool_3x3": POOL,
-    "skip_connect": REDUCE,
-    "sep_conv_3x3": {"first": DEPTHWISE, "second": SECOND_DEPTHWISE},
-    "sep_conv_5x5": {"first": DEPTHWISE, "second": SECOND_DEPTHWISE},
-    "dil_conv_3x3": DEPTHWISE,
-    "dil_conv_5x5": DEPTHWISE,
-}
-LEAVES = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
-
-
-def authors_name(block, path):
-    """Translates what lies below one block: `norm`, `mean` to `op.2.running_mean`."""
-    while not isinstance(block, str):
-        block, path = block[path[0]], path[1:]
-    return f"{block}.{LEAVES.get(path[0], 'weight') if path else 'weight'}"
-
-
-def authors_names(path, reductions):
-    """Name of the authors' tensor for one of our variables; a list where ours stacks edges."""
-    part, *path = path
-    if part != "cells":
-        return authors_name(AUTHORS_NAMES[part], path)
-    cell, where, *path = path
-    if where.startswith("preprocess"):
-        block = REDUCE if where == "preprocess0" and cell - 1 in reductions else CONV_BN
-        return f"cells.{cell}.{where}.{authors_name(block, path)}"
-    _, _, name, *path = path  # mixed, candidates
-    tail = f"_ops.{DARTS_PRIMITIVES.index(name)}.{authors_name(AUTHORS_NAMES[name], path)}"
-    return [
-        f"cells.{cell}._ops.{e}.{tail}"
-        for e, (source, _) in enumerate(edges(4))
-        if (cell in reductions and source < 2) == (where == "strided")
-    ]
-
-
-def load_authors(arrays, prefix, like, reductions):
-    """Fills a tree of ours, `{"stem", "cells", "head"}`, with the authors' numbers."""
-
-    def load(path, old):
-        names = authors_names(
-            [getattr(k, "key", getattr(k, "idx", None)) for k in path], reductions
-        )
-        stacked = isinstance(names, list)
-        found = [arrays[prefix + name] for name in (names if stacked else [names])]
-        # OIHW to HWIO; OI to IO; vectors stay.
-        found = [x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T for x in found]
-        new = np.stack(found) if stacked else found[0]
-        assert new.shape == old.shape
-        return jnp.array(new)
-
-    return jax.tree_util.tree_map_with_path(load, like)
-
-
-def test_supernet_computes_what_the_authors_program_does():
-    """Float64: logits, loss, gradient of the alphas, and every cell made inactive at random."""
-    path = REFERENCE / "forward_supernet_layers5_C4.npz"
-    if not path.is_file():
-        pytest.skip(f"the authors' arrays are not at {path}")
-    arrays = np.load(path)
-    with jax.enable_x64(True):
-        supernet, variables = make(num_cells=5, num_nodes=4, num_classes=10, image_channels=3)
-        variables = Variables(
-            *(load_authors(arrays, "state/", tree, supernet.reductions) for tree in variables)
-        )
-        alphas, table = (jnp.array(arrays[k], jnp.float64) for k in ("alphas", "random_table"))
-        images = jnp.array(arrays["input"].transpose(0, 2, 3, 1), jnp.float64)
-        labels = jnp.array(arrays["target"])
-
-        @jax.jit
-        def run(variables, alphas):
-            def loss(alphas):
-                gates = jax.nn.sigmoid(alphas)
-                logits, outputs, statistics = forward(supernet, variables, gates, images, True)
-                return cross_entropy(logits, labels), (logits, outputs, statistics)
-
-            (loss, (logits, outputs, statistics)), gradient = jax.value_and_grad(
-                loss, has_aux=True
-            )(alphas)
-            gates = jax.nn.sigmoid(alphas)
-            inactive = ablated_losses(supernet, variables, gates, outputs, labels, table)
-            evaluated, _, _ = forward(supernet, variables, gates, images, False)
-            return logits, loss, gradient, inactive, evaluated, statistics
-
-        logits, loss, gradient, inactive, evaluated, statistics = run(variables, alphas)
-    expected = {k.removesuffix("_f64"): arrays[k] for k in arrays.files if k.endswith("_f64")}
-    np.testing.assert_allclose(logits, expected["logits_train"], atol=1e-9)
-    np.testing.assert_allclose(loss, expected["ce_train"], rtol=1e-12)
-    np.testing.assert_allclose(gradient, expected["ce_grad_alphas"], rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(inactive, expected["ce_cell_inactive"], rtol=1e-10)
-    np.testing.assert_allclose(loss - inactive, expected["marginal_contributions"], atol=1e-10)
-    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=1e-9)
-
-    # The running variance takes in that of the batch; PyTorch's is n / (n - 1) times as large, and
-    # n is at least 4 * 8 * 8.
-    after = load_authors(
-        arrays, "bn_after_one_train_forward/", variables.statistics, supernet.reductions
-    )
-    chex.assert_trees_all_close(statistics, after, rtol=1 / 255, atol=1e-6)

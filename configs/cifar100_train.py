@@ -1,0 +1,18 @@
+"""The paper's training of a derived network on CIFAR-100: 36 channels, 600 epochs, batch 128.
+
+    python -m ddarts_jax.main --config configs/cifar100_train.py --config.genotype=PATH
+
+SGD 0.025 to 0, gradient clipping 5, drop path to 0.2, auxiliary head 0.4 and cutout 16 are the defaults
+of `default_config`; AutoAugment comes here. Needs CIFAR-100 prepared by tensorflow-datasets as
+ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy is given (the paper: DD-5, 81.92%).
+"""
+
+from ddarts_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task = "train"
+    config.data.name = "cifar100"
+    config.train.augment.auto_augment = "cifar10"  # the article uses one policy for both
+    return config

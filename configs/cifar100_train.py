@@ -4,7 +4,8 @@
 
 SGD 0.025 to 0, gradient clipping 5, drop path to 0.2, auxiliary head 0.4 and cutout 16 are the defaults
 of `default_config`; AutoAugment comes here. Needs CIFAR-100 prepared by tensorflow-datasets as
-ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy is given (the paper: DD-5, 81.92%).
+ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy is
+given (the paper: DD-5, 81.92%).
 """
 
 from ddarts_jax.config import default_config

@@ -4,7 +4,8 @@
 
 SGD 0.025 to 0, gradient clipping 5, drop path to 0.2, auxiliary head 0.4 and cutout 16 are the defaults
 of `default_config`; AutoAugment comes here. Needs CIFAR-10 prepared by tensorflow-datasets as
-ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy is given (the paper: DD-1, 97.02%).
+ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy is
+given (the paper: DD-1, 97.02%).
 """
 
 from ddarts_jax.config import default_config

@@ -42,6 +42,7 @@ def draw_history(config, workdir: Path) -> None:
         workdir / "distance",
         f"Search from {config.search.start.genotype}",
         config.search.start.epochs,
+        [row["positional_distance_to_start"] for row in rows],
     )
 
 

@@ -228,7 +228,7 @@ class ConvBN(nnx.Module):
 
 
 class StridedStem(nnx.Module):
-    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, a quarter of the size."""
+    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, a quarter the size."""
 
     def __init__(self, cin, channels):
         self.first = ConvBN(cin, channels // 2, 3, 2, affine=True, relu=False)

@@ -167,6 +167,7 @@ def draw_distance_history(
     path_stem: str | os.PathLike,
     title: str = "",
     start_epoch: int = 0,
+    positional: Sequence[float] = (),
 ) -> None:
     """Draws how a search moves away from its start, and how its accuracy develops.
 
@@ -177,13 +178,16 @@ def draw_distance_history(
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
         title: a line above the picture; none if empty.
         start_epoch: the last epoch in which the alphas were fixed; 0 if there was none.
+        positional: n positional distances, a dotted line against the left axis; none if empty.
     """
     figure = Figure(figsize=(6.4, 3.8), facecolor="white", layout="constrained")
     left = figure.add_subplot()
     right = left.twinx()
-    # Line style and marker, which the label repeats, tell the two apart in grey.
+    left_label = "● distance to the start   ▲ positional"
+    # Line style and marker, which the label repeats, tell the curves apart in grey.
     curves = (
         (left, distances, "● distance to the start", "#0b4f9e", "o-", "left"),
+        *([(left, positional, left_label, "#0b4f9e", "^:", "left")] if len(positional) else []),
         (right, 100 * np.asarray(accuracies, float), "□ accuracy (%)", "#d9381e", "s--", "right"),
     )
     markers = {"markersize": 4, "markevery": math.ceil(len(epochs) / 40)}

@@ -143,6 +143,14 @@ def test_distance_history_names_axes_and_start(tmp_path, start_epoch):
     assert_margins_are_white(tmp_path / "history.png")
 
 
+def test_distance_history_with_positional_distances(tmp_path):
+    """The second curve has a marker of its own, which the axis explains."""
+    history = [1, 2, 3], [0.0, 0.1, 0.1], [0.5, 0.6, 0.7]
+    draw_distance_history(*history, tmp_path / "both", positional=[0.0, 0.02, 0.05])
+    assert "● distance to the start   ▲ positional" in svg_texts(tmp_path / "both.svg")
+    assert_margins_are_white(tmp_path / "both.png")
+
+
 def test_distance_history_accepts_one_epoch_and_gaps(tmp_path):
     """A search may have stopped after one epoch; an accuracy that was not measured leaves a gap."""
     draw_distance_history([1], [0.0], [0.5], tmp_path / "one", start_epoch=5)

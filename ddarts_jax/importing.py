@@ -51,8 +51,7 @@ def parse_genotype(text: str) -> Genotype:
             f"not the authors' genotype text, Genotype_nested(genes=[[(primitive, node, source), ...], "
             f"...], concat=range(2, 6), reductions=[2, 5]): {str(error) or 'nested too deeply'}"
         ) from error
-    nodes = [node for cell in genotype.genes for _, node, _ in cell]
-    return dataclasses.replace(genotype, concat=range(2, max([*nodes, *genotype.concat]) + 1))
+    return dataclasses.replace(genotype, concat=range(2, genotype.num_nodes + 2))
 
 
 def _fields(call: ast.expr) -> dict:

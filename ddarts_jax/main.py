@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,18 +61,23 @@ def run(config, workdir: str | Path) -> dict:
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
+    if not jax.config.jax_compilation_cache_dir:
+        # Compiling takes minutes; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddarts_jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     from ddarts_jax import compare, data, export, importing, scoring, search, stream, train
     from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
 
+    if config.task == "export":
+        with tempfile.TemporaryDirectory() as scratch:
+            return export.run(config, Path(scratch))
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if config.task == "distance":
         return compare.run(config, workdir)
     if config.task == "import":
         return importing.run(config, workdir)
-    if config.task == "export":
-        return export.run(config, workdir)
 
     dtype = config.dtype
     if dtype == "auto":

@@ -46,6 +46,11 @@ class TrainState(NamedTuple):
         return self.average or self.variables
 
 
+def drop_path_at(step, settings, plan: loop.Schedule):
+    """Probability of drop path at a step: from 0 in the first epoch by equal parts towards its value."""
+    return settings.drop_path * (step // plan.epoch) / plan.epochs
+
+
 def train_step(net: Network, settings, plan: loop.Schedule):
     """Builds the training step.
 
@@ -85,7 +90,7 @@ def train_step(net: Network, settings, plan: loop.Schedule):
         return loss, (statistics, accuracy)
 
     def step(state: TrainState, key, batch):
-        drop_path = settings.drop_path * (state.step // plan.epoch) / plan.epochs
+        drop_path = drop_path_at(state.step, settings, plan)
         weights = state.variables.weights
 
         def add_part(statistics, part):

@@ -180,6 +180,33 @@ def test_the_moving_average_is_what_is_evaluated(dataset, batch):
     assert_close(plain.variables, second.variables, rtol=1e-6)
 
 
+def test_drop_path_grows_with_the_epochs():
+    """From 0 in the first epoch by equal parts, so that it nears its final value in the last."""
+    settings = tiny.config("").train
+    settings.drop_path = 0.4
+    rates = [train.drop_path_at(step, settings, PLAN) for step in range(PLAN.total)]
+    np.testing.assert_allclose(rates, np.repeat([0.0, 0.1, 0.2, 0.3], PLAN.epoch), rtol=1e-6)
+
+
+def test_drop_path_changes_the_step_in_later_epochs_only(dataset, batch):
+    """With a probability near 1 the same step of epoch 1 is untouched, that of epoch 4 is not."""
+    results = []
+    for probability in (0.0, 0.9):
+        config = tiny.config("")
+        config.train.drop_path = probability
+        net, variables = train.build(config, CONV, dataset, "float32")
+        init, step = train.train_step(net, config.train, PLAN)
+        state = init(variables)
+        losses = [
+            step(state._replace(step=jnp.int32(number)), jax.random.key(0), batch)[1]["loss"]
+            for number in (0, 6)
+        ]
+        results.append(np.array(losses))
+    without, with_it = results
+    np.testing.assert_allclose(without[0], with_it[0], rtol=1e-5)
+    assert abs(without[1] - with_it[1]) > 1e-3
+
+
 def test_a_batch_that_does_not_divide_is_refused(dataset, tmp_path):
     """The message names both numbers."""
     config = make_config()

@@ -2,8 +2,9 @@
 
     python benchmarks/convolution.py
 
-Six convolutions one after the other in a `lax.scan`, as the edges of a supernet are run, with the gradients
-by input and kernel. On a CPU `primitives.convolve` writes these in the layout that XLA is quick at.
+Six convolutions one after the other in a `lax.scan`, as the edges of a supernet are run, with the
+gradients by input and kernel. On a CPU `primitives.convolve` writes these in the layout that XLA is
+quick at.
 """
 
 import argparse

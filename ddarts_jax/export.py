@@ -12,6 +12,7 @@ cannot import this package, and agrees with the trained network on the whole tes
 """
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
@@ -35,7 +36,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ddarts_jax import config as configuration
-from ddarts_jax import data, evaluate, network, train
+from ddarts_jax import data, evaluate, network, stream, train
 from ddarts_jax import primitives as prim
 from ddarts_jax.augment import normalize
 from ddarts_jax.data import Dataset
@@ -59,6 +60,8 @@ FILES = (
 # Largest difference of a logit, relative to the largest logit (or 1 if that is larger). Rounding of
 # float32 through a deep network stays 10 to 100 times below.
 _TOLERANCE = 1e-4
+
+_STREAMED = 1000  # test images of a streamed data set on which the files are compared
 
 # The code of the model card, which the fresh processes run.
 _PREPROCESS = """\
@@ -154,7 +157,7 @@ def run(config, workdir: Path) -> dict:
     output = Path(os.path.expanduser(config.output)).resolve()
     _check_output(output)
     settings, genotype = _read_run(source)
-    dataset = data.load(settings.data)
+    dataset = _load_data(settings.data)
     net, variables = train.build(settings, genotype, dataset, "float32", trained=True)
     variables = train.load_network(source / "network.npz", variables)
     variables = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf, np.float32), variables)
@@ -235,6 +238,30 @@ def _read_run(source: Path) -> tuple[ConfigDict, Genotype]:
     # That of the network, which may have more cells than the one that was searched.
     names = [source / name for name in ("network_genotype.json", "genotype.json")]
     return settings, Genotype.load(next((path for path in names if path.is_file()), names[0]))
+
+
+def _load_data(settings) -> Dataset:
+    """The data of the training; of streamed ones `_STREAMED` test images, spread evenly over all."""
+    if not settings.stream:
+        return data.load(settings)
+    streamed = stream.load(settings)
+    some = np.unique(np.linspace(0, streamed.num_test - 1, _STREAMED).astype(int))
+    testing = dataclasses.replace(streamed, test=streamed.test.select(some)).testing(100)
+    batches = [
+        (batch.images[batch.weights > 0], batch.labels[batch.weights > 0])
+        for batch in testing.batches()
+    ]
+    images, labels = (np.concatenate(part) for part in zip(*batches))
+    return Dataset(
+        name=streamed.name,
+        train_images=images[:0],
+        train_labels=labels[:0],
+        test_images=images,
+        test_labels=labels,
+        class_names=streamed.class_names,
+        mean=streamed.mean,
+        std=streamed.std,
+    )
 
 
 def _test_logits(
@@ -339,6 +366,9 @@ def _describe(settings, genotype: Genotype, dataset: Dataset, accuracy: float) -
         "preprocessing": {
             "image_size": dataset.image_size,
             "channels": dataset.channels,
+            # Of the image, before it is resized: the whole, or the central square of this share of
+            # its shorter side.
+            "crop": stream.CENTRAL if settings.data.stream else None,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
             "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",
@@ -450,6 +480,7 @@ def _model_card(meta: dict, genotype: Genotype) -> str:
     """The text of `README.md`."""
     given, test, checks = meta["preprocessing"], meta["test"], meta["checks"]
     size, channels = given["image_size"], given["channels"]
+    what = "the central square, 7/8 of the shorter side," if given["crop"] else "the whole image"
     reductions = " and ".join(map(str, genotype.reductions)) or "none"
     agreement = "\n".join(
         f"- `{name}`: the same class for {check['same_class']:,} of {test['images']:,} images, "
@@ -469,7 +500,7 @@ Needs `pip install onnxruntime pillow`.
 
 {_ONNX}
 
-{_example(size, channels)}```
+{_example(size, channels, given["crop"])}```
 
 """
     return f"""\
@@ -502,8 +533,8 @@ ddarts_jax, and compared with the trained network:
 
 ## Preprocessing
 
-Resize the image to {size} x {size} pixels (bilinear, antialiased, as Pillow does; the aspect ratio is not
-kept), then, with `mean` and `std` from `meta.json`,
+Resize {what} to {size} x {size} pixels (bilinear, antialiased, as Pillow does),
+then, with `mean` and `std` from `meta.json`,
 
     {given["formula"]}
 
@@ -519,7 +550,7 @@ earlier versions for at least six months; for longer, the weights are in `weight
 {_PREPROCESS}
 
 {_STABLEHLO}
-{_example(size, channels)}```
+{_example(size, channels, given["crop"])}```
 
 The program computes in float32 without the shortcuts of GPUs (TF32).
 
@@ -549,14 +580,22 @@ like those of {meta["data"]}: others (another camera, cut, background) may fare 
 """
 
 
-def _example(size: int, channels: int) -> str:
+def _example(size: int, channels: int, crop: float | None) -> str:
     """The end of the model card's code: from an image file, where there are such, to a class."""
     if channels in (1, 3):
         mode = "L" if channels == 1 else "RGB"
+        box, argument = "", ""
+        if crop:
+            box = f"""\
+(w, h), side = image.size, {crop} * min(image.size)
+box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
+"""
+            argument = ", box"
         images = f"""\
 from PIL import Image
 
-image = Image.open("image.png").convert("{mode}").resize(({size}, {size}), Image.Resampling.BILINEAR)
+image = Image.open("image.png").convert("{mode}")
+{box}image = image.resize(({size}, {size}), Image.Resampling.BILINEAR{argument})
 images = np.array(image, np.uint8).reshape(1, {size}, {size}, {channels})
 """
     else:

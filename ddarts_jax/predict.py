@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import data
+from ddarts_jax import data, stream
 from ddarts_jax.errors import UserError
 
 FORMAT = 1  # of the folder; to be raised when an older reader would misread a newer folder
@@ -85,6 +85,7 @@ def read_meta(directory: str | os.PathLike) -> dict:
         if (
             not (isinstance(names, list) and all(isinstance(name, str) for name in names))
             or not all(type(given[key]) is int for key in ("image_size", "channels"))
+            or given["crop"] not in (None, stream.CENTRAL)
             or numbers.shape != (2, given["channels"])
             or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
         ):
@@ -140,7 +141,13 @@ def _read(path, preprocessing: dict) -> np.ndarray:
         raise UserError(f"{path}: the network reads {channels} channels, image files have 1 or 3.")
     if not os.path.isfile(path):
         raise UserError(f"There is no image file {path}.")
-    image = data.read_file(Path(path), functools.partial(data.read_image, image_size=size))
+    read = functools.partial(data.read_image, image_size=size)
+    if preprocessing["crop"]:  # of a streamed data set
+
+        def read(file):
+            return stream.crop(file.read(), stream.central_box, size)
+
+    image = data.read_file(Path(path), read)
     if channels < image.shape[2]:
         image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     return np.broadcast_to(image, (size, size, channels))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _TRIES = 10  # boxes drawn for a random crop until one fits, as in torchvision
 _RATIO = (3 / 4, 4 / 3)  # smallest and largest width / height of a random crop
-_CENTRAL = 224 / 256  # share of the shorter side that the central crop keeps, as for ImageNet
+CENTRAL = 224 / 256  # share of the shorter side that the central crop keeps, as for ImageNet
 _AHEAD = 2  # batches on the device, and in the queue of the one thread
 
 
@@ -409,7 +409,7 @@ def crop(encoded: bytes, box: Callable[[int, int], Sequence[float]], size: int) 
 
 def central_box(width: int, height: int) -> tuple[float, float, float, float]:
     """The central square of 7/8 of the shorter side: as resized to 256 and cropped to 224."""
-    side = _CENTRAL * min(width, height)
+    side = CENTRAL * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 

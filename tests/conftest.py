@@ -14,3 +14,6 @@ os.environ["XLA_FLAGS"] = (
 # A busy machine is no failure.
 hypothesis.settings.register_profile("quiet", deadline=None)
 hypothesis.settings.load_profile("quiet")
+
+# Tests neither read nor write the user's cache of compiled programs.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"

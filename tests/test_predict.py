@@ -27,7 +27,7 @@ def _write_export(folder, forward, size, channels):
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     program = jax.export.export(jax.jit(forward), platforms=("cpu", "cuda"))(images)
     (folder / "model.stablehlo").write_bytes(program.serialize())
-    given = {"image_size": size, "channels": channels, "mean": [_MEAN] * channels}
+    given = {"image_size": size, "crop": None, "channels": channels, "mean": [_MEAN] * channels}
     given |= {"std": [_STD] * channels}
     meta = {"format": 1, "class_names": _NAMES, "preprocessing": given}
     (folder / "meta.json").write_text(json.dumps(meta))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddarts_jax import main
 from ddarts_jax.genotype import Genotype
+from ddarts_jax.predict import predict
 
 _CONFIG = """
 import sys
@@ -145,3 +146,22 @@ def test_imagenet_training_config(place, tmp_path):
     rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "run/metrics.jsonl").open()]
     # Of the last of 2 steps an epoch: 10 steps of warm-up, then half of a cosine of 2 steps.
     np.testing.assert_allclose(rates, [0.01, 0.03, 0.05, 0.07, 0.09, 0.05], rtol=1e-5)
+
+
+def test_a_network_of_streamed_images_is_exported(place, tmp_path):
+    """The export reads test images as the stream does; so does `predict`, from their files."""
+    assert train(place, tmp_path / "run", "--config.train.epochs=4") == 0
+    arguments = ["--config", "configs/export.py", f"--config.run={tmp_path / 'run'}"]
+    assert main.main(["main", *arguments, f"--config.output={tmp_path / 'out'}"]) == 0
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert meta["test"] == {"accuracy": summary["test_accuracy"], "images": 10}
+    assert meta["preprocessing"]["crop"] == 0.875
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "central square" in card and "0.875 * min(image.size)" in card
+
+    folder = place / "images" / "test"
+    files = sorted(folder.glob("*/*.jpg"))
+    answers = [rows[0][0] for rows in predict(tmp_path / "out", files, top=1)]
+    right = np.mean([answer == file.parent.name for answer, file in zip(answers, files)])
+    assert right == summary["test_accuracy"]

@@ -3,8 +3,8 @@
     python -m ddarts_jax.main --config configs/score_operations.py [--config.data.name=folder:/path]
 
 12 primitives in 12 places of a ResNet18 of 3 blocks, each network trained 4 times. The sizes here are for
-the handwritten digits on 2 CPU cores: 25 minutes, nearly all of them compiling the 144 networks. On a GPU and CIFAR: `--config.train.channels=16
---config.data.name=cifar10`.
+the handwritten digits on 2 CPU cores: 25 minutes, nearly all of them compiling the 144 networks. On a GPU
+and CIFAR: `--config.train.channels=16 --config.data.name=cifar10`.
 """
 
 from ddarts_jax.config import score_config, without_augmentation

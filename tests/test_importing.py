@@ -21,7 +21,7 @@ from ddarts_jax import network, supernet, train
 from ddarts_jax.contributions import ablated_losses
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import cost
-from ddarts_jax.genotype import Genotype, edges, existing_nodes
+from ddarts_jax.genotype import Genotype, edges, encode, existing_nodes, parse
 from ddarts_jax.handcrafted import AUTHORS, HANDCRAFTED
 from ddarts_jax.importing import find_genotype, load_torch, parse_genotype, read_tensors, run
 from ddarts_jax.losses import cross_entropy
@@ -180,10 +180,13 @@ def test_broken_genotype_file_is_refused(tmp_path, content):
     ],
 )
 def test_published_genotypes_cost_what_the_authors_count(name, channels, params, macs):
-    """Parameters and MACs of all eight, with the reductions of the files."""
+    """Parameters and MACs of all eight, with the reductions of the files; alphas that say them."""
     genotype = find_genotype(reference(f"genotypes/{name}.txt"))
     found = cost(genotype, channels, 10, 32)
     assert (found.params, found.macs) == (params, macs)
+    probabilities = 1 / (1 + np.exp(-encode(genotype, DARTOPTI_PRIMITIVES, 2.0)))
+    kept = "complete", 0.85, genotype.reductions, genotype.seq
+    assert parse(probabilities, DARTOPTI_PRIMITIVES, *kept) == genotype
 
 
 # The authors' state dicts, made of random numbers together with what our trees must hold.

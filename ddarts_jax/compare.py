@@ -1,14 +1,13 @@
 """Networks side by side: the task `distance`, and how far a search has moved from its start."""
 
 import csv
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from ddarts_jax import distance, metrics, report
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.importing import find_genotype
 
@@ -68,7 +67,7 @@ def run(config, workdir: Path) -> dict:
     genotypes = [find_genotype(name) for name in names]
     if not config.networks:
         found = distances(*genotypes, scores)
-        _write_json(workdir / "distance.json", {"a": config.a, "b": config.b} | found)
+        write_json(workdir / "distance.json", {"a": config.a, "b": config.b} | found)
         print(f"{'cell':>5}  {'distance':>8}  {'positional':>10}")
         for position, pair in enumerate(zip(found["cells"], found["positional_cells"])):
             print("{:>5}  {:>8.4f}  {:>10.4f}".format(position, *pair))
@@ -87,12 +86,6 @@ def run(config, workdir: Path) -> dict:
         report.draw_distance_matrix(names, matrix, workdir / name, name.replace("_", " "))
     print(f"written to {workdir}: {', '.join(f'{n}.csv, .svg, .png' for n in matrices)}")
     return {name: matrix.tolist() for name, matrix in matrices.items()}
-
-
-def _write_json(path: Path, content) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _write_csv(path: Path, names: list[str], matrix: np.ndarray) -> None:

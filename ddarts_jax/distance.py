@@ -7,7 +7,6 @@ it. Both are symmetric, obey the triangle inequality and lie between 0 and 1.
 """
 
 import functools
-import json
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
 from ddarts_jax.genotype import Genotype, edge_index, num_edges
 
 # Accuracy in per cent of a proxy network with one primitive only, mean over the edges (Table 1).
@@ -48,15 +48,7 @@ def load_scores(path: str | os.PathLike) -> dict[str, float]:
         UserError: when the file is missing, unreadable or does not hold positive finite scores.
     """
     path = Path(path)
-    # A device or a pipe would block the read for ever.
-    if not os.path.isfile(path):
-        raise UserError(f"Score file {path} does not exist or is no regular file.")
-    try:
-        fields = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"Score file {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"Score file {path} is not valid JSON: {error}.") from error
+    fields = read_json(path, "Score file")
     if not isinstance(fields, dict) or not isinstance(fields.get("scores"), dict):
         raise UserError(
             f'Score file {path} must hold one JSON object {{"scores": {{"primitive": score, ...}}}}, '

@@ -36,7 +36,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ddarts_jax import config as configuration
-from ddarts_jax import data, evaluate, network, stream, train
+from ddarts_jax import data, network, stream, train
 from ddarts_jax import primitives as prim
 from ddarts_jax.augment import normalize
 from ddarts_jax.data import Dataset
@@ -161,10 +161,7 @@ def run(config, workdir: Path) -> dict:
     net, variables = train.build(settings, genotype, dataset, "float32", trained=True)
     variables = train.load_network(source / "network.npz", variables)
     variables = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf, np.float32), variables)
-    weights = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
+    weights = train.named(variables)
 
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
@@ -347,15 +344,7 @@ def _write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
 
 def _describe(settings, genotype: Genotype, dataset: Dataset, accuracy: float) -> dict:
     """The content of `meta.json`, without the checks."""
-    cost = evaluate.cost(
-        genotype,
-        settings.train.channels,
-        dataset.num_classes,
-        dataset.image_size,
-        image_channels=dataset.channels,
-        stem=settings.train.stem,
-        stem_multiplier=settings.train.stem_multiplier,
-    )
+    cost = train.cost(settings, genotype, dataset)
     kind, _, path = dataset.name.partition(":")
     return {
         "format": FORMAT,

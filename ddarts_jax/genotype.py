@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
 
 Entry = tuple[str, int, int]  # (primitive, node, source): node += primitive(source)
 Cell = tuple[Entry, ...]
@@ -102,15 +103,7 @@ class Genotype:
             UserError: when the file is missing, unreadable or does not hold a genotype.
         """
         path = Path(path)
-        # A device or a pipe would block the read for ever.
-        if not os.path.isfile(path):
-            raise UserError(f"Genotype file {path} does not exist or is no regular file.")
-        try:
-            fields = json.loads(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"Genotype file {path} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"Genotype file {path} is not valid JSON: {error}.") from error
+        fields = read_json(path, "Genotype file")
         required = {"genes", "reductions", "concat"}
         if not isinstance(fields, dict) or not required <= set(fields) <= required | {"seq"}:
             raise UserError(

@@ -7,7 +7,6 @@ search supernets.
 
 import ast
 import dataclasses
-import json
 import os
 import pickle
 import re
@@ -21,6 +20,7 @@ import numpy as np
 
 from ddarts_jax import network, supernet
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
 from ddarts_jax.genotype import Genotype, edges, num_edges
 from ddarts_jax.handcrafted import AUTHORS, HANDCRAFTED
 from ddarts_jax.primitives import SPACES
@@ -314,7 +314,7 @@ def run(config, workdir: Path) -> dict:
             overrides["train.auxiliary_weight"] = 0.0
         save_network(workdir / "network.npz", imported.variables)
     genotype.save(workdir / "genotype.json")
-    (workdir / "import.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(workdir / "import.json", summary)
 
     print(f"genotype of {genotype.num_cells} cells, reductions {list(genotype.reductions)}")
     if config.checkpoint:

@@ -1,6 +1,5 @@
 """The command line: `python -m ddarts_jax.main --config configs/digits.py [--workdir DIR]`."""
 
-import json
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ddarts_jax import config as configuration
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
 
 _logger = logging.getLogger("ddarts_jax")
 
@@ -124,20 +124,12 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
     trained network `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
     picture `confusion`; after a search with a start the picture `distance`.
     """
-    from ddarts_jax import compare, evaluate, report
+    from ddarts_jax import compare, evaluate, report, train
     from ddarts_jax.genotype import Genotype
 
     summary = {"task": config.task, "data": dataset.name}
     try:
-        cost = evaluate.cost(
-            genotype,
-            config.train.channels,
-            dataset.num_classes,
-            dataset.image_size,
-            image_channels=dataset.channels,
-            stem=config.train.stem,
-            stem_multiplier=config.train.stem_multiplier,
-        )
+        cost = train.cost(config, genotype, dataset)
         summary |= {"params": cost.params, "macs": cost.macs}
     except UserError as error:  # a search may end with a cell that keeps nothing
         _logger.warning("this genotype makes no network: %s", error)
@@ -152,7 +144,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         if config.task == "evaluate":
             sizes = config.evaluate.batch_sizes
             details["speed"] = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
-        _write_json(workdir / "evaluation.json", details)
+        write_json(workdir / "evaluation.json", details)
         report.draw_confusion(
             tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
         )
@@ -165,7 +157,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
     genotype.save(workdir / "network_genotype.json")
     report.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
     summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
-    _write_json(workdir / "summary.json", summary)
+    write_json(workdir / "summary.json", summary)
 
     print("genotype (node <- primitive(source)):")
     for position, cell in enumerate(genotype.cells):
@@ -191,12 +183,6 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             )
     print(f"{summary['seconds']} s; everything lies in {workdir}")
     return summary
-
-
-def _write_json(path: Path, content) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _fail(error: Exception) -> int:

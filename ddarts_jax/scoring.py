@@ -6,10 +6,10 @@ random weights, and the best accuracy counts. A primitive's score is the median 
 authors' means are multiples of a twelfth: 4 convolutions in each of 3 blocks, as here.)
 """
 
+import functools
 import itertools
 import json
 import logging
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from ddarts_jax import loop, sharding, train
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import evaluate_dataset
+from ddarts_jax.files import write_json
 from ddarts_jax.genotype import Genotype, reduction_positions
 from ddarts_jax.handcrafted import HANDCRAFTED
 from ddarts_jax.primitives import DARTOPTI_PRIMITIVES
@@ -57,22 +58,22 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
     )
     mesh = sharding.data_mesh(plan.batch_size)
     data = loop.on_device(dataset, (dataset.train,), mesh)
-    compiled = None
+    net, _ = train.build(config, genotype, dataset, dtype)
+    init, step = train.train_step(net, settings, plan)
+
+    # The seed is an argument: one program for all of them.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run_chunk(running, data, seed):
+        chunk = loop.make_chunk(step, plan, seed, settings.augment, dtype, mesh)
+        return chunk(running, data)[0]
+
     accuracies = []
     for seed in range(config.seed, config.seed + config.score.seeds):
         seeded = configuration.with_seed(config, seed)
-        net, variables = train.build(seeded, genotype, dataset, dtype)
-        init, step = train.train_step(net, settings, plan)
+        _, variables = train.build(seeded, genotype, dataset, dtype)
         running = loop.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
-        if compiled is None:  # one program for all seeds
-            compiled = jax.jit(
-                lambda running, data, seed, step=step: loop.make_chunk(
-                    step, plan, seed, settings.augment, dtype, mesh
-                )(running, data)[0],
-                donate_argnums=0,
-            )
         for _ in range(plan.epochs * plan.chunks):
-            running = compiled(running, data, np.uint32(seed))
+            running = run_chunk(running, data, np.uint32(seed))
         variables = running.state.variables
         tested = evaluate_dataset(net, variables, dataset, config.data.batch_size, dtype)
         accuracies.append(tested["accuracy"])
@@ -140,9 +141,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         "means": {name: statistics.fmean(values) for name, values in best.items()},
         "protocol": protocol,
     }
-    temporary = workdir / "scores.json.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, workdir / "scores.json")
+    write_json(workdir / "scores.json", result)
     print(f"{'primitive':<18} {'median':>7} {'mean':>7}")
     for name, score in result["scores"].items():
         print(f"{name:<18} {score:>7.2f} {result['means'][name]:>7.2f}")
@@ -163,7 +162,7 @@ def _claim(config, dataset, workdir) -> dict:
                 f"{workdir} holds measurements of another config (there, here): "
                 f"{'; '.join(differences)}. Use another --workdir."
             )
-    path.write_text(json.dumps(protocol, indent=2) + "\n")
+    write_json(path, protocol)
     return protocol
 
 

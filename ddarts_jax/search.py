@@ -260,6 +260,8 @@ def run(
         return record
 
     def stop(epoch):
+        if start is None:
+            return None
         rows = metrics.read(workdir / "metrics.jsonl")
         distances = [
             row["distance_to_start"]
@@ -273,6 +275,7 @@ def run(
                 f"stops early after epoch {epoch}: the distance to the start, {distances[-1]:.4f}, "
                 f"has been stable for {settings.stop.patience} epochs"
             )
+        return None
 
     state = loop.run_phase(
         *("search", config, dataset, splits, plan),

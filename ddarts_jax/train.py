@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from ddarts_jax import loop, network, optim
+from ddarts_jax import evaluate, loop, network, optim
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
-from ddarts_jax.evaluate import evaluate_dataset
+from ddarts_jax.evaluate import Cost
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.losses import cross_entropy
 from ddarts_jax.metrics import MetricsWriter
@@ -149,6 +149,19 @@ def build(
     return net, optim.at_least_float32(variables, dtype)
 
 
+def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
+    """What the network of `genotype` that the config asks for costs; see `evaluate.cost`."""
+    return evaluate.cost(
+        genotype,
+        config.train.channels,
+        dataset.num_classes,
+        dataset.image_size,
+        image_channels=dataset.channels,
+        stem=config.train.stem,
+        stem_multiplier=config.train.stem_multiplier,
+    )
+
+
 def run(
     config,
     genotype: Genotype,
@@ -195,7 +208,9 @@ def run(
     init, step = train_step(net, settings, plan)
 
     def end_epoch(epoch, state, means):
-        tested = evaluate_dataset(net, state.evaluated, dataset, config.data.batch_size, dtype)
+        tested = evaluate.evaluate_dataset(
+            net, state.evaluated, dataset, config.data.batch_size, dtype
+        )
         return means | {
             "accuracy": tested["accuracy"],
             "test_loss": tested["loss"],
@@ -214,7 +229,7 @@ def run(
 def save_network(path: Path, variables: Variables) -> None:
     """Writes a network's weights and statistics as an `.npz`, one array a pytree path, float32."""
     temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez(temporary, **_named(jax.device_get(variables)))
+    np.savez(temporary, **named(jax.device_get(variables)))
     os.replace(temporary, path)
 
 
@@ -228,7 +243,7 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
     Raises:
         UserError: the file is missing, broken, or of another network.
     """
-    wanted = _named(variables)
+    wanted = named(variables)
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
@@ -251,7 +266,8 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
     return jax.tree.unflatten(jax.tree.structure(variables), leaves)
 
 
-def _named(tree) -> dict[str, np.ndarray]:
+def named(tree) -> dict[str, np.ndarray]:
+    """The leaves of a network's variables by their paths, as `save_network` names them."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from ddarts_jax import data, distance, scoring
-from ddarts_jax.config import score_config
+from ddarts_jax.config import score_config, without_augmentation
 from ddarts_jax.errors import UserError
 from ddarts_jax.handcrafted import HANDCRAFTED
 
@@ -26,9 +26,7 @@ def make_config(images):
     config.train.channels = 2
     config.train.stem_multiplier = 1
     config.train.epochs = 1
-    config.train.augment.crop_padding = 0
-    config.train.augment.flip = False
-    config.train.augment.cutout = 0
+    without_augmentation(config.train.augment)
     config.score.seeds = 2
     config.score.primitives = ("skip_connect", "avg_pool_3x3")
     return config

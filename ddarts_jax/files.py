@@ -1,0 +1,36 @@
+"""JSON files: read with one sentence for whatever is wrong, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ddarts_jax.errors import UserError
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """Reads a JSON file that a user names.
+
+    Args:
+        path: the file.
+        kind: of file, as the messages begin: "Score file".
+
+    Raises:
+        UserError: when it is missing, unreadable or no JSON.
+    """
+    # A device or a pipe would block the read for ever.
+    if not os.path.isfile(path):
+        raise UserError(f"{kind} {path} does not exist or is no regular file.")
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{kind} {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{kind} {path} is not valid JSON: {error}.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON; the file is never seen half-written."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -7,6 +7,7 @@ setup(
     version="0.1.0",
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
     packages=find_packages(include=["ddarts_jax", "ddarts_jax.*"]),
+    package_data={"ddarts_jax": ["page.css", "page.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5",
@@ -22,6 +23,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13",
+        "plotly>=7.1",
         "safetensors>=0.8",
         "scikit-learn>=1.9",
         "tensorboardX>=2.6.5",
@@ -36,6 +38,7 @@ setup(
         "test": [
             "chex>=0.1.92",
             "hypothesis>=6.170",
+            "playwright>=1.65",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

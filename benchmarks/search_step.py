@@ -21,6 +21,7 @@ from flax import __version__ as flax_version
 
 from ddarts_jax import optim, supernet
 from ddarts_jax.config import default_config
+from ddarts_jax.primitives import SPACES
 from ddarts_jax.search import search_step
 
 
@@ -28,12 +29,14 @@ def measured_step(arguments, ablation_weight):
     """Builds and compiles a step; returns a function that runs it once, and what compiling took."""
     settings = default_config().search
     settings.ablation.weight = ablation_weight
+    settings.ablation.gradient = arguments.gradient
     net, variables = supernet.build(
         num_cells=arguments.cells,
         num_nodes=arguments.nodes,
         channels=arguments.channels,
         num_classes=10,
         image_channels=3,
+        primitives=SPACES[arguments.space],
         unroll=arguments.unroll,
         key=jax.random.key(0),
     )
@@ -74,32 +77,42 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("cells", 8), ("nodes", 4), ("channels", 16), ("size", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (("batch", 16), ("unroll", 1), ("repeats", 5)):
+    for name, default in (("batch", 16), ("unroll", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--repeats", type=int, default=5, help="0 compiles only")
+    parser.add_argument("--space", default="darts", choices=SPACES)
+    parser.add_argument("--gradient", default="full", choices=["full", "none"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--without", action="store_true", help="compare with w_AB = 0")
     arguments = parser.parse_args()
 
     weights = (0.5, 0.0) if arguments.without else (0.5,)
     steps = [measured_step(arguments, weight) for weight in weights]
-    for run, _ in steps:
-        run()
-    times = [[run() for run, _ in steps] for _ in range(arguments.repeats)]
-    medians = [statistics.median(column) for column in zip(*times)]
     result = {
         "benchmark": "search_step",
         **vars(arguments),
         **steps[0][1],
-        "step_s": round(medians[0], 4),
-        "spread_s": [round(pick(column[0] for column in times), 4) for pick in (min, max)],
-        "images_per_s": round(2 * arguments.batch / medians[0], 1),
         "device": jax.devices()[0].device_kind,
         "machine": f"{platform.machine()}, {jax.local_device_count()} device(s)",
         "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax_version},
     }
     if arguments.without:
-        result["without_ablation"] = steps[1][1] | {"step_s": round(medians[1], 4)}
-        result["ratio_of_ablation"] = round(medians[0] / medians[1], 2)
+        result["without_ablation"] = steps[1][1]
+        memory = [compiling["temporary_mb"] for _, compiling in steps]
+        result["ratio_of_memory"] = round(memory[0] / memory[1], 2)
+    if arguments.repeats:
+        for run, _ in steps:
+            run()
+        times = [[run() for run, _ in steps] for _ in range(arguments.repeats)]
+        medians = [statistics.median(column) for column in zip(*times)]
+        result |= {
+            "step_s": round(medians[0], 4),
+            "spread_s": [round(pick(column[0] for column in times), 4) for pick in (min, max)],
+            "images_per_s": round(2 * arguments.batch / medians[0], 1),
+        }
+        if arguments.without:
+            result["without_ablation"]["step_s"] = round(medians[1], 4)
+            result["ratio_of_ablation"] = round(medians[0] / medians[1], 2)
     print(json.dumps(result))
 
 

@@ -5,7 +5,8 @@ r"""The distance of two networks, cell by cell; of more, the matrix as CSV and a
         --config.networks="('authors/ResNet18', 'authors/ResNet50', 'runs/x/genotype.json')"
 
 A network is a genotype.json, a file of the authors' genotype text, or a handcrafted network's name
-(ResNet18, ResNet50, Xception, InceptionV4; authors/ResNet18 and so on in the authors' encoding).
+(ResNet18, ResNet50, Xception, InceptionV4; authors/ResNet18 and so on in the authors' encoding). Whole
+runs, with their curves, compare by configs/compare.py.
 """
 
 from ddarts_jax.config import distance_config

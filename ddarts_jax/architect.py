@@ -70,6 +70,8 @@ def architecture_gradient(
         ablate=ablation.weight != 0,
         gradient=ablation.gradient,
         table=table,
+        microbatch=settings.microbatch,
+        remat=settings.remat,
     )
     gradient = total_gradient(measured, alphas, ablation.weight, settings.zero_one_weight)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import distance, metrics, report
+from ddarts_jax import distance, drawing, metrics
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotype import Genotype
@@ -34,7 +34,7 @@ def distances(a: Genotype, b: Genotype, scores=None) -> dict:
 def draw_history(config, workdir: Path) -> None:
     """Draws distance to the start and accuracy against the epochs of a search, `distance.svg`/`.png`."""
     rows = [row for row in metrics.read(workdir / "metrics.jsonl") if row["phase"] == "search"]
-    report.draw_distance_history(
+    drawing.draw_distance_history(
         [row["epoch"] for row in rows],
         [row["distance_to_start"] for row in rows],
         [row["accuracy"] for row in rows],
@@ -83,7 +83,7 @@ def run(config, workdir: Path) -> dict:
     }
     for name, matrix in matrices.items():
         _write_csv(workdir / f"{name}.csv", names, matrix)
-        report.draw_distance_matrix(names, matrix, workdir / name, name.replace("_", " "))
+        drawing.draw_distance_matrix(names, matrix, workdir / name, name.replace("_", " "))
     print(f"written to {workdir}: {', '.join(f'{n}.csv, .svg, .png' for n in matrices)}")
     return {name: matrix.tolist() for name, matrix in matrices.items()}
 

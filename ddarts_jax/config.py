@@ -53,7 +53,15 @@ def default_config() -> ConfigDict:
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
     config.search.stem = "plain"  # 'strided', for large images: a quarter of the size
     config.search.stem_multiplier = 3  # the plain stem has this many times `channels`
+    config.search.share_cells = (
+        False  # one architecture for normal cells, one for reductions (DARTS)
+    )
+    config.search.random = 0  # random search among this many networks in place of a supernet; 0: no
+    config.search.relaxation = "sigmoid"  # of alphas into gates; 'softmax' over an edge (DARTS)
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
+    config.search.remat = True  # backward passes compute edges again: less memory, more time
+    config.search.microbatch = 0  # ablated networks differentiated at a time: less memory; 0: all
+    config.search.gap_images = 1000  # on which the discretisation gap is measured; 0: not measured
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
     config.search.start = ConfigDict()  # DARTOpti: from a network in place of random alphas
@@ -72,6 +80,9 @@ def default_config() -> ConfigDict:
     config.search.ablation.weight = 0.5  # w_AB, weight of the ablation loss (D-DARTS)
     config.search.ablation.gradient = "full"  # 'none': report the loss, differentiate nothing
     config.search.ablation.removal = "zero"  # a removed cell's output; 'random': randomly scaled
+
+    # The gradients pile up over cells and steps, as in the authors' program: see accumulated.py.
+    config.search.accumulated_gradients = False
 
     config.search.alphas = ConfigDict()  # Adam, one for each cell
     config.search.alphas.learning_rate = 3e-3  # at the first step, cosine from there
@@ -134,6 +145,7 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_sizes = (1, 64)  # whose speed task 'evaluate' measures
 
     config.chunk_steps = 50  # training steps in one compiled scan
+    config.profile = False  # trace the second chunk of each phase, and print its dearest scopes
     config.checkpoint = ConfigDict()
     config.checkpoint.every_minutes = 10.0  # between two checkpoints inside an epoch
     config.checkpoint.keep_last = 2  # checkpoints kept besides the best
@@ -151,6 +163,14 @@ def distance_config() -> ConfigDict:
     config.b = ""
     config.networks = ()  # or any number of them, each with each
     config.scores = ""  # a scores.json of task 'score_operations'; empty: Table 1 of the paper
+    return config.lock()
+
+
+def compare_config() -> ConfigDict:
+    """Returns the keys of configs/compare.py, locked."""
+    config = ConfigDict()
+    config.task = "compare"
+    config.runs = ""  # workdirs of at least two runs, separated by commas
     return config.lock()
 
 
@@ -183,6 +203,17 @@ def score_config() -> ConfigDict:
     return config.lock()
 
 
+def seeds_config() -> ConfigDict:
+    """Returns the keys of configs/seeds.py, locked."""
+    config = ConfigDict()
+    config.task = "seeds"
+    config.run = "configs/digits.py"  # the config file to repeat
+    config.seeds = (0, 1, 2)
+    config.overrides = ()  # of that config, as ('search.epochs=3', 'train.channels=8')
+    config.parallel = 0  # runs at a time; 0: one for each GPU, on a CPU one
+    return config.lock()
+
+
 def export_config() -> ConfigDict:
     """Returns the keys of configs/export.py, locked."""
     config = ConfigDict()
@@ -195,8 +226,10 @@ def export_config() -> ConfigDict:
 _TASKS = {
     **dict.fromkeys(("pipeline", "search", "train", "evaluate"), default_config),
     "distance": distance_config,
+    "compare": compare_config,
     "import": import_config,
     "export": export_config,
+    "seeds": seeds_config,
     "score_operations": score_config,
 }
 
@@ -207,6 +240,7 @@ _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
+    "search.relaxation": ("sigmoid", "softmax"),
     "search.ablation.gradient": ("full", "none"),
     "search.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts"),
@@ -219,10 +253,11 @@ _BELOW_ONE = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
 _FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
 _RANGES = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "parallel": _NOT_NEGATIVE,
     "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
     "search.start.epochs": _NOT_NEGATIVE,
     **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
-    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "seeds"), _POSITIVE),
+    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
     **dict.fromkeys(("strength", "from_epoch"), _POSITIVE),
     **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
     "search.num_cells": _POSITIVE,
@@ -238,6 +273,7 @@ _RANGES = {
     "accumulate": _POSITIVE,
     **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
     **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
+    **dict.fromkeys(("gap_images", "microbatch", "random"), _NOT_NEGATIVE),
 }
 
 
@@ -262,9 +298,20 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
         )
+    seeds = values.get("seeds", (0,))
+    if not seeds or len(set(seeds)) < len(seeds) or not all(map(_RANGES["seed"][1], seeds)):
+        raise UserError(
+            f"config.seeds is {seeds}; it must be one or more different numbers "
+            f"{_RANGES['seed'][0]}."
+        )
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
+
+
+def based_on(file: str, name: str) -> ConfigDict:
+    """Returns the configuration of the file `name` that lies beside the config file `file`."""
+    return runpy.run_path(str(Path(file).with_name(name)))["get_config"]()
 
 
 def without_augmentation(section: ConfigDict) -> None:
@@ -362,6 +409,13 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
     """
     whole = config.to_dict()
     del whole["data"]["data_dir"], whole["data"]["num_workers"]  # do not change the images
+    for key in (
+        "unroll",
+        "remat",
+        "microbatch",
+        "gap_images",
+    ):  # change the result by rounding alone
+        del whole["search"][key]
     kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
     return kept | {"num_images": num_images}
 

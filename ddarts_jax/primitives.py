@@ -9,7 +9,6 @@ pooling that does not count padding, strided skips by factorized reduction.
 
 import functools
 import math
-import types
 from collections.abc import Callable
 
 import jax
@@ -181,11 +180,52 @@ def _kernel_gradient(x, cotangent, stride, dilation, padding, taps):
     ).transpose(1, 2, 0, 3)
 
 
-def _keep_dtype(variable, value):
-    return value.astype(variable.dtype)
+_EPSILON, _MOMENTUM = 1e-5, 0.9  # of BatchNorm, as in the reference
 
 
-class BatchNorm(nnx.BatchNorm):
+@jax.custom_vjp
+def standardise(x):
+    """Subtracts the mean and divides by the deviation, both over all axes but the last.
+
+    Jitted and with a gradient of its own: a supernet has hundreds of them, and each is traced,
+    transposed and lowered once for a shape in place of every time.
+
+    Args:
+        x: [..., C].
+
+    Returns:
+        `x` standardised, of its dtype; mean and (biased) variance [C], float32 or better, through
+        which no gradient flows.
+    """
+    return _standardise_forward(x)[0]
+
+
+@jax.jit
+def _standardise_forward(x):
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(wide, axes)
+    # Not E[x^2] - E[x]^2, which is lost to rounding where mean >> deviation.
+    variance = jnp.mean((wide - mean) ** 2, axes)
+    inverse = lax.rsqrt(variance + _EPSILON)
+    output = ((wide - mean) * inverse).astype(x.dtype)
+    return (output, mean, variance), (x, mean, inverse)
+
+
+@jax.jit
+def _standardise_backward(residuals, cotangents):
+    x, mean, inverse = residuals
+    axes = tuple(range(x.ndim - 1))
+    wide = cotangents[0].astype(mean.dtype)
+    output = (x - mean) * inverse
+    to_x = wide - jnp.mean(wide, axes) - output * jnp.mean(wide * output, axes)
+    return ((to_x * inverse).astype(x.dtype),)
+
+
+standardise.defvjp(_standardise_forward, _standardise_backward)
+
+
+class BatchNorm(nnx.Module):
     """Batch normalisation as in the reference: eps 1e-5, running statistics with momentum 0.9.
 
     Args:
@@ -194,23 +234,24 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     def __init__(self, channels: int, affine: bool):
-        # Scale starts at one and bias at zero: the key that flax asks for has no use.
-        keyless = types.SimpleNamespace(params=lambda: None)
-        super().__init__(
-            channels,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_bias=affine,
-            use_scale=affine,
-            use_fast_variance=False,  # E[x^2] - E[x]^2 is lost to rounding where mean >> deviation
-            rngs=keyless,
-        )
-        for statistic in (self.mean, self.var):  # flax computes them in the dtype of the input
-            statistic.set_metadata(on_set_value=_keep_dtype)
+        self.mean = nnx.BatchStat(np.zeros(channels, np.float32))
+        self.var = nnx.BatchStat(np.ones(channels, np.float32))
+        self.scale = nnx.Param(np.ones(channels, np.float32)) if affine else None
+        self.bias = nnx.Param(np.zeros(channels, np.float32)) if affine else None
 
     def __call__(self, x, train):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
-        return super().__call__(x, use_running_average=not train).astype(x.dtype)
+        if train:
+            output, *batch = standardise(x)
+            for running, new in zip((self.mean, self.var), batch):
+                mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
+                running.set_value(mixed.astype(running.dtype))
+        else:
+            inverse = lax.rsqrt(self.var[...] + _EPSILON)
+            output = (x - self.mean[...]) * inverse
+        if self.scale is not None:
+            output = output * self.scale[...] + self.bias[...]
+        return output.astype(x.dtype)
 
 
 class ConvBN(nnx.Module):
@@ -296,6 +337,7 @@ def _shifted_sum(padded, spatial, shape, stride, dilation):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def separable_by_shifts(x, spatial, pointwise, stride, dilation):
     """Depthwise and pointwise convolution in a form that is quick on a CPU, forwards and backwards.
 
@@ -320,6 +362,7 @@ def _separable_forward(x, spatial, pointwise, stride, dilation):
     return separable_by_shifts(x, spatial, pointwise, stride, dilation), (x, spatial, pointwise)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _separable_backward(stride, dilation, residuals, cotangent):
     x, spatial, pointwise = residuals
     # Towards the input: the transposed convolution is again a sum of shifted products, of the
@@ -331,6 +374,7 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     padding = [(0, 0, 0), *padding, (0, 0, 0)]
     spread = lax.pad(before_pointwise, jnp.zeros((), x.dtype), padding)
     to_input = _shifted_sum(spread, spatial[::-1, ::-1], x.shape[1:3], 1, dilation)
+    to_input = to_input @ jnp.eye(x.shape[-1], dtype=x.dtype)
 
     # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
     # contraction over images and positions, several times quicker than k*k sums of products.
@@ -423,11 +467,7 @@ class Bottleneck(nnx.Module):
 
 
 def _slide(x, axis, stride, fill, combine):
-    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it.
-
-    Sliced sums and maxima have cheap gradients everywhere, where XLA's windowed reductions do not
-    (select-and-scatter took 14 times as long on a CPU).
-    """
+    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it."""
     size = x.shape[axis]
     pad = [(0, 0)] * x.ndim
     pad[axis] = (1, 1)
@@ -439,24 +479,102 @@ def _slide(x, axis, stride, fill, combine):
     return combine(combine(taps[0], taps[1]), taps[2])
 
 
+def _spread(outputs, stride, size, fill):
+    """Puts `stride` apart what a 3x3 window of that stride gave, with the window's border around it.
+
+    Args:
+        outputs: [B, ceil(H / stride), ceil(W / stride), C].
+        stride: of the window.
+        size: (H, W) of its input.
+        fill: stands everywhere else.
+
+    Returns:
+        [B, H + 2, W + 2, C]; the window whose centre is the pixel (y, x) at (y + 1, x + 1).
+    """
+    spans = [stride * (n - 1) + 1 for n in outputs.shape[1:3]]
+    padding = [(1, n + 1 - span, stride - 1) for n, span in zip(size, spans)]
+    return lax.pad(outputs, jnp.asarray(fill, outputs.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+
+
+# The gradients of both pools are written out: those of XLA's windowed reductions (select-and-scatter)
+# and of slices (a sum of padded pieces) take several times as long on a CPU.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
 def max_pool(x, stride):
-    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins."""
+    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; of equals the first counts."""
     for axis in (1, 2):
         x = _slide(x, axis, stride, -jnp.inf, jnp.maximum)
     return x
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _max_pool_forward(x, stride):
+    height, width = ((n - 1) // stride * stride + 1 for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    best = None
+    for tap, (i, j) in enumerate(np.ndindex(3, 3)):
+        value = padded[:, i : i + height : stride, j : j + width : stride]
+        if best is None:
+            best, winner = value, jnp.zeros(value.shape, jnp.uint8)
+        else:
+            winner = jnp.where(value > best, np.uint8(tap), winner)
+            best = jnp.maximum(value, best)
+    return best, (winner, np.zeros((*x.shape[1:3], 0), np.uint8))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _max_pool_backward(stride, residuals, cotangent):
+    winner, like = residuals
+    height, width = like.shape[:2]
+    winner = _spread(winner, stride, (height, width), 9)
+    cotangent = _spread(cotangent, stride, (height, width), 0)
+    total = 0
+    for tap, (i, j) in enumerate(np.ndindex(3, 3)):
+        here = slice(None), slice(2 - i, 2 - i + height), slice(2 - j, 2 - j + width)
+        total += jnp.where(winner[here] == tap, cotangent[here], 0)
+    return (total @ jnp.eye(total.shape[-1], dtype=total.dtype),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
 def avg_pool(x, stride):
     """3x3 mean of `x` [B, H, W, C] over the pixels inside the image."""
-
-    def inverse_counts(size):
-        position = np.arange(0, size, stride)
-        return 1.0 / (np.minimum(position + 1, size - 1) - np.maximum(position - 1, 0) + 1)
-
-    weight = np.outer(inverse_counts(x.shape[1]), inverse_counts(x.shape[2]))[None, :, :, None]
+    size = x.shape[1:3]
     for axis in (1, 2):
         x = _slide(x, axis, stride, 0, jnp.add)
-    return x * weight.astype(x.dtype)
+    return x * _inverse_counts(size, stride).astype(x.dtype)
+
+
+def _inverse_counts(size, stride):
+    """One over the number of pixels in each window: [1, ceil(H / stride), ceil(W / stride), 1]."""
+
+    def along(n):
+        position = np.arange(0, n, stride)
+        return 1.0 / (np.minimum(position + 1, n - 1) - np.maximum(position - 1, 0) + 1)
+
+    return np.outer(along(size[0]), along(size[1]))[None, :, :, None]
+
+
+def _avg_pool_forward(x, stride):
+    return avg_pool(x, stride), np.zeros((*x.shape[1:3], 0), np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _avg_pool_backward(stride, like, cotangent):
+    size = like.shape[:2]
+    scaled = cotangent * _inverse_counts(size, stride).astype(cotangent.dtype)
+    spread = _spread(scaled, stride, size, 0)
+    for axis in (1, 2):
+        spread = _slide(spread, axis, 1, 0, jnp.add)
+    return (spread[:, 1:-1, 1:-1],)
+
+
+avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
 
 
 class Pool(nnx.Module):

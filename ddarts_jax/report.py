@@ -1,348 +1,684 @@
-"""Pictures of what a search found, and of how far it went."""
+"""What a run did and found, as one page: `report.html` in its workdir.
 
-import math
-import os
-from collections import defaultdict
-from collections.abc import Sequence
+Everything comes from the files of the workdir, so that the report of a run that still goes, was
+interrupted or has only one phase shows what there is.
+"""
 
-import matplotlib
+import dataclasses
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
 
-from ddarts_jax.genotype import Cell, Genotype, existing_nodes
+from ddarts_jax import config as configuration
+from ddarts_jax import drawing, metrics
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
+from ddarts_jax.genotype import Genotype, num_edges
+from ddarts_jax.page import COLOURS, Page, cell_names, line, reduction_cells
+from ddarts_jax.primitives import SPACES
 
-# Colour by primitive, so that pictures of different genotypes compare; line style by family, so
-# that they also read in grey: convolutions solid, dilated dash-dotted, pools dashed, skip dotted.
-_DILATED, _POOL, _SKIP = (0, (5, 1.2, 1, 1.2)), (0, (3, 1.2)), (0, (1, 1))
-_STYLES = {
-    "max_pool_3x3": ("#d9381e", _POOL),
-    "avg_pool_3x3": ("#f2a33a", _POOL),
-    "skip_connect": ("#4b5563", _SKIP),
-    "sep_conv_3x3": ("#4ba3e3", "-"),
-    "sep_conv_5x5": ("#0b4f9e", "-"),
-    "dil_conv_3x3": ("#4fc06b", _DILATED),
-    "dil_conv_5x5": ("#0f6b3a", _DILATED),
-    "conv_3x1_1x3": ("#c792ea", "-"),
-    "conv_7x1_1x7": ("#7b2d9e", "-"),
-    "simple_conv_1x1": ("#f08fc0", "-"),
-    "simple_conv_3x3": ("#c2185b", "-"),
-    "bottleneck_1x3x1": ("#8c6239", "-"),
-}
-_OTHER_COLOURS = ("#111827", "#0e9aa7", "#a3a119", "#7f1d1d")
-
-# Lengths are inches: one axes covers the whole figure and its data unit is the inch.
-_WIDTH, _HEIGHT, _MARGIN = 3.6, 2.8, 0.08  # of one cell's panel
-_RADIUS = 0.14  # of a node
-_SPREAD = 0.24  # between the control points of parallel arrows
-_INK, _FAINT = "#1f2937", "#c3c8d0"
+PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
 
 
-def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str = "") -> None:
-    """Draws every cell of the network as a graph.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What lies in a workdir; what is missing is empty or None.
 
-    Data flow from left to right: the inputs k-2 and k-1 (outputs of the two cells before), the
-    intermediate nodes numbered as in the genotype, their concatenation. An arrow is one primitive. A
-    node that does not exist for want of inputs is faint, and so is every arrow from it.
-
-    Args:
-        genotype: the network to draw.
-        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
-        title: a line above the cells; none if empty.
+    Attributes:
+        workdir: of the run.
+        config: {dotted key: value}.
+        search: rows of the metrics, one an epoch.
+        train: likewise.
+        genotypes: the parsed genotype by epoch of the search, ascending.
+        probabilities: by epoch, float [distinct cells, E, O], of the candidates `primitives`.
+        primitives: the search's candidates, empty if the config does not say them.
+        network: the genotype that is trained, or the newest of the search.
+        evaluation: what `evaluation.json` holds.
+        summary: what `summary.json` holds; it is there when the run has ended.
+        versions: what `versions.json` holds.
     """
-    styles = _line_styles(genotype)
-    rows, columns = _grid(genotype.num_cells, 4)
-    legend_rows, legend_columns = _grid(len(styles), math.floor(columns * _WIDTH / 1.7))
-    top = 0.45 if title else 0.0
-    bottom = 0.2 + 0.24 * legend_rows
-    width, height = columns * _WIDTH, top + rows * _HEIGHT + bottom
 
-    figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    axes.set_axis_off()
-    if title:
-        axes.text(
-            width / 2,
-            height - 0.25,
-            title,
-            size=14,
-            ha="center",
-            va="center",
-            color=_INK,
-            parse_math=False,
+    workdir: Path
+    config: dict[str, Any]
+    search: list[dict]
+    train: list[dict]
+    genotypes: dict[int, Genotype]
+    probabilities: dict[int, np.ndarray]
+    primitives: tuple[str, ...]
+    network: Genotype | None
+    evaluation: dict
+    summary: dict
+    versions: dict
+
+    @property
+    def name(self) -> str:
+        """Of the workdir."""
+        return self.workdir.resolve().name
+
+    def outcome(self, key: str) -> float | None:
+        """A number of the summary."""
+        return _number(self.summary.get(key))
+
+
+def read(workdir: str | Path) -> Run:
+    """Reads the workdir of a run.
+
+    Raises:
+        UserError: there is no run in it, or a file of it is broken.
+    """
+    workdir = Path(workdir)
+    path = workdir / "metrics.jsonl"
+    rows = metrics.read(path) if path.exists() else []
+    config = configuration.flatten(_read_object(workdir / "config.json"))
+    if not rows and not config:
+        raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
+    genotypes = _read_genotypes(workdir / "genotypes")
+    results = [workdir / name for name in ("network_genotype.json", "genotype.json")]
+    networks = [Genotype.load(path) for path in results if path.exists()]
+    primitives = SPACES.get(str(config.get("search.space")), ())
+    return Run(
+        workdir,
+        config,
+        *([row for row in rows if row["phase"] == phase] for phase in ("search", "train")),
+        genotypes,
+        _read_probabilities(workdir, config, genotypes, primitives),
+        primitives,
+        next(iter([*networks, *reversed(genotypes.values())]), None),
+        *(
+            _read_object(workdir / name)
+            for name in ("evaluation.json", "summary.json", "versions.json")
+        ),
+    )
+
+
+def write(workdir: str | Path) -> Path:
+    """Writes `report.html` into the workdir of a run, finished or not.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: see `read`.
+    """
+    run = read(workdir)
+    page = Page(
+        f"{run.name}: {run.config.get('task', 'run')} on {run.config.get('data.name', '?')}"
+    )
+    page.sentences(_findings(run))
+    page.sentences(_warnings(run), "warning")
+    _add_network(page, run)
+    _add_search(page, run)
+    _add_training(page, run)
+    _add_cost(page, run)
+    _add_settings(page, run)
+    path = run.workdir / "report.html"
+    page.write(path)
+    return path
+
+
+def series(rows: list[dict], key: str, cell: int | None = None) -> list[float | None]:
+    """The numbers of a metric, one a row; of one cell, where each cell has its own.
+
+    What is missing or no finite number is None.
+    """
+    values = [row.get(key) for row in rows]
+    if cell is not None:
+        values = [v[cell] if isinstance(v, list) and len(v) > cell else None for v in values]
+    return [_number(value) for value in values]
+
+
+def last(rows: list[dict], key: str) -> float | None:
+    """A metric's number in the last row that has one."""
+    return last_number(series(rows, key))
+
+
+def last_number(values: list[float | None]) -> float | None:
+    """The last that is not None."""
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def gaps(rows: list[dict]) -> list[float | None]:
+    """The discretisation gap after each epoch of a search.
+
+    It is the accuracy of the supernet less that of the same supernet masked to its genotype.
+    """
+    pairs = zip(series(rows, "supernet_accuracy"), series(rows, "discrete_accuracy"))
+    return [None if a is None or b is None else a - b for a, b in pairs]
+
+
+def shares(genotype: Genotype) -> dict[str, float]:
+    """The share of every primitive in what the distinct cells keep; empty if they keep nothing."""
+    counts = Counter(primitive for cell in genotype.genes for primitive, _, _ in cell)
+    return {primitive: count / counts.total() for primitive, count in counts.items()}
+
+
+def parameter_free_share(genotype: Genotype) -> float | None:
+    """The share of pools and skip connections in what is kept; None if nothing is."""
+    found = shares(genotype)
+    return sum(found.get(primitive, 0.0) for primitive in PARAMETER_FREE) if found else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes and seconds, or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# ---------------------------------------------------------------- words
+
+
+def _findings(run: Run) -> list[str]:
+    """The first lines of the report: where the run stands, and what it found."""
+    sentences = [_standing(run)]
+    cost = _cost_in_words(run)
+    accuracy = run.outcome("test_accuracy")
+    if accuracy is not None:
+        sentences.append(f"The network found reaches {accuracy:.2%} on the test images{cost}.")
+    elif run.train:
+        tested = last(run.train, "accuracy")
+        if tested is not None:
+            sentences.append(f"The network has reached {tested:.2%} on the test images so far.")
+    elif cost:
+        sentences.append(f"The network found was not trained here{cost}.")
+    supernet = last(run.search, "accuracy")
+    if supernet is not None:
+        decided = last(run.search, "decided")
+        sentences.append(
+            f"In the search's last epoch the supernet was right on {supernet:.1%} of the images that "
+            "the architecture learns from"
+            + (
+                f", and {decided:.0%} of the candidates were decided."
+                if decided is not None
+                else "."
+            )
         )
-    for position, cell in enumerate(genotype.cells):
-        row, column = divmod(position, columns)
-        corner = (column * _WIDTH, height - top - (row + 1) * _HEIGHT)
-        _draw_cell(axes, corner, genotype, position, cell, styles)
-    legend = figure.legend(
+    masked, gap = last(run.search, "discrete_accuracy"), last_number(gaps(run.search))
+    if gap is not None:
+        sentences.append(
+            f"With only the kept primitives that supernet is right on {masked:.1%} of the held-out "
+            f"images in place of {masked + gap:.1%}: the discretisation gap."
+        )
+    moved = last(run.search, "distance_to_start")
+    if moved is not None:
+        start = run.config.get("search.start.genotype") or "its start"
+        sentences.append(f"The genotype's distance to {start} is {moved:.4f}.")
+    if run.network:
+        sentences.append(_kept_in_words(run.network))
+    return sentences
+
+
+def _standing(run: Run) -> str:
+    """How far the run has come."""
+    if run.summary:
+        seconds = run.outcome("seconds")
+        took = f" after {duration(seconds)}" if seconds is not None else ""
+        return f"The run has ended{took}."
+    for phase, name, rows in (("train", "training", run.train), ("search", "search", run.search)):
+        if rows:
+            epochs = [run.config.get(f"{phase}.epochs")]
+            if phase == "search" and run.config.get("search.start.genotype"):
+                epochs.append(run.config.get("search.start.epochs"))
+            planned = f" of {sum(epochs)}" if all(isinstance(e, int) for e in epochs) else ""
+            return f"The run has not ended: epoch {rows[-1]['epoch']}{planned} of the {name}."
+    return "The run has no finished epoch yet."
+
+
+def _cost_in_words(run: Run) -> str:
+    params, macs = run.outcome("params"), run.outcome("macs")
+    if params is None or macs is None:
+        return ""
+    return f"; it has {params:,.0f} parameters and takes {macs / 1e6:,.2f} million MACs an image"
+
+
+def _kept_in_words(genotype: Genotype) -> str:
+    kept = sum(len(cell) for cell in genotype.cells)
+    free = parameter_free_share(genotype)
+    if free is None:
+        return "No cell of the network keeps a primitive."
+    return (
+        f"The network's {genotype.num_cells} cells keep {kept} primitives, {free:.0%} of them "
+        "parameter-free."
+    )
+
+
+def _warnings(run: Run) -> list[str]:
+    if not run.network:
+        return []
+    sentences = []
+    free = parameter_free_share(run.network)
+    if free is not None and free > 0.5:
+        sentences.append(
+            f"Parameter-free primitives take over: {free:.0%} of what is kept are pools and skip "
+            "connections. So collapse searches that favour what needs no training."
+        )
+    names = cell_names(run.network)
+    empty = [name for name, cell in zip(names, run.network.genes) if not cell]
+    if empty and run.summary:  # before the end alphas may still pass the threshold
+        sentences.append(
+            f"Nothing is kept in {', '.join(empty)}: no candidate there reaches the threshold of the "
+            "parsing."
+        )
+    return sentences
+
+
+# ---------------------------------------------------------------- sections
+
+_CELLS = (
+    "An arrow is a kept primitive, its width its probability where that is known; faint arrows lead "
+    "to the cell's output. k-2 and k-1 are the outputs of the two cells before; a node without inputs "
+    "is faint. Cells that reduce the image are yellow. In D-DARTS every cell has a genotype of its own."
+)
+
+
+def _add_network(page: Page, run: Run) -> None:
+    """The cells: settling over the epochs of the search, and those of the network if they differ."""
+    page.heading("Network")
+    newest = next(reversed(run.genotypes.values()), None)
+    if newest:
+        relaxation = run.config.get("search.relaxation", "sigmoid")
+        page.settling(
+            "Genotype parsed from the alphas after each epoch. " + _CELLS,
+            f"{relaxation}(alpha) of every candidate, from 0 (white) to 1 (dark); framed: kept. Rows "
+            "are edges, source → node. The zero-one loss pushes towards 0 and 1.",
+            run.genotypes,
+            run.probabilities,
+            run.primitives,
+        )
+    if run.network and run.network != newest:
+        positions = enumerate(run.network.cells)
+        page.cells(
+            "Network that is trained" if newest else "Cells",
+            "The network's cells in order. " + _CELLS,
+            [
+                (f"cell {position}", run.network, cell, position in run.network.reductions)
+                for position, cell in positions
+            ],
+        )
+    if not run.network:
+        page.sentences(["The workdir holds no genotype yet."], "note")
+
+
+def _add_search(page: Page, run: Run) -> None:
+    rows = run.search
+    if not rows:
+        return
+    page.heading("Search")
+    epochs = [row["epoch"] for row in rows]
+
+    def curves(*specifications):
+        return [
+            line(name, epochs, series(rows, key), COLOURS[index % len(COLOURS)], style)
+            for index, (name, key, style) in enumerate(specifications)
+        ]
+
+    page.chart(
+        "Accuracy",
+        "Of the supernet in training: on the half of the images that moves the alphas, and on the half "
+        "that moves the weights (bilevel optimisation).",
+        curves(
+            ("architecture half", "accuracy", "solid"),
+            ("weight half", "weights_accuracy", "dash"),
+        ),
+        yaxis={"tickformat": ".1~%"},
+    )
+    page.chart(
+        "Cross-entropy",
+        "L_CE of the supernet on the two halves.",
+        curves(
+            ("architecture half", "loss", "solid"),
+            ("weight half", "weights_loss", "dash"),
+        ),
+    )
+    page.chart(
+        "Discretisation gap",
+        "Accuracy on held-out images of the supernet with all its candidates, of the same supernet "
+        "masked to the parsed genotype, and their difference: how much the alphas still have to decide.",
         [
-            Line2D([], [], color=colour, linestyle=line, linewidth=2)
-            for colour, line in styles.values()
+            *curves(
+                ("supernet", "supernet_accuracy", "solid"),
+                ("masked to the genotype", "discrete_accuracy", "dash"),
+            ),
+            line("gap", epochs, gaps(rows), COLOURS[2], "dot"),
         ],
-        list(styles),
-        loc="lower center",
-        ncols=legend_columns,
-        frameon=False,
-        handlelength=3,
-        fontsize=10,
-        labelcolor=_INK,
+        yaxis={"tickformat": ".1~%"},
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    _save(figure, path_stem)
-
-
-def draw_distance_matrix(
-    names: Sequence[str], matrix: np.ndarray, path_stem: str | os.PathLike, title: str = ""
-) -> None:
-    """Draws the distances between n architectures as a heatmap, the numbers in the squares.
-
-    Args:
-        names: of the architectures, in the order of the matrix.
-        matrix: float [n, n], not negative.
-        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
-        title: a line above the heatmap; none if empty.
-    """
-    matrix = np.asarray(matrix)
-    texts = np.where(matrix == 0, "0", np.char.mod("%.3f", matrix))
-    figure, _ = _heatmap(names, matrix, texts, title)
-    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
-
-
-def draw_confusion(
-    confusion: np.ndarray, names: Sequence[str], path_stem: str | os.PathLike, title: str = ""
-) -> None:
-    """Draws the confusion matrix of a classifier: its colours are shares of the images of a class.
-
-    Args:
-        confusion: int [n, n], images of each class (row) by answer (column).
-        names: of the classes; with more than 40 neither names nor counts are written.
-        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
-        title: a line above the matrix; none if empty.
-    """
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    texts = np.where(confusion == 0, "", confusion.astype(str))
-    figure, axes = _heatmap(names, shares, texts, title)
-    axes.set_ylabel("class", color=_INK)
-    axes.set_xlabel("answer", color=_INK)
-    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
-
-
-def _heatmap(names, matrix: np.ndarray, texts: np.ndarray, title: str) -> tuple[Figure, Axes]:
-    """A square matrix as colours, with a text in every square and names on both sides."""
-    legible = len(matrix) <= 40
-    side = 0.5 * len(matrix) if legible else 8  # inches
-    figure = Figure(figsize=(side, side), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    # Only the light half of the map, on which the numbers can be read.
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=(2 if legible else 1) * matrix.max() or 1)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title, size=12, pad=10, color=_INK, parse_math=False)
-    if not legible:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return figure, axes
-    for (row, column), text in np.ndenumerate(texts):
-        axes.text(column, row, text, size=8, ha="center", va="center", color=_INK)
-    everything = range(len(matrix))
-    plain = {"color": _INK, "size": 9, "parse_math": False}
-    axes.set_yticks(everything, names, **plain)
-    axes.set_xticks(everything, names, **plain, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_xticks([n - 0.5 for n in everything[1:]], minor=True)
-    axes.set_yticks([n - 0.5 for n in everything[1:]], minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    return figure, axes
-
-
-def draw_distance_history(
-    epochs: Sequence[int],
-    distances: Sequence[float],
-    accuracies: Sequence[float],
-    path_stem: str | os.PathLike,
-    title: str = "",
-    start_epoch: int = 0,
-    positional: Sequence[float] = (),
-) -> None:
-    """Draws how a search moves away from its start, and how its accuracy develops.
-
-    Args:
-        epochs: n numbers of epochs, ascending.
-        distances: n distances to the start, drawn against the left axis.
-        accuracies: n fractions, drawn in per cent against the right axis.
-        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
-        title: a line above the picture; none if empty.
-        start_epoch: the last epoch in which the alphas were fixed; 0 if there was none.
-        positional: n positional distances, a dotted line against the left axis; none if empty.
-    """
-    figure = Figure(figsize=(6.4, 3.8), facecolor="white", layout="constrained")
-    left = figure.add_subplot()
-    right = left.twinx()
-    left_label = "● distance to the start   ▲ positional"
-    # Line style and marker, which the label repeats, tell the curves apart in grey.
-    curves = (
-        (left, distances, "● distance to the start", "#0b4f9e", "o-", "left"),
-        *([(left, positional, left_label, "#0b4f9e", "^:", "left")] if len(positional) else []),
-        (right, 100 * np.asarray(accuracies, float), "□ accuracy (%)", "#d9381e", "s--", "right"),
+    page.chart(
+        "Decided candidates",
+        "Share of the alphas whose probability is above 0.9 or below 0.1.",
+        curves(("decided", "decided", "solid")),
+        yaxis={"tickformat": ".1~%", "range": [0, 1.02]},
+        showlegend=False,
     )
-    markers = {"markersize": 4, "markevery": math.ceil(len(epochs) / 40)}
-    for axes, values, label, colour, style, side in curves:
-        face = colour if axes is left else "white"
-        axes.plot(epochs, values, style, color=colour, mfc=face, clip_on=False, **markers)
-        axes.set_ylabel(label, color=colour)
-        axes.tick_params(axis="y", colors=colour)
-        axes.spines[:].set_visible(False)
-        axes.spines[side].set(visible=True, color=colour)
-    left.spines["bottom"].set(visible=True, color=_INK)
-    left.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    left.set_ylim(bottom=0)
-    left.set_xlabel("epoch", color=_INK)
-    left.tick_params(axis="x", colors=_INK)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    left.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-    left.set_axisbelow(True)
-    if start_epoch:
-        left.axvspan(epochs[0] - 0.5, start_epoch, color="#fdf3dc", zorder=0)
-        left.text(0, 1.02, "alphas fixed", size=9, color="#8a6a1f", transform=left.transAxes)
-    if title:
-        left.set_title(title, size=12, pad=20, color=_INK, parse_math=False)
-    _save(figure, path_stem)
+    page.chart(
+        "Share of each primitive",
+        "Of all that the parsed genotype keeps, cell by cell counted alike. Above the dashed line "
+        "parameter-free primitives (pools, skip connections; at the bottom) have taken over.",
+        _share_traces(run.genotypes),
+        yaxis={"tickformat": ".1~%", "range": [0, 1]},
+        barmode="stack",
+        bargap=0.1,
+        shapes=[
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": 0.5,
+                "y1": 0.5,
+                "line": {"color": "#111827", "width": 1.5, "dash": "dash"},
+            }
+        ],
+    )
+    page.chart(
+        "Distance",
+        "The paper's distance of architectures (mean over the cells of the Hausdorff distance of their "
+        "edges) between consecutive epochs, and to the start where the search has one (DARTOpti). "
+        "Positional: edge by edge.",
+        curves(
+            ("to the epoch before", "distance_to_last", "solid"),
+            ("to the start", "distance_to_start", "dash"),
+            ("to the start, positional", "positional_distance_to_start", "dot"),
+        ),
+        yaxis={"rangemode": "tozero"},
+    )
+    for title, caption, key in _CELL_METRICS:
+        page.chart(title, caption, _cell_traces(run, key))
+    rates = curves(("weights", "learning_rate_weights", "solid"))
+    page.chart(
+        "Learning rates",
+        "Of the weights (SGD) and of each cell's alphas (Adam), on a logarithmic axis.",
+        rates + _cell_traces(run, "learning_rate_alphas", prefix="alphas, "),
+        yaxis={"type": "log"},
+    )
+    page.chart(
+        "Norms of the weights' steps",
+        "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
+        curves(
+            ("gradient", "gradient_norm_weights", "solid"),
+            ("update", "update_norm_weights", "dash"),
+        ),
+        yaxis={"type": "log"},
+    )
+    page.chart(
+        "Norm of the alphas' gradient",
+        "Of L_T, cell by cell.",
+        _cell_traces(run, "gradient_norm_alphas"),
+    )
+    page.chart(
+        "Speed of the search",
+        "Images a second, both halves together.",
+        curves(("images a second", "images_per_second", "solid")),
+        yaxis={"rangemode": "tozero"},
+        showlegend=False,
+    )
 
 
-def _save(figure: Figure, path_stem, **layout) -> None:
-    # Text stays text, which can be searched. A fixed salt and no date: equal pictures, equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddarts_jax"}):
-        figure.savefig(f"{path_stem}.svg", metadata={"Date": None}, **layout)
-    figure.savefig(f"{path_stem}.png", dpi=150, **layout)
+_CELL_METRICS = (
+    (
+        "Marginal contribution",
+        "M_i = L_CE(C) - L_CE(C without cell i), D-DARTS equation 3: below zero where the cell helps.",
+        "marginal_contribution",
+    ),
+    (
+        "Total loss",
+        "L_T of each cell, which its alphas minimise: cross-entropy + w_01 · zero-one loss + w_AB · "
+        "ablation loss.",
+        "loss_total",
+    ),
+    (
+        "Ablation loss",
+        "L_AB, D-DARTS equation 4: below zero where the cell helps more than the average cell.",
+        "loss_ablation",
+    ),
+    (
+        "Zero-one loss",
+        "L_01 (FairDARTS), from 0 (every probability at one half) to -0.25 (all decided).",
+        "loss_zero_one",
+    ),
+)
 
 
-def _grid(count: int, most_columns: int) -> tuple[int, int]:
-    """Rows and columns for `count` things, the rows filled evenly."""
-    rows = math.ceil(count / most_columns)
-    return rows, math.ceil(count / max(rows, 1))
+def _add_training(page: Page, run: Run) -> None:
+    rows = run.train
+    if not rows:
+        return
+    page.heading("Training of the network")
+    epochs = [row["epoch"] for row in rows]
 
+    def curves(*specifications):
+        return [
+            line(name, epochs, series(rows, key), COLOURS[index], style)
+            for index, (name, key, style) in enumerate(specifications)
+        ]
 
-def _line_styles(genotype: Genotype) -> dict:
-    """(colour, line style) of every primitive that occurs; known ones first, in a fixed order."""
-    occurring = {primitive for cell in genotype.cells for primitive, _, _ in cell}
-    styles = {primitive: style for primitive, style in _STYLES.items() if primitive in occurring}
-    for index, primitive in enumerate(sorted(occurring - set(_STYLES))):
-        styles[primitive] = (_OTHER_COLOURS[index % len(_OTHER_COLOURS)], "-")
-    return styles
-
-
-def _draw_cell(
-    axes: Axes, corner, genotype: Genotype, position: int, cell: Cell, styles: dict
-) -> None:
-    left, low = corner
-    reduction = position in genotype.reductions
-    axes.add_patch(
-        FancyBboxPatch(
-            (left + _MARGIN, low + _MARGIN),
-            _WIDTH - 2 * _MARGIN,
-            _HEIGHT - 2 * _MARGIN,
-            boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor="#fdf3dc" if reduction else "#f7f8fa",
-            edgecolor="#e0b95c" if reduction else "#dfe3e8",
+    page.chart(
+        "Accuracy",
+        "On the test images after each epoch, and on the augmented training images during it.",
+        curves(("test", "accuracy", "solid"), ("training", "train_accuracy", "dash")),
+        yaxis={"tickformat": ".1~%"},
+    )
+    page.chart(
+        "Loss",
+        "Cross-entropy on the test images; on the training images with what the recipe adds (label "
+        "smoothing, auxiliary head).",
+        curves(("test", "test_loss", "solid"), ("training", "loss", "dash")),
+    )
+    page.chart(
+        "Learning rate",
+        "Of SGD, at the end of the epoch.",
+        curves(("learning rate", "learning_rate", "solid")),
+        showlegend=False,
+    )
+    page.chart(
+        "Norms of the steps",
+        "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
+        curves(("gradient", "gradient_norm", "solid"), ("update", "update_norm", "dash")),
+        yaxis={"type": "log"},
+    )
+    classes = run.evaluation.get("classes")
+    if isinstance(classes, dict):
+        accuracies = [
+            _number(found.get("accuracy")) if isinstance(found, dict) else None
+            for found in classes.values()
+        ]
+        page.chart(
+            "Accuracy by class",
+            "Of the trained network on the test images; the confusion matrix lies beside this page.",
+            [{"type": "bar", "x": list(classes), "y": accuracies, "marker": {"color": COLOURS[0]}}],
+            xaxis={"title": {"text": "class"}, "type": "category"},
+            yaxis={"tickformat": ".1~%"},
+            hovermode="closest",
+            showlegend=False,
         )
+
+
+def _add_cost(page: Page, run: Run) -> None:
+    evaluation = run.evaluation
+    totals = [run.outcome(key) for key in ("params", "macs")]
+    parts = [_numbers(evaluation.get(key)) for key in ("cell_params", "cell_macs")]
+    times = [
+        (name, len(rows), duration(sum(v or 0 for v in series(rows, "seconds"))))
+        for name, rows in (("search", run.search), ("training", run.train))
+        if rows
+    ]
+    if None in totals and not times:
+        return
+    page.heading("Cost")
+    if None not in totals:
+        rows = []
+        if run.network and all(len(part) == run.network.num_cells for part in parts):
+            for position, cost in enumerate(zip(*parts)):
+                kind = "reduction" if position in run.network.reductions else "normal"
+                rows.append((f"cell {position}", kind, *cost))
+            rest = (total - sum(part) for total, part in zip(totals, parts))
+            rows.append(("stem and classifier", "", *rest))
+        rows.append(("network", "", *totals))
+        page.table(
+            "Parameters and MACs",
+            "Of the derived network, for one image; MACs are multiplications with an addition.",
+            ("part", "kind", "parameters", "MACs"),
+            rows,
+        )
+    page.table(
+        "Time",
+        "Sum over the epochs, without compiling.",
+        ("phase", "epochs", "time"),
+        times,
     )
-    axes.text(
-        left + 2 * _MARGIN,
-        low + _HEIGHT - 0.28,
-        f"cell {position}" + (" · reduction" if reduction else ""),
-        size=10,
-        va="center",
-        color=_INK,
-        weight="bold",
+    speed = evaluation.get("speed")
+    if isinstance(speed, list):
+        keys = ("batch_size", "milliseconds", "images_per_second")
+        found = [[_number(row.get(key)) for key in keys] for row in speed if isinstance(row, dict)]
+        page.table(
+            "Speed of the network",
+            "Forward pass of the trained network on this device.",
+            ("images at once", "milliseconds", "images a second"),
+            [[None if v is None else round(v, 2) for v in row] for row in found],
+        )
+
+
+def _add_settings(page: Page, run: Run) -> None:
+    page.heading("Settings")
+    page.table(
+        "Versions",
+        "Of what the run ran with.",
+        ("part", "version"),
+        [(key, str(value)) for key, value in configuration.flatten(run.versions).items()],
     )
-    last_node = max(*genotype.concat, *(node for _, node, _ in cell), 2)
-    places = {node: (left + x, low + y) for node, (x, y) in _places(last_node).items()}
-    exist = existing_nodes(cell)
-    for node in genotype.concat:
-        alpha = 1 if node in exist else 0.4
-        axes.add_patch(_arrow(places[node], places["out"], 0, _FAINT, "-", alpha))
-    parallel = defaultdict(list)
-    for primitive, node, source in cell:
-        parallel[source, node].append(primitive)
-    for (source, node), primitives in parallel.items():
-        for index, primitive in enumerate(primitives):
-            bend = _inward_bend(source, node) + (index - (len(primitives) - 1) / 2) * _SPREAD
-            colour, line = styles[primitive]
-            alpha = 1 if source in exist else 0.25
-            axes.add_patch(_arrow(places[source], places[node], bend, colour, line, alpha))
-    for node, place in places.items():
-        _draw_node(axes, place, node, node == "out" or node in exist)
+    defaults = configuration.flatten(configuration.default_config().to_dict())
+    page.folded(
+        "Config (bold: not the default)",
+        [
+            (key, value, key in defaults and value != _as_json(defaults[key]))
+            for key, value in sorted(run.config.items())
+        ],
+    )
 
 
-def _places(last_node: int) -> dict:
-    """Centres in a panel: even nodes on an upper arc, odd ones on a lower one.
+def _cell_traces(run: Run, key: str, prefix: str = "") -> list[dict]:
+    """One curve a distinct cell, reduction cells dashed; one for all where they are equal."""
+    rows = run.search
+    epochs = [row["epoch"] for row in rows]
+    lists = [row[key] for row in rows if isinstance(row.get(key), list)]
+    count = max(map(len, lists), default=0)
+    every = [series(rows, key, cell) for cell in range(count)]
+    newest = next(reversed(run.genotypes.values()), None)
+    names, reductions = [f"cell {cell}" for cell in range(count)], [False] * count
+    if newest and len(newest.genes) == count:
+        names, reductions = cell_names(newest), reduction_cells(newest)
+    if count > 1 and all(values == every[0] for values in every):
+        every, names, reductions = every[:1], ["every cell"], [False]
+    return [
+        line(
+            prefix + name + (" (reduction)" if reduction else ""),
+            epochs,
+            values,
+            COLOURS[(cell + bool(prefix)) % len(COLOURS)],
+            "dash" if reduction else "solid",
+        )
+        for cell, (name, reduction, values) in enumerate(zip(names, reductions, every))
+    ]
 
-    So the nodes are in convex position, and no straight arrow passes through a third node.
-    """
-    middle, reach, rise = (_HEIGHT - 0.2) / 2, 1.4, 0.9
-    centre = _WIDTH / 2
-    places = {
-        0: (centre - reach, middle + 0.34),
-        1: (centre - reach, middle - 0.34),
-        "out": (centre + reach, middle),
+
+def _share_traces(genotypes: dict[int, Genotype]) -> list[dict]:
+    """Stacked shares of the primitives over the epochs, parameter-free ones at the bottom."""
+    by_epoch = [shares(genotype) for genotype in genotypes.values()]
+    styles = drawing.line_styles({primitive for found in by_epoch for primitive in found})
+    ordered = sorted(styles, key=lambda primitive: primitive not in PARAMETER_FREE)
+    return [
+        {
+            "type": "bar",
+            "name": primitive,
+            "x": list(genotypes),
+            "y": [found.get(primitive) for found in by_epoch],
+            "marker": {"color": styles[primitive][0]},
+        }
+        for primitive in ordered
+    ]
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read_object(path: Path) -> dict:
+    """The JSON object in a file, empty if the file is not there."""
+    if not path.exists():
+        return {}
+    found = read_json(path, "File")
+    if not isinstance(found, dict):
+        raise UserError(f"File {path} must hold one JSON object.")
+    return found
+
+
+def _by_epoch(directory: Path, suffix: str) -> list[tuple[int, Path]]:
+    """The files `epoch_<number><suffix>` of a directory, by number."""
+    found = []
+    for path in directory.glob(f"epoch_*{suffix}"):
+        number = path.stem.removeprefix("epoch_")
+        if number.isdecimal():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def _read_genotypes(directory: Path) -> dict[int, Genotype]:
+    """The genotypes by epoch, all with the same number of distinct cells."""
+    genotypes = {}
+    for epoch, path in _by_epoch(directory, ".json"):
+        genotypes[epoch] = Genotype.load(path)
+        found, first = (len(g.genes) for g in (genotypes[epoch], next(iter(genotypes.values()))))
+        if found != first:
+            raise UserError(
+                f"Genotype file {path} has {found} distinct cells, but that of the first epoch has "
+                f"{first}: they are of different runs."
+            )
+    return genotypes
+
+
+def _read_probabilities(workdir: Path, config, genotypes, primitives) -> dict[int, np.ndarray]:
+    """The probabilities by epoch; of the last epoch only, where a run has kept no others."""
+    paths = dict(_by_epoch(workdir / "alphas", ".npy"))
+    final = workdir / "alphas.npy"
+    if not paths and genotypes and final.exists():
+        paths = {max(genotypes): final}
+    softmax = config.get("search.relaxation") == "softmax"
+    return {
+        epoch: _probabilities(path, genotypes[epoch], primitives, softmax)
+        for epoch, path in paths.items()
+        if epoch in genotypes and primitives
     }
-    for node in range(2, last_node + 1):
-        x = 1.7 * (node - 1) / last_node - 0.8
-        y = rise * (1 - x**4)
-        places[node] = (centre + x * reach, middle + (y if node % 2 == 0 else -y))
-    return places
 
 
-def _inward_bend(source: int, node: int) -> float:
-    """Leads an arrow along one arc past the nodes between its ends."""
-    if (node - source) % 2:
-        return 0.0
-    passed = (node - source) // 2 - 1
-    return 0.25 * passed * (1 if node % 2 == 0 else -1)
+def _probabilities(path: Path, genotype: Genotype, primitives, softmax: bool) -> np.ndarray:
+    try:
+        alphas = np.load(path, allow_pickle=False)
+    except Exception as error:  # a broken file raises one of many
+        raise UserError(f"Alphas {path} cannot be read: {error}") from error
+    shape = len(genotype.genes), num_edges(genotype.num_nodes), len(primitives)
+    if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
+        raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")
+    alphas = alphas.astype(np.float64)
+    if softmax:
+        exponentials = np.exp(alphas - alphas.max(-1, keepdims=True))
+        return exponentials / exponentials.sum(-1, keepdims=True)
+    return 1 / (1 + np.exp(-np.clip(alphas, -500, 500)))
 
 
-def _arrow(start, end, bend, colour, line, alpha) -> FancyArrowPatch:
-    """An arrow whose control point lies `bend` inches to the right of the straight line."""
-    shrink = 72 * _RADIUS + 1
-    return FancyArrowPatch(
-        start,
-        end,
-        arrowstyle="-|>,head_length=4.5,head_width=2.2",
-        connectionstyle=f"arc3,rad={bend / math.dist(start, end)}",
-        shrinkA=shrink,
-        shrinkB=shrink,
-        color=colour,
-        linestyle=line,
-        linewidth=1.5,
-        alpha=alpha,
-    )
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON's integers have no end, and of one that no float can say nothing can be drawn.
+    return value if is_number and abs(value) <= sys.float_info.max else None
 
 
-def _draw_node(axes: Axes, place, node, exists: bool) -> None:
-    label = {0: "k-2", 1: "k-1"}.get(node, str(node))
-    outer = node in (0, 1, "out")
-    colour = (_INK if outer else "#ffffff") if exists else "#ffffff"
-    axes.add_patch(
-        Circle(
-            place,
-            _RADIUS,
-            facecolor=colour,
-            edgecolor=_INK if exists else _FAINT,
-            linewidth=1.2,
-            zorder=3,
-        )
-    )
-    axes.text(
-        *place,
-        label,
-        size=7.5 if outer else 9,
-        ha="center",
-        va="center_baseline",
-        color=("white" if outer else _INK) if exists else _FAINT,
-        zorder=4,
-    )
+def _numbers(values: Any) -> list[float]:
+    """A list of numbers as it is; empty if it is none."""
+    is_list = isinstance(values, list) and None not in map(_number, values)
+    return values if is_list else []
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -17,10 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddarts_jax import architect, distance, loop, metrics, optim, supernet
+from ddarts_jax import (
+    accumulated,
+    architect,
+    discretisation,
+    distance,
+    loop,
+    metrics,
+    optim,
+    supernet,
+)
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotype import Genotype, encode, parse
+from ddarts_jax.genotype import Genotype, encode, parse, reduction_positions
 from ddarts_jax.losses import cross_entropy
 from ddarts_jax.primitives import SPACES
 from ddarts_jax.supernet import Supernet, Variables
@@ -37,6 +46,7 @@ class SearchState(NamedTuple):
         alphas: float32 [distinct cells, E, O].
         weights_optimizer: SGD's state.
         alphas_optimizer: every cell's Adam, the cells on the leading axis of each leaf.
+        leftover: see `accumulated`; else empty.
     """
 
     step: jax.Array
@@ -44,6 +54,7 @@ class SearchState(NamedTuple):
     alphas: jax.Array
     weights_optimizer: optax.OptState
     alphas_optimizer: optax.OptState
+    leftover: jax.Array | tuple = ()
 
 
 def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0):
@@ -70,7 +81,12 @@ def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0)
             alphas,
             weights_optimizer.init(variables.weights),
             alphas_optimizer.init(alphas),
+            jnp.zeros_like(alphas) if settings.accumulated_gradients else (),
         )
+
+    if settings.accumulated_gradients:
+        accumulating = accumulated.make_step(net, settings, weights_optimizer, alphas_optimizer)
+        return init, jax.jit(accumulating)
 
     def step(state: SearchState, key, weight_batch, architecture_batch):
         with jax.named_scope("architecture_step"):
@@ -92,7 +108,7 @@ def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0)
 
             def loss_of(weights):
                 variables = Variables(weights, state.variables.statistics)
-                gates = jax.nn.sigmoid(alphas)
+                gates = net.gates(alphas)
                 logits, _, statistics = supernet.forward(net, variables, gates, images, True)
                 accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
                 return cross_entropy(logits, labels), (statistics, accuracy)
@@ -137,6 +153,9 @@ def build(
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
     if start is None:
         structure = {"num_cells": settings.num_cells, "num_nodes": settings.num_nodes}
+        if settings.share_cells:
+            reductions = reduction_positions(settings.num_cells)
+            structure["seq"] = [int(p in reductions) for p in range(settings.num_cells)]
     else:
         structure = {
             "num_cells": start.num_cells,
@@ -153,6 +172,8 @@ def build(
         stem=settings.stem,
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
+        remat=settings.remat,
+        relaxation=settings.relaxation,
         key=weights_key,
     )
     if start is None:
@@ -165,7 +186,7 @@ def build(
 def derive(alphas, net: Supernet, settings) -> Genotype:
     """Parses alphas [cells, E, O] by the config's `parse` section."""
     seq = None if net.seq == tuple(range(len(net.seq))) else net.seq
-    probabilities = jax.device_get(jax.nn.sigmoid(jnp.asarray(alphas)))
+    probabilities = jax.device_get(net.gates(jnp.asarray(alphas)))
     return parse(
         probabilities, net.primitives, settings.method, settings.threshold, net.reductions, seq
     )
@@ -185,6 +206,10 @@ def is_stable(distances, settings) -> bool:
     return enough and bool((changes <= settings.tolerance + 1e-9).all())
 
 
+def _genotype_file(workdir: Path, epoch: int) -> Path:
+    return workdir / "genotypes" / f"epoch_{epoch:04d}.json"
+
+
 def run(
     config,
     dataset: Dataset,
@@ -195,8 +220,8 @@ def run(
 ) -> Genotype:
     """Searches; continues an interrupted search in the same workdir.
 
-    Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, a genotype for every
-    epoch in `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
+    Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, both for every epoch in
+    `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
     `start_genotype.json`, the starting alphas parsed as the result is. Distances are to that.
 
     Args:
@@ -242,18 +267,30 @@ def run(
                 f"start a probability below config.parse.threshold={config.parse.threshold}, so none "
                 f"would be kept: raise the strength or lower the threshold."
             )
-    genotypes = workdir / "genotypes"
-    genotypes.mkdir(exist_ok=True)
+    for folder in ("genotypes", "alphas"):
+        (workdir / folder).mkdir(exist_ok=True)
+    measure_gap = None
+    if settings.gap_images:
+        measure_gap = discretisation.make_measure(
+            net, dataset, splits[1], settings.gap_images, plan.batch_size, dtype
+        )
 
     def end_epoch(epoch, state, means):
         genotype = derive(state.alphas, net, config.parse)
-        genotype.save(genotypes / f"epoch_{epoch:04d}.json")
-        probabilities = jax.nn.sigmoid(state.alphas)
+        genotype.save(_genotype_file(workdir, epoch))
+        np.save(workdir / "alphas" / f"epoch_{epoch:04d}.npy", np.asarray(state.alphas, np.float32))
+        probabilities = net.gates(state.alphas)
         record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
             "learning_rate_alphas": optim.alphas_learning_rates(state.alphas_optimizer),
             "decided": jnp.mean((probabilities > 0.9) | (probabilities < 0.1)),
         }
+        if measure_gap:
+            record |= measure_gap(state.variables, state.alphas, genotype)
+        before = _genotype_file(workdir, epoch - 1)
+        if before.exists():
+            last = Genotype.load(before)
+            record["distance_to_last"] = distance.architecture_distance(genotype, last)
         if start is not None:
             record["distance_to_start"] = distance.architecture_distance(genotype, origin)
             record["positional_distance_to_start"] = distance.positional_distance(genotype, origin)

@@ -2,8 +2,9 @@
 
 A cell of the supernet has two inputs (the outputs of the two cells before it), S intermediate nodes and
 an edge from every earlier node to every later one. The edge's mixed operation is
-`sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1), and every cell has
-alphas of its own (D-DARTS section 3.1). The output concatenates the intermediate nodes.
+`sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1) or, for comparison,
+`softmax(alpha)_o` (DARTS). Every cell has alphas of its own (D-DARTS section 3.1), unless cells share
+them. The output concatenates the intermediate nodes.
 
 Modules are built once and split (`nnx.split`); everything that runs is a pure function over pytrees.
 """
@@ -56,6 +57,21 @@ class MixedOperation(nnx.Module):
         return total
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _mix(graph, variables, x, gates, train):
+    """Runs a split `MixedOperation`; jitted, so that edges of one shape are traced once."""
+    return apply(graph, variables, x, gates, train)
+
+
+@jax.custom_vjp
+def _kept_apart(x):
+    """The identity, whose cotangent is computed before it is added to others."""
+    return x
+
+
+_kept_apart.defvjp(lambda x: (x, None), lambda _, c: (c @ jnp.eye(c.shape[-1], dtype=c.dtype),))
+
+
 class StackedEdges(nnx.Module):
     """Mixed operations of several edges of one stride: parameters have a leading edge axis.
 
@@ -63,14 +79,14 @@ class StackedEdges(nnx.Module):
     operation in place of up to fourteen.
     """
 
-    def __init__(self, names, pairs, channels, stride, *, unroll, depthwise=None):
+    def __init__(self, names, pairs, channels, stride, *, unroll, remat, depthwise=None):
         # One mixed operation, repeated along the edge axis; `initialise` draws each edge its own.
         graph, state = nnx.split(MixedOperation(names, channels, stride, depthwise=depthwise))
         self.mixed = nnx.merge(
             graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
         )
         self.pairs = tuple(pairs)
-        self.unroll = unroll
+        self.unroll, self.remat = unroll, remat
 
     def __call__(self, sources, nodes, gates, train):
         """Adds every edge's output to its target node, edge after edge.
@@ -87,20 +103,21 @@ class StackedEdges(nnx.Module):
         graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
         variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
 
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def mix(variables, x, gates):
-            return apply(graph, variables, x, gates, train)
+        mix = _mix
+        if self.remat:
+            mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4))
 
         def add_edge(nodes, edge):
             (source, target), gates, variables = edge
-            x = (nodes if sources is None else sources)[source]
-            output, statistics = mix(variables, x, gates)
+            x = _kept_apart((nodes if sources is None else sources)[source])
+            output, statistics = mix(graph, variables, x, gates, train)
             return nodes.at[target].add(output), statistics
 
         pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
-        nodes, statistics = lax.scan(
-            add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
-        )
+        with jax.named_scope("edges"):
+            nodes, statistics = lax.scan(
+                add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
+            )
         nnx.update(self.mixed, statistics)
         return nodes
 
@@ -109,7 +126,17 @@ class Cell(nnx.Module):
     """One cell of the supernet, with its own weights; its alphas come as an argument."""
 
     def __init__(
-        self, names, num_nodes, cin, channels, reduction, reduction_before, *, unroll, depthwise
+        self,
+        names,
+        num_nodes,
+        cin,
+        channels,
+        reduction,
+        reduction_before,
+        *,
+        unroll,
+        remat,
+        depthwise,
     ):
         self.preprocess0, self.preprocess1 = prim.preprocess(
             cin, channels, reduction_before, affine=False
@@ -127,6 +154,7 @@ class Cell(nnx.Module):
                 channels,
                 stride,
                 unroll=unroll,
+                remat=remat,
                 depthwise=depthwise,
             )
 
@@ -205,6 +233,7 @@ class Supernet:
         reductions: positions of the reduction cells.
         primitives: names of the candidates, in the order of the last axis of the alphas.
         num_nodes: intermediate nodes of a cell.
+        relaxation: see `build`.
     """
 
     stem: nnx.GraphDef
@@ -214,6 +243,12 @@ class Supernet:
     reductions: tuple[int, ...]
     primitives: tuple[str, ...]
     num_nodes: int
+    relaxation: str
+
+    def gates(self, alphas):
+        """The weights of the primitives on every edge: [distinct cells, E, O], between 0 and 1."""
+        relax = jax.nn.softmax if self.relaxation == "softmax" else jax.nn.sigmoid
+        return relax(alphas)
 
     @property
     def alphas_shape(self) -> tuple[int, int, int]:
@@ -251,9 +286,11 @@ def build(
     stem: str = "plain",
     stem_multiplier: int = 3,
     unroll: int = 1,
+    remat: bool = True,
     depthwise: str | None = None,
     reductions: Sequence[int] | None = None,
     seq: Sequence[int] | None = None,
+    relaxation: str = "sigmoid",
     key: jax.Array | None,
 ) -> tuple[Supernet, Variables]:
     """Builds a supernet with random weights.
@@ -268,10 +305,12 @@ def build(
         stem: "plain" keeps the images' size; "strided", for large ones, a quarter of it.
         stem_multiplier: the plain stem has this many times `channels`.
         unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
+        remat: backward passes compute the inside of an edge again instead of keeping it.
         depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
         reductions: positions of the cells that halve the size and double the channels; None: N // 3
             and 2N // 3.
         seq: for each position the number of the distinct cell that stands there; None: all differ.
+        relaxation: "sigmoid" of every alpha, or "softmax" over the primitives of an edge (DARTS).
         key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
@@ -298,6 +337,7 @@ def build(
                 reduction,
                 reduction_before,
                 unroll=unroll,
+                remat=remat,
                 depthwise=depthwise,
             )
         )
@@ -322,6 +362,7 @@ def build(
         reductions,
         tuple(primitives),
         num_nodes,
+        relaxation,
     )
     weights = pick(1) if key is None else prim.initialise(key, pick(1))
     return supernet, Variables(weights, pick(2))
@@ -333,7 +374,7 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
     Args:
         supernet: structure.
         variables: weights and statistics.
-        gates: [distinct cells, E, O]; `sigmoid(alphas)` for D-DARTS.
+        gates: [distinct cells, E, O]; `supernet.gates(alphas)`.
         images: [B, H, W, channels], normalised, in the compute dtype.
         train: whether BatchNorm uses the batch.
 

@@ -103,7 +103,10 @@ def program(seq, **ablation):
     """Compiled: a random key to the gradient and the metrics of `architecture_gradient`."""
     net, variables, alphas, images, labels = problem(seq)
     default = {"weight": ABLATION_WEIGHT, "gradient": "full", "removal": "zero"}
-    settings = ConfigDict({"zero_one_weight": ZERO_ONE_WEIGHT, "ablation": default | ablation})
+    settings = ConfigDict(
+        {"zero_one_weight": ZERO_ONE_WEIGHT, "ablation": default | ablation}
+        | {"microbatch": 0, "remat": True}
+    )
 
     @jax.jit
     def measure(key):

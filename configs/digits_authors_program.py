@@ -1,0 +1,17 @@
+"""D-DARTS as the authors' public program computes it: cells removed by random numbers, an
+ablation loss without gradient, gradients that pile up.
+
+    python -m ddarts_jax.main --config configs/digits_authors_program.py
+
+A baseline: all else is that of configs/digits.py.
+"""
+
+from ddarts_jax.config import based_on
+
+
+def get_config():
+    config = based_on(__file__, "digits.py")
+    config.search.ablation.removal = "random"
+    config.search.ablation.gradient = "none"
+    config.search.accumulated_gradients = True
+    return config

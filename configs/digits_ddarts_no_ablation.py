@@ -1,0 +1,14 @@
+"""D-DARTS without its ablation loss (w_AB = 0).
+
+    python -m ddarts_jax.main --config configs/digits_ddarts_no_ablation.py
+
+A baseline: all else is that of configs/digits.py.
+"""
+
+from ddarts_jax.config import based_on
+
+
+def get_config():
+    config = based_on(__file__, "digits.py")
+    config.search.ablation.weight = 0.0
+    return config

@@ -1,0 +1,74 @@
+"""Tests of the step with piled-up gradients, against two recorded steps of the authors' program."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddarts_jax import search, supernet
+from ddarts_jax.config import default_config
+from ddarts_jax.importing import load_torch
+from ddarts_jax.supernet import Variables
+
+PATH = Path(__file__).parents[2] / "shared" / "reference" / "search_step_layers5_C4.npz"
+
+
+@pytest.mark.skipif(not PATH.exists(), reason="needs the authors' parity arrays")
+def test_two_steps_of_the_authors_program(tmp_path):
+    """Alphas, weights, the gradient's norm before it is clipped and what is left over for later."""
+    with np.load(PATH, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    meta = json.loads(str(arrays["meta"]))
+
+    def variables_with(prefix):
+        # Statistics are those of the start: the authors' also move in passes that ours leaves alone.
+        state = {k.replace("state0/", "state/"): v for k, v in arrays.items() if "state0/" in k}
+        new = {k.replace(prefix, "state/"): v for k, v in arrays.items() if k.startswith(prefix)}
+        np.savez(tmp_path / "x.npz", **state | new)
+        return load_torch(tmp_path / "x.npz", None).variables
+
+    net, _ = supernet.build(
+        num_cells=meta["layers"],
+        num_nodes=4,
+        channels=meta["C"],
+        num_classes=10,
+        image_channels=3,
+        depthwise="library",  # compiles more quickly
+        key=None,
+    )
+    settings = default_config().search
+    settings.accumulated_gradients = True
+    settings.ablation.gradient = "none"
+    settings.ablation.removal = "random"
+    settings.zero_one_weight = float(meta["weight"])
+    for section in (settings.alphas, settings.weights):
+        section.final_learning_rate = section.learning_rate
+    init, step = search.search_step(net, settings, total_steps=2)
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, "float64"), variables_with("state0/"))
+        state = init(Variables(*wide), jnp.asarray(arrays["alphas0"], "float64"))
+        for t in (0, 1):
+            batches = [
+                (
+                    jnp.asarray(arrays[f"x_{s}"][t].transpose(0, 2, 3, 1), "float64"),
+                    arrays[f"y_{s}"][t],
+                )
+                for s in ("train", "val")
+            ]
+            state, measured = step(state, jax.random.key(t), *batches)
+            np.testing.assert_allclose(measured["loss"], arrays[f"val_ce{t + 1}"], rtol=1e-5)
+            norm = measured["gradient_norm_weights"]
+            np.testing.assert_allclose(norm, arrays[f"grad_norm_before_clip{t + 1}"], rtol=1e-4)
+            # Adam's first steps are about the rate times the gradient's sign: where the gradient is
+            # near 0 the authors' float32 may go the other way.
+            off = np.abs(state.alphas - arrays[f"alphas{t + 1}"])
+            assert np.quantile(off, 0.9) < 1e-4 and off.max() < 2 * (t + 1) * 3e-3, t
+            expected = jax.tree.leaves(variables_with(f"weights{t + 1}/").weights)
+            for ours, theirs in zip(jax.tree.leaves(state.variables.weights), expected):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+        left = arrays["alpha_grads_left_after_step2"]
+        np.testing.assert_allclose(state.leftover, left, rtol=1e-2, atol=1e-3 * np.abs(left).max())

@@ -280,12 +280,12 @@ def moved_bytes(found, loops: bool, name="ENTRY") -> int:
                 if not trips:
                     raise SystemExit(f"XLA does not know how often the loop {i.name} runs")
                 times = int(trips[1]) if loops else 1
-                total += times * moved_bytes(found, loops, _called(i, "body"))
+                total += times * moved_bytes(found, loops, called(i, "body"))
             case "call":
-                total += moved_bytes(found, loops, _called(i, "to_apply"))
+                total += moved_bytes(found, loops, called(i, "to_apply"))
             case "fusion":
                 operands = [sizes[operand] for operand in i.operands]
-                total += _fusion_bytes(found[_called(i, "calls")], operands)
+                total += _fusion_bytes(found[called(i, "calls")], operands)
             case "dynamic-update-slice":
                 total += 2 * sizes[i.operands[1]]
             case opcode if opcode in _SLICES:
@@ -295,7 +295,8 @@ def moved_bytes(found, loops: bool, name="ENTRY") -> int:
     return total
 
 
-def _called(instruction, attribute) -> str:
+def called(instruction, attribute) -> str:
+    """The computation that an instruction names as its `attribute`."""
     return re.search(rf"{attribute}=%([\w.\-]+)", instruction.attributes)[1]
 
 

@@ -3,6 +3,10 @@
 A checkpoint is one Orbax directory named by its step, with two items. `state` holds the arrays,
 flat, by their paths in the pytree. `record` holds the accuracy, the arrays' dtypes and shapes, and
 a checksum over these and the arrays: Orbax itself does not notice a flipped bit.
+
+Of several processes the first alone writes and reads; the others get from it what it has read. The
+state is whole on every device, so nothing is missing there, no disk need be shared, and no process can
+find another checkpoint than the rest do.
 """
 
 import json
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ddarts_jax import processes, sharding
 from ddarts_jax.config import differences
 from ddarts_jax.errors import UserError
 
@@ -30,6 +35,9 @@ class Checkpoints:
 
     The state is saved from the host, so on how many devices it lay does not matter: `restore` puts
     it where the caller wants it. Its arrays must be replicated, or addressable by the process.
+
+    All processes call the constructor, `save`, `restore` and `restore_best` together; what the other
+    methods tell is known to the first process alone.
     """
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any], keep_last: int):
@@ -46,14 +54,8 @@ class Checkpoints:
         self._directory = Path(directory).absolute()  # Orbax takes no relative path
         self._keep_last = keep_last
         self._writing: int | None = None
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._claim(config)
-        except OSError as error:
-            raise UserError(
-                f"Cannot keep checkpoints in {self._directory}: {error}; use another --workdir."
-            ) from error
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        processes.from_main(lambda: self._claim(config))
+        self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
         """Starts to write a checkpoint; `state` may be donated as soon as this returns.
@@ -69,6 +71,8 @@ class Checkpoints:
         Raises:
           UserError: this or the save before it could not be written.
         """
+        if not processes.is_main():
+            return
         self.wait()
         if step in self._steps() and (accuracy is None or self._accuracy(step) is not None):
             return
@@ -120,15 +124,23 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint is whole, or its arrays are not those of `abstract_state`.
         """
-        self.wait()
-        for path in self._half_written():
-            _logger.warning("Checkpoint %s is half-written; using the one before it.", path)
-        return self._restore_first_whole(reversed(self._steps()), abstract_state)
+
+        def newest():
+            self.wait()
+            for path in self._half_written():
+                _logger.warning("Checkpoint %s is half-written; using the one before it.", path)
+            return self._first_whole(reversed(self._steps()), abstract_state)
+
+        return _place(processes.from_main(newest), abstract_state)
 
     def restore_best(self, abstract_state: Any) -> tuple[int, Any] | None:
         """Reads, as `restore`, the best checkpoint; None where none has an accuracy."""
-        self.wait()
-        return self._restore_first_whole(reversed(self._steps_by_accuracy()), abstract_state)
+
+        def best():
+            self.wait()
+            return self._first_whole(reversed(self._steps_by_accuracy()), abstract_state)
+
+        return _place(processes.from_main(best), abstract_state)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest finished checkpoint."""
@@ -143,7 +155,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            if self._orbax:
+                self._orbax.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -152,16 +165,20 @@ class Checkpoints:
         self.close()
 
     def _claim(self, config: dict[str, Any]) -> None:
-        """Writes config.json, or compares the one that is there."""
+        """Makes the directory and writes config.json, or compares the one that is there."""
         path = self._directory / "config.json"
         text = json.dumps(config, indent=2, sort_keys=True)
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text)
-            os.replace(temporary, path)
-            return
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(text)
+                os.replace(temporary, path)
             found = json.loads(path.read_bytes())
+        except OSError as error:
+            raise UserError(
+                f"Cannot keep checkpoints in {self._directory}: {error}; use another --workdir."
+            ) from error
         except ValueError as error:
             raise UserError(f"{path} is damaged; use another --workdir.") from error
         different = differences(found, json.loads(text))
@@ -206,7 +223,8 @@ class Checkpoints:
             raise ValueError("its checksum is wrong")
         return leaves
 
-    def _restore_first_whole(self, steps: Iterable[int], abstract_state: Any):
+    def _first_whole(self, steps: Iterable[int], abstract_state: Any):
+        """Returns the step and the arrays of the first whole checkpoint that `steps` name."""
         damaged = []
         for step in steps:
             path = self._directory / str(step)
@@ -216,12 +234,12 @@ class Checkpoints:
                 _logger.warning("Checkpoint %s is damaged, trying the one before: %s", path, error)
                 damaged.append(path)
                 continue
-            state = _place(leaves, abstract_state, path)
+            _check_fit(leaves, abstract_state, path)
             for path in damaged:  # or they would count as the newest from now on
                 aside = path.with_suffix(".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
-            return step, state
+            return step, leaves
         if damaged:
             raise UserError(
                 f"Every checkpoint in {self._directory} is damaged; "
@@ -238,6 +256,17 @@ class Checkpoints:
             f"Those of steps {self._steps()} are intact: mend the cause (is the disk full?) and "
             "start the same command again."
         )
+
+
+def _checkpointer(name: str) -> ocp.AsyncCheckpointer:
+    """Returns Orbax's writer for the first process alone, which waits for no other."""
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix=name)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    # Orbax refuses the combination of some processes and asynchronous directories.
+    directories = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.AsyncCheckpointer(handler, async_options=directories, multiprocessing_options=alone)
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -257,8 +286,8 @@ def _checksum(record: dict[str, Any], leaves: dict[str, np.ndarray]) -> int:
     return checksum
 
 
-def _place(leaves: dict[str, np.ndarray], abstract_state: Any, path: Path) -> Any:
-    """Returns the pytree of `abstract_state` filled from `leaves`, on its shardings."""
+def _check_fit(leaves: dict[str, np.ndarray], abstract_state: Any, path: Path) -> None:
+    """Raises UserError unless `leaves` are the arrays of `abstract_state`."""
     wanted = _named(abstract_state)
     found = {name: (str(leaf.dtype), leaf.shape) for name, leaf in leaves.items()}
     needed = {name: (str(leaf.dtype), tuple(leaf.shape)) for name, leaf in wanted.items()}
@@ -268,8 +297,15 @@ def _place(leaves: dict[str, np.ndarray], abstract_state: Any, path: Path) -> An
                 f"Checkpoint {path} does not fit this run: {name} is {found.get(name, 'absent')} "
                 f"there and {needed.get(name, 'absent')} here; use another --workdir."
             )
+
+
+def _place(read: tuple[int, dict[str, np.ndarray]] | None, abstract_state: Any):
+    """Returns the step, and the pytree of `abstract_state` with the arrays, on its shardings."""
+    if read is None:
+        return None
+    step, leaves = read
     placed = [
-        jax.device_put(leaves[name], getattr(leaf, "sharding", None))
-        for name, leaf in wanted.items()
+        sharding.put(leaves[name], getattr(leaf, "sharding", None))
+        for name, leaf in _named(abstract_state).items()
     ]
-    return jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+    return step, jax.tree.unflatten(jax.tree.structure(abstract_state), placed)

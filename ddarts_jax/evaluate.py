@@ -18,11 +18,12 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.typing import ArrayLike, DTypeLike
 
 from ddarts_jax import network as networks
+from ddarts_jax import sharding
 from ddarts_jax.augment import normalize
 from ddarts_jax.data import Dataset
 from ddarts_jax.genotype import Genotype
 from ddarts_jax.network import Network
-from ddarts_jax.stream import Streamed
+from ddarts_jax.stream import Streamed, prefetch
 from ddarts_jax.supernet import Variables
 
 
@@ -141,7 +142,8 @@ def evaluate(
     """Measures a trained network on images, each of which counts exactly once.
 
     Compiles once for a network, a number of images and a batch size. The result does not depend on
-    the batch size, but for rounding in the loss.
+    the batch size nor on the number of devices, over which batches are split, but for rounding in the
+    loss.
 
     Args:
         network: structure.
@@ -157,17 +159,10 @@ def evaluate(
         accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (number of images) and
         confusion, int32 [classes, classes]: images of each class (row) by answer (column).
     """
-    sums = _sums(
-        network,
-        variables,
-        jnp.asarray(images),
-        jnp.asarray(labels),
-        mean,
-        std,
-        batch_size=min(batch_size, len(labels)),
-        dtype=dtype,
-    )
-    return _measured(sums)
+    batch_size = sharding.divisible(min(batch_size, len(labels)))
+    mesh = sharding.data_mesh(batch_size)
+    arguments = sharding.replicate((variables, images, np.asarray(labels), mean, std), mesh)
+    return _measured(_sums(network, *arguments, batch_size=batch_size, dtype=dtype, mesh=mesh))
 
 
 def evaluate_dataset(
@@ -180,10 +175,14 @@ def evaluate_dataset(
         return evaluate(
             *(network, variables, images, labels, *moments), batch_size=batch_size, dtype=dtype
         )
+    batch_size = sharding.divisible(batch_size)
+    mesh = sharding.data_mesh(batch_size)
+    variables, moments = sharding.replicate((variables, moments), mesh)
     sums = None
-    with contextlib.closing(dataset.testing(batch_size).batches()) as batches:
+    batches = prefetch(dataset.testing(batch_size).batches(), sharding.batch_sharding(mesh))
+    with contextlib.closing(batches):
         for batch in batches:
-            new = _batch_sums(network, variables, *batch, *moments, dtype=dtype)
+            new = _batch_sums(network, variables, *batch, *moments, dtype=dtype, mesh=mesh)
             sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
     return _measured(sums)
 
@@ -216,8 +215,8 @@ def details(tested: dict, class_names) -> dict:
     }
 
 
-@functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype"))
-def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
+@functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype", "mesh"))
+def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype, mesh):
     """`_batch_sums` of all images."""
     count = len(labels)
     # The last batch is filled up with the last image, which weighs nothing there.
@@ -226,7 +225,7 @@ def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
     def add_batch(sums, indices):
         taken = jnp.minimum(indices, count - 1)
         batch = images[taken], labels[taken], indices < count
-        new = _batch_sums(network, variables, *batch, mean, std, dtype=dtype)
+        new = _batch_sums(network, variables, *batch, mean, std, dtype=dtype, mesh=mesh)
         return jax.tree.map(jnp.add, sums, new), None
 
     classes = variables.weights["head"]["classifier"]["bias"].shape[0]
@@ -235,9 +234,10 @@ def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype):
     return sums
 
 
-@functools.partial(jax.jit, static_argnames=("network", "dtype"))
-def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype):
+@functools.partial(jax.jit, static_argnames=("network", "dtype", "mesh"))
+def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype, mesh):
     """Sums over the real images: confusion [classes, classes], right answers among 5, loss."""
+    images, labels, real = sharding.split_batch((images, labels, real), mesh)
     batch, real = normalize(images, mean, std, dtype), jnp.asarray(real, bool)
     logits, _, _ = networks.forward(network, variables, batch, train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -245,11 +245,12 @@ def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype):
     # Ties, as of logits that are all NaN, count against the network.
     in_top5 = jnp.sum(~(logits < own), -1) <= 5
     confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
-    return (
+    sums = (
         confusion.at[labels, jnp.argmax(logits, -1)].add(real.astype(jnp.int32)),
         jnp.sum(in_top5 & real, dtype=jnp.int32),
         jnp.sum(losses, dtype=jnp.float32, where=real),
     )
+    return lax.with_sharding_constraint(sums, sharding.replicated(mesh))
 
 
 def speed(

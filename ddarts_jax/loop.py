@@ -6,9 +6,11 @@ Everything random follows from the seed and the step, the order of an epoch from
 epoch; so the step is all that a resumed run needs to know.
 """
 
+import contextlib
 import functools
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ddarts_jax import config as configuration
-from ddarts_jax import metrics, sharding
+from ddarts_jax import metrics, processes, profiling, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.errors import UserError
@@ -126,21 +128,23 @@ def on_device(dataset, splits, mesh: Mesh) -> Images:
     )
 
 
-def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh: Mesh) -> Callable:
+def make_chunk(step: Callable, plan: Schedule, settings, dtype, mesh: Mesh) -> Callable:
     """Builds the function that runs one chunk of steps.
+
+    The seed is an argument of it: runs that differ in the seed alone share one compiled program.
 
     Args:
         step: `(state, key, *batches) -> (state, metrics)`; a batch is (images [B, H, W, C] normalised
             and augmented, labels [B]), one for each split of the data.
         plan: the schedule.
-        seed: root of all randomness.
         settings: `augment` section of the config, arguments of `augment.augment`.
         dtype: of the images.
         mesh: over which batches are split.
 
     Returns:
-        `(running, data: Images) -> (running, finite)`, jitted, `running` donated; `finite` holds for
-        every metric [chunk] booleans.
+        `(running, data: Images, seed) -> (running, finite)`, jitted, `running` donated; `seed`, a
+        uint32 scalar, is the root of all randomness; `finite` holds for every metric [chunk]
+        booleans. All results lie whole on every device.
     """
     prepare = functools.partial(augment, **settings, dtype=dtype)
 
@@ -149,7 +153,7 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
         images = prepare(key, data.images[indices], data.mean, data.std)
         return sharding.split_batch((images, data.labels[indices]), mesh)
 
-    def chunk(running: Running, data: Images):
+    def chunk(running: Running, data: Images, seed):
         order_key, step_key = _roots(seed)
         epoch_key = jax.random.fold_in(order_key, running.state.step // plan.epoch)
         orders = [
@@ -176,7 +180,7 @@ def make_chunk(step: Callable, plan: Schedule, seed: int, settings, dtype, mesh:
 
         return lax.scan(body, running, length=plan.chunk)
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def _roots(seed):
@@ -196,25 +200,25 @@ def _account(state, totals, measured, position):
 
 
 def make_streamed_step(
-    step: Callable, plan: Schedule, seed: int, settings, mean, std, dtype, mesh: Mesh
+    step: Callable, plan: Schedule, settings, mean, std, dtype, mesh: Mesh
 ) -> Callable:
     """Builds the function that runs one step on batches that come from streams.
 
     Args:
         step: see `make_chunk`, as for the other arguments.
         plan: the schedule.
-        seed: root of all randomness on the device.
         settings: `augment` section of the config.
         mean, std: float32 [C], of the pixels in [0, 1].
         dtype: of the images.
         mesh: over which batches are split.
 
     Returns:
-        `(running, batches) -> (running, finite)`, jitted, `running` donated; a batch is (images uint8
-        [B, H, W, C], labels [B]), one for each stream.
+        `(running, batches, seed) -> (running, finite)`, jitted, `running` donated; a batch is (images
+        uint8 [B, H, W, C], labels [B]), one for each stream; `seed` is that of the randomness on the
+        device.
     """
 
-    def streamed_step(running: Running, batches):
+    def streamed_step(running: Running, batches, seed):
         state, totals = running
         _, step_key = _roots(seed)
         key, *batch_keys = jax.random.split(
@@ -230,7 +234,7 @@ def make_streamed_step(
         state, measured = step(state, key, *prepared)
         return _account(state, totals, measured, position)
 
-    return jax.jit(streamed_step, donate_argnums=0)
+    return jax.jit(streamed_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def start(
@@ -298,18 +302,18 @@ def run_phase(
     mesh = sharding.data_mesh(plan.batch_size)
     settings = config[phase].augment
     running = start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
-    identity = dict(identity or {})
+    identity, seed = dict(identity or {}), np.uint32(config.seed)
     if isinstance(dataset, Streamed):
         identity["images"] = [records.identity for records in splits]
         streams = dataset.training(splits, config, settings)
         on_device_part = dict(settings) | {"resized_crop": 0.0}  # the streams do that
         one_step = make_streamed_step(
-            *(step, plan, config.seed, on_device_part, dataset.mean, dataset.std, dtype, mesh)
+            *(step, plan, on_device_part, dataset.mean, dataset.std, dtype, mesh)
         )
-        compile_ = functools.partial(_streamed, one_step, streams, plan, mesh)
+        compile_ = functools.partial(_streamed, one_step, streams, seed, plan, mesh)
     else:
-        chunk = make_chunk(step, plan, config.seed, settings, dtype, mesh)
-        compile_ = functools.partial(resident, chunk, on_device(dataset, splits, mesh))
+        chunk = make_chunk(step, plan, settings, dtype, mesh)
+        compile_ = functools.partial(resident, chunk, on_device(dataset, splits, mesh), seed)
     defining = configuration.defining(config, phase, dataset.num_train) | identity
     directory = workdir / "checkpoints" / phase
     with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
@@ -318,17 +322,32 @@ def run_phase(
         return run(
             *(phase, running, compile_, len(splits), plan),
             *(checkpoints, writer, every_minutes, end_epoch, stop),
+            profile=workdir / "profile" / phase if config.profile else None,
         )
 
 
-def resident(chunk: Callable, data: Images, running: Running):
-    """Compiles a chunk of `make_chunk`; returns the `advance` of `run`."""
-    compiled = chunk.lower(running, data).compile()
-    return lambda running, step: compiled(running, data)
+class Program(NamedTuple):
+    """A compiled phase.
+
+    Attributes:
+        advance: `(running, step) -> (running, finite)` runs the chunk of steps after `step`.
+        compiled: what it calls.
+    """
+
+    advance: Callable
+    compiled: jax.stages.Compiled
 
 
-def _streamed(one_step: Callable, streams, plan: Schedule, mesh: Mesh, running: Running):
-    """Compiles a step of `make_streamed_step`; returns the `advance` of `run`."""
+def resident(chunk: Callable, data: Images, seed: np.uint32, running: Running) -> Program:
+    """Compiles a chunk of `make_chunk`."""
+    compiled = chunk.lower(running, data, seed).compile()
+    return Program(lambda running, step: compiled(running, data, seed), compiled)
+
+
+def _streamed(
+    one_step: Callable, streams, seed: np.uint32, plan: Schedule, mesh: Mesh, running: Running
+) -> Program:
+    """Compiles a step of `make_streamed_step`."""
     split = sharding.batch_sharding(mesh)
 
     def shapes(stream):
@@ -338,7 +357,8 @@ def _streamed(one_step: Callable, streams, plan: Schedule, mesh: Mesh, running: 
             jax.ShapeDtypeStruct(images[:1], jnp.int32, sharding=split),
         )
 
-    compiled = one_step.lower(running, [shapes(stream) for stream in streams]).compile()
+    batch_shapes = [shapes(stream) for stream in streams]
+    compiled = one_step.lower(running, batch_shapes, seed).compile()
     feeds = []
 
     def advance(running, step):
@@ -347,11 +367,11 @@ def _streamed(one_step: Callable, streams, plan: Schedule, mesh: Mesh, running: 
         all_finite = []
         for _ in range(plan.chunk):
             batches = [(batch.images, batch.labels) for batch in map(next, feeds)]
-            running, finite = compiled(running, batches)
+            running, finite = compiled(running, batches, seed)
             all_finite.append(finite)
-        return running, jax.tree.map(lambda *flags: jnp.stack(flags), *all_finite)
+        return running, jax.tree.map(lambda *flags: np.stack(flags), *jax.device_get(all_finite))
 
-    return advance
+    return Program(advance, compiled)
 
 
 def run(
@@ -365,14 +385,14 @@ def run(
     every_minutes: float,
     end_epoch: Callable,
     stop: Callable = lambda epoch: None,
+    profile: Path | None = None,
 ):
     """Runs all epochs from where the newest checkpoint stands.
 
     Args:
         phase: "search" or "train"; names metrics and messages.
         running: a fresh start; donated.
-        compile_: `(running) -> advance`, where `advance(running, step) -> (running, finite)` runs the
-            next chunk of steps; `step` is the number of steps done.
+        compile_: `(running) -> Program`.
         num_batches: that a step takes.
         plan: the schedule.
         checkpoints: of this phase; saved after every epoch, and within one every `every_minutes`.
@@ -382,6 +402,7 @@ def run(
             averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
         stop: `(epoch) -> reason` to end the run after an epoch, a sentence, or None; it reads what
             the epochs have left in the workdir.
+        profile: directory of a trace of the second chunk, whose dearest scopes are printed; or None.
 
     Returns:
         The final state.
@@ -390,22 +411,28 @@ def run(
         UserError: a loss is not finite; names the step and the parts.
         Stopped: by a signal; the state is saved.
     """
+
+    def stopped(epoch) -> bool:
+        reason = processes.from_main(lambda: stop(epoch))  # what it reads only that one has written
+        if reason:
+            _logger.info("%s: %s", phase, reason)
+        return bool(reason)
+
     restored = checkpoints.restore(running)
     if restored:
         running = restored[1]
         _logger.info("%s: continues after step %d of %d", phase, restored[0], plan.total)
     step = int(running.state.step)
     writer.rewind(phase, step // plan.epoch + 1)
-    if step == plan.total:
-        return running.state
-    if step and step % plan.epoch == 0 and (reason := stop(step // plan.epoch)):
-        _logger.info("%s: %s", phase, reason)
+    if step == plan.total or (step and step % plan.epoch == 0 and stopped(step // plan.epoch)):
         return running.state
 
     _logger.info("%s: compiling the step (once; minutes for a large network on a CPU)", phase)
     begun = time.monotonic()
-    advance = compile_(running)
+    program = compile_(running)
     _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
+    _tell_memory(phase, program.compiled)
+    warm = step + plan.chunk
     saved_at = time.monotonic()
     images_a_step = plan.batch_size * num_batches
     with _Signals() as signals:
@@ -417,15 +444,24 @@ def run(
             ) as bar:
                 bar.update(step % plan.epoch * images_a_step)
                 while step < epoch * plan.epoch:
-                    if signals.received:
+                    # A signal need not reach all processes, nor in the same chunk.
+                    if received := processes.highest(signals.received):
                         checkpoints.save(step, running)
                         checkpoints.wait()
-                        raise Stopped(phase, step, signals.received)
-                    running, finite = advance(running, step)
-                    _check_finite(phase, step, plan, jax.device_get(finite), checkpoints)
+                        raise Stopped(f"in {phase}, saved at step {step}", received)
+                    traced = profile if step == warm and processes.is_main() else None
+                    with profiling.trace(traced) if traced else contextlib.nullcontext():
+                        running, finite = program.advance(running, step)
+                        finite = jax.device_get(finite)
+                    if traced:
+                        seconds = profiling.by_scope(traced, program.compiled.as_text())
+                        print(f"{phase}: {plan.chunk} warm steps, traced in {traced}")
+                        print(profiling.table(seconds, plan.chunk))
+                    _check_finite(phase, step, plan, finite, checkpoints)
                     step += plan.chunk
                     bar.update(plan.chunk * images_a_step)
-                    if step % plan.epoch and time.monotonic() - saved_at > every_minutes * 60:
+                    due = time.monotonic() - saved_at > every_minutes * 60
+                    if step % plan.epoch and processes.highest(due):
                         checkpoints.save(step, running)
                         saved_at = time.monotonic()
             seconds = time.monotonic() - begun
@@ -439,8 +475,7 @@ def run(
             checkpoints.save(step, running, record["accuracy"])
             saved_at = time.monotonic()
             _logger.info("%s", _line(phase, epoch, plan, record))
-            if reason := stop(epoch):
-                _logger.info("%s: %s", phase, reason)
+            if stopped(epoch):
                 break
     checkpoints.wait()
     return running.state
@@ -449,14 +484,18 @@ def run(
 class Stopped(Exception):
     """A signal ended the run; its state is saved.
 
+    Args:
+        where: the run stands, as the message says it.
+        number: of the signal.
+
     Attributes:
         signal: the signal's number.
     """
 
-    def __init__(self, phase: str, step: int, number: int):
+    def __init__(self, where: str, number: int):
         self.signal = number
         super().__init__(
-            f"stopped by {signal.Signals(number).name} in {phase}, saved at step {step}: "
+            f"stopped by {signal.Signals(number).name} {where}: "
             f"the same command with the same --workdir continues"
         )
 
@@ -482,13 +521,45 @@ class _Signals:
         _logger.warning("%s: stops after this chunk of steps", signal.Signals(number).name)
 
 
+def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
+    """Says how much memory a compiled program will take at most, and warns where that is too much."""
+    sizes = compiled.memory_analysis()
+    if sizes is None:  # not every backend knows
+        return
+    # Of one device; donated arguments hold outputs.
+    needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    needed += sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":  # which share the machine's
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+    else:
+        there = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    _logger.info(
+        "%s: needs %s of memory on each device, which has %s",
+        *(phase, _in_gigabytes(needed), _in_gigabytes(there)),
+    )
+    if needed > there:
+        mend = {
+            "search": "set search.remat=True, a small search.microbatch",
+            "train": "set train.accumulate",
+        }
+        _logger.warning(
+            "%s: that is more than there is; where it fails, %s or lower data.batch_size",
+            *(phase, mend[phase]),
+        )
+
+
+def _in_gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if math.isfinite(size) else "an amount that it does not tell"
+
+
 def _check_finite(phase, step, plan, finite, checkpoints):
     bad = {name: np.flatnonzero(~ok) for name, ok in finite.items() if not ok.all()}
     if bad:
         first = min(positions[0] for positions in bad.values())
         parts = ", ".join(name for name, positions in bad.items() if positions[0] == first)
         checkpoints.wait()
-        kept = checkpoints.latest_step()
+        kept = processes.from_main(checkpoints.latest_step)
         kept = f"the checkpoint of step {kept} is kept" if kept else "there was no checkpoint yet"
         raise UserError(
             f"{phase} diverged at step {step + first + 1} (epoch {step // plan.epoch + 1}): "

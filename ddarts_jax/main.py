@@ -2,13 +2,17 @@
 
 import logging
 import os
+import platform
 import signal
 import sys
 import tempfile
 import time
+import traceback
+from importlib import metadata
 from pathlib import Path
 
 from ddarts_jax import config as configuration
+from ddarts_jax import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 
@@ -20,30 +24,44 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, also after SIGTERM once the state is saved; 2 for what the user can mend;
-        130 after an interrupt.
+        130 after an interrupt. Of several processes one that fails exits here.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     _logger.setLevel(logging.INFO)
     # The first import of jax takes seconds: wrong flags are told before it.
     try:
-        config, workdir = configuration.parse_flags(sys.argv if argv is None else argv)
+        group, argv = processes.parse_flags(sys.argv if argv is None else argv)
+        config, workdir = configuration.parse_flags(argv)
+        processes.start(group)
     except UserError as error:
         return _fail(error)
     from ddarts_jax.loop import Stopped
 
+    failure = ""
     try:
-        run(config, workdir)
-    except UserError as error:
-        return _fail(error)
+        if processes.is_main():
+            run(config, workdir)
+        else:
+            _logger.setLevel(logging.WARNING)
+            with tempfile.TemporaryDirectory() as scratch:
+                run(config, scratch)
+        status = 0
+    except (UserError, OSError) as error:
+        status, failure = _fail(error), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        return 130 if stopped.signal == signal.SIGINT else 0
+        status = 130 if stopped.signal == signal.SIGINT else 0
     except KeyboardInterrupt:
         print("interrupted; the same command with the same --workdir continues", file=sys.stderr)
-        return 130
-    except OSError as error:
-        return _fail(error)
-    return 0
+        status, failure = 130, "interrupted"
+    except Exception as error:
+        if processes.count() == 1:
+            raise
+        processes.wait_for_verdict()
+        traceback.print_exc()
+        status, failure = 1, repr(error)
+    processes.leave(status, failure)
+    return status
 
 
 def run(config, workdir: str | Path) -> dict:
@@ -51,12 +69,23 @@ def run(config, workdir: str | Path) -> dict:
 
     Args:
         config: validated, as `config.parse_flags` gives it.
-        workdir: made if it does not exist; an interrupted run in it continues.
+        workdir: made if it does not exist; an interrupted run in it continues. Of several processes
+            all but the first have a scratch directory in its place.
 
     Returns:
         What `summary.json` holds.
+
+    Raises:
+        UserError: what a user can mend.
     """
     begun = time.monotonic()
+    if processes.count() > 1 and config.task not in ("pipeline", "search", "train", "evaluate"):
+        raise UserError(f"Task {config.task!r} runs in one process; start it alone.")
+    if config.task == "seeds":
+        from ddarts_jax import seeds
+
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        return seeds.run(config, Path(workdir))  # uses no device, which its runs need
     import jax
 
     if config.get("dtype") == "float64":
@@ -65,7 +94,19 @@ def run(config, workdir: str | Path) -> dict:
         # Compiling takes minutes; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddarts_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    from ddarts_jax import compare, data, export, importing, scoring, search, stream, train
+    from ddarts_jax import (
+        compare,
+        comparison,
+        data,
+        export,
+        importing,
+        random_search,
+        report,
+        scoring,
+        search,
+        stream,
+        train,
+    )
     from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
 
@@ -76,6 +117,8 @@ def run(config, workdir: str | Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     if config.task == "distance":
         return compare.run(config, workdir)
+    if config.task == "compare":
+        return comparison.run(config, workdir)
     if config.task == "import":
         return importing.run(config, workdir)
 
@@ -96,25 +139,49 @@ def run(config, workdir: str | Path) -> dict:
     if config.task == "score_operations":
         return scoring.run(config, dataset, workdir, dtype)
 
-    writer = MetricsWriter(workdir)
+    write_json(workdir / "versions.json", versions())
+    writer = MetricsWriter(workdir, report.write if processes.is_main() else None)
     trained = None
     try:
         if config.task in ("pipeline", "search"):
             name = config.search.start.genotype
-            start = importing.find_genotype(name) if name else None
-            genotype = search.run(config, dataset, workdir, writer, dtype, start)
+            start = processes.from_main(lambda: importing.find_genotype(name) if name else None)
+            if config.search.random:
+                genotype = random_search.run(config, dataset, workdir, writer, dtype)
+            else:
+                genotype = search.run(config, dataset, workdir, writer, dtype, start)
         else:
-            genotype = importing.find_genotype(config.genotype or workdir / "genotype.json")
+            found = config.genotype or workdir / "genotype.json"
+            genotype = processes.from_main(lambda: importing.find_genotype(found))
         if config.train.num_cells and config.train.num_cells != genotype.num_cells:
             genotype = expand(genotype, config.train.num_cells)
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
         elif config.task == "evaluate":
             net, empty = train.build(config, genotype, dataset, dtype, trained=True)
-            trained = net, train.load_network(config.weights or workdir / "network.npz", empty)
+            path = config.weights or workdir / "network.npz"
+            trained = net, processes.from_main(lambda: train.load_network(path, empty))
     finally:
         writer.close()
-    return summarize(config, genotype, trained, dataset, workdir, dtype, begun)
+    summary = summarize(config, genotype, trained, dataset, workdir, dtype, begun)
+    writer.report()
+    return summary
+
+
+def versions() -> dict:
+    """What a run depends on besides its config: versions of packages, and the devices."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        **{name.partition("-")[0]: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": processes.count(),
+    }
 
 
 def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: float) -> dict:
@@ -124,7 +191,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
     trained network `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
     picture `confusion`; after a search with a start the picture `distance`.
     """
-    from ddarts_jax import compare, evaluate, report, train
+    from ddarts_jax import compare, drawing, evaluate, train
     from ddarts_jax.genotype import Genotype
 
     summary = {"task": config.task, "data": dataset.name}
@@ -137,6 +204,9 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         tested = evaluate.evaluate_dataset(*trained, dataset, config.data.batch_size, dtype)
         summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
         summary["test_top5_accuracy"] = tested["top5_accuracy"]
+    if not processes.is_main():
+        return summary
+    if trained:
         details = evaluate.details(tested, dataset.class_names) | {
             "cell_params": cost.cell_params,
             "cell_macs": cost.cell_macs,
@@ -145,7 +215,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
             sizes = config.evaluate.batch_sizes
             details["speed"] = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
         write_json(workdir / "evaluation.json", details)
-        report.draw_confusion(
+        drawing.draw_confusion(
             tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
         )
     searched = config.task in ("pipeline", "search")
@@ -155,7 +225,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         summary["from_start"] = compare.distances(found, origin)
         compare.draw_history(config, workdir)
     genotype.save(workdir / "network_genotype.json")
-    report.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
+    drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
     summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
     write_json(workdir / "summary.json", summary)
 

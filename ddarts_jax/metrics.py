@@ -1,8 +1,10 @@
 """What a run reports while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import json
+import logging
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ddarts_jax import processes
 from ddarts_jax.errors import UserError
+
+_logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -21,7 +26,14 @@ class MetricsWriter:
     its own later events and no other's.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike, after: Callable[[Path], Any] | None = None):
+        """Opens a workdir.
+
+        Args:
+          workdir: made if it does not exist.
+          after: called with the workdir after each line, see `report`.
+        """
+        self._after = after
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
@@ -45,6 +57,16 @@ class MetricsWriter:
         for name, value in _scalars(phase, metrics):
             self._boards[phase].add_scalar(name, value, epoch)
         self._boards[phase].flush()
+        self.report()
+
+    def report(self) -> None:
+        """Calls `after`; where it fails, one warning says so and it is called no more."""
+        if self._after:
+            try:
+                self._after(self._workdir)
+            except Exception as error:  # a run of hours is worth more than what is told of it
+                _logger.warning("no report of %s: %r", self._workdir, error)
+                self._after = None
 
     def rewind(self, phase: str, epoch: int) -> None:
         """Forgets `phase` from `epoch` on, which a resumed run writes anew, and broken lines."""
@@ -93,7 +115,7 @@ def progress(description: str, images: int) -> tqdm:
         total=images,
         desc=description,
         unit=" images",
-        disable=None,  # unless stderr is a terminal
+        disable=None if processes.is_main() else True,  # None: unless stderr is a terminal
         leave=False,
         dynamic_ncols=True,
     )

@@ -374,7 +374,7 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     padding = [(0, 0, 0), *padding, (0, 0, 0)]
     spread = lax.pad(before_pointwise, jnp.zeros((), x.dtype), padding)
     to_input = _shifted_sum(spread, spatial[::-1, ::-1], x.shape[1:3], 1, dilation)
-    to_input = to_input @ jnp.eye(x.shape[-1], dtype=x.dtype)
+    to_input = unfused(to_input)
 
     # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
     # contraction over images and positions, several times quicker than k*k sums of products.
@@ -466,6 +466,18 @@ class Bottleneck(nnx.Module):
         return x
 
 
+def unfused(x):
+    """`x`, computed by itself: on a CPU XLA would fuse it, and its like, into whatever reads it.
+
+    The cotangents of all primitives of an edge end up in one sum. Fused into one loop with all their
+    shifted windows they take several times as long, and fused further into the update of a slice they
+    run on one thread. XLA fuses nothing into a matrix product, so one with the identity stands between.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    return x @ jnp.eye(x.shape[-1], dtype=x.dtype)
+
+
 def _slide(x, axis, stride, fill, combine):
     """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it."""
     size = x.shape[axis]
@@ -534,7 +546,7 @@ def _max_pool_backward(stride, residuals, cotangent):
     for tap, (i, j) in enumerate(np.ndindex(3, 3)):
         here = slice(None), slice(2 - i, 2 - i + height), slice(2 - j, 2 - j + width)
         total += jnp.where(winner[here] == tap, cotangent[here], 0)
-    return (total @ jnp.eye(total.shape[-1], dtype=total.dtype),)
+    return (unfused(total),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -6,7 +6,6 @@ random weights, and the best accuracy counts. A primitive's score is the median 
 authors' means are multiples of a twelfth: 4 convolutions in each of 3 blocks, as here.)
 """
 
-import functools
 import itertools
 import json
 import logging
@@ -61,19 +60,14 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
     net, _ = train.build(config, genotype, dataset, dtype)
     init, step = train.train_step(net, settings, plan)
 
-    # The seed is an argument: one program for all of them.
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run_chunk(running, data, seed):
-        chunk = loop.make_chunk(step, plan, seed, settings.augment, dtype, mesh)
-        return chunk(running, data)[0]
-
+    chunk = loop.make_chunk(step, plan, settings.augment, dtype, mesh)
     accuracies = []
     for seed in range(config.seed, config.seed + config.score.seeds):
         seeded = configuration.with_seed(config, seed)
         _, variables = train.build(seeded, genotype, dataset, dtype)
         running = loop.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
         for _ in range(plan.epochs * plan.chunks):
-            running = run_chunk(running, data, np.uint32(seed))
+            running, _ = chunk(running, data, np.uint32(seed))
         variables = running.state.variables
         tested = evaluate_dataset(net, variables, dataset, config.data.batch_size, dtype)
         accuracies.append(tested["accuracy"])

@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 
 from ddarts_jax import data as datasets
+from ddarts_jax import processes
 from ddarts_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -513,6 +514,8 @@ class Streamed:
                 seed=config.seed + 2**32 * number,
                 crop_scale=crop_scale,
                 num_workers=self.num_workers,
+                process_index=processes.index(),
+                process_count=processes.count(),
             )
             for number, records in enumerate(splits)
         ]
@@ -525,6 +528,8 @@ class Streamed:
             image_size=self.image_size,
             training=False,
             num_workers=self.num_workers,
+            process_index=processes.index(),
+            process_count=processes.count(),
         )
 
 

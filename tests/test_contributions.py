@@ -190,6 +190,39 @@ def test_random_removal_depends_on_the_key_alone():
     assert np.abs(draws[0] - draws[2]).max() > 1e-6
 
 
+@pytest.mark.parametrize(
+    ("seq", "removal", "microbatch", "remat"),
+    [(DISTINCT, "zero", 2, False), (SHARED, "random", 1, True)],
+)
+def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
+    """The ablated networks in groups and the full one without running again: only rounding differs."""
+    net, variables, alphas, images, labels = problem(seq)
+    net = net if remat else without_remat(net, seq)
+    table = jax.random.uniform(jax.random.key(0), alphas.shape, alphas.dtype)
+    grouped = jax.jit(functools.partial(contributions, net, microbatch=microbatch, remat=remat))(
+        variables, alphas, images, labels, table=table if removal == "random" else None
+    )
+    expected, measured = architecture_gradient(seq, removal=removal)
+    np.testing.assert_allclose(grouped.marginal, measured["marginal_contribution"], atol=1e-12)
+    gradient = architect.total_gradient(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT)
+    np.testing.assert_allclose(gradient, expected, atol=1e-11 * np.abs(expected).max())
+
+
+def without_remat(net, seq):
+    """The supernet of `problem` whose backward passes keep the inside of edges."""
+    other, _ = supernet.build(
+        num_cells=len(seq),
+        num_nodes=1,
+        channels=2,
+        num_classes=3,
+        image_channels=1,
+        primitives=PRIMITIVES,
+        remat=False,
+        key=None,
+    )
+    return dataclasses.replace(net, cells=other.cells)
+
+
 def test_a_single_distinct_cell_has_no_ablation_loss():
     """All copies are removed at once, the mean is the cell's own M, so L_AB and its gradient are 0."""
     net, variables, alphas, images, labels = problem((0, 0))

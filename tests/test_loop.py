@@ -72,9 +72,10 @@ class _Run:
         step = jax.jit(step)
         self.data = loop.on_device(_DATASET, splits, mesh)
         self.running = loop.start(state, step, len(splits), (4, 4, 1), plan, "float32", mesh)
-        self.chunk = loop.make_chunk(step, plan, seed, settings, "float32", mesh)
+        self.chunk = loop.make_chunk(step, plan, settings, "float32", mesh)
+        self.seed = np.uint32(seed)
 
-    def __call__(self, workdir, kill_after=None, stop=lambda epoch: None):
+    def __call__(self, workdir, kill_after=None, stop=lambda epoch: None, profile=None):
         """Runs in `workdir`; gets SIGTERM when the checkpoint of step `kill_after` is saved."""
 
         class Killing(Checkpoints):
@@ -92,7 +93,7 @@ class _Run:
                 return loop.run(
                     "search",
                     self.running,
-                    functools.partial(loop.resident, self.chunk, self.data),
+                    functools.partial(loop.resident, self.chunk, self.data, self.seed),
                     len(_SPLITS),
                     self.plan,
                     checkpoints,
@@ -100,6 +101,7 @@ class _Run:
                     0.0,
                     end_epoch,
                     stop,
+                    profile=profile,
                 )
         finally:
             writer.close()
@@ -276,3 +278,26 @@ def test_nan_before_the_first_checkpoint(tmp_path):
     """A run that diverges at once says that nothing is saved."""
     with pytest.raises(UserError, match=r"at step 1 .*there was no checkpoint yet"):
         _Run(bad_step=1)(tmp_path)
+
+
+def test_a_profile_changes_nothing(tmp_path, unbroken, capsys):
+    """The second chunk is traced, its scopes are printed, and the run ends as one without."""
+    state = _Run()(tmp_path, profile=tmp_path / "profile")
+    _assert_same(jax.device_get(state), unbroken[0])
+    assert _metrics(tmp_path) == unbroken[1]
+    printed = capsys.readouterr().out
+    assert f"search: 2 warm steps, traced in {tmp_path / 'profile'}" in printed
+    assert "ms/step" in printed
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_memory_is_told_before_the_run(tmp_path, caplog, monkeypatch):
+    """What the program needs and what there is; where it does not fit, what to change."""
+    with caplog.at_level(logging.INFO, "ddarts_jax"):
+        _Run()(tmp_path / "enough")
+    assert "search: needs 0.00 GB of memory on each device, which has" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    monkeypatch.setattr(loop.os, "sysconf", lambda name: 1)
+    _Run()(tmp_path / "short")
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "search.microbatch" in warning and "data.batch_size" in warning

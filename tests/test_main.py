@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -95,6 +96,9 @@ def test_pipeline_leaves_what_is_promised(unbroken):
         assert (workdir / "checkpoints" / phase / str(last)).is_dir()
     assert all(np.isfinite(leaf).all() for leaf in np.load(workdir / "network.npz").values())
     assert (workdir / "genotype.svg").stat().st_size and (workdir / "genotype.png").stat().st_size
+    assert "<html" in (workdir / "report.html").read_text().lower()
+    versions = json.loads((workdir / "versions.json").read_text())
+    assert versions["jax"] == jax.__version__ and versions["devices"] == versions["processes"] == 1
     summary = _summary(workdir)
     assert 0 <= summary["test_accuracy"] <= 1
     assert summary["params"] > 0 and summary["macs"] > 0 and summary["seconds"] > 0
@@ -103,6 +107,7 @@ def test_pipeline_leaves_what_is_promised(unbroken):
     assert "65 training and 15 test images of 8x8x1, 3 classes" in output
     for phase in ("search", "train"):
         assert re.search(rf"{phase}: compiled in \d+\.\d s", output)
+        assert re.search(rf"{phase}: needs \d+\.\d+ GB of memory on each device", output)
     lines = re.findall(r"^(search|train) \d+/\d+: loss", output, re.MULTILINE)
     assert len(lines) == _SEARCH_EPOCHS + _TRAIN_EPOCHS
     assert f"test accuracy {100 * summary['test_accuracy']:.2f}%" in output
@@ -269,6 +274,7 @@ def _assert_one_line_error(capsys, status, *parts):
         ("--config.search.epohcs=3", ["search.epohcs", "'search.epochs'"]),
         ("--config.search.epochs=many", ["search.epochs", "many"]),
         ("--config.task=dream", ["task", "'dream'", "pipeline"]),
+        ("--num_processes=2", ["--coordinator and --process_id missing"]),
         ("--config.genotype=/nowhere/g.json", ["/nowhere/g.json"]),
         ("--config.genotype=", ["genotype.json"]),
         ("--config.data.name=npz:/nowhere/d.npz", ["/nowhere/d.npz"]),
@@ -350,7 +356,7 @@ def test_the_search_from_resnet18_starts_on_real_cifar_images(cifar, tmp_path, m
     """The config reads its data and builds its supernet; what is then compiled is tested smaller."""
     started = []
 
-    def run(phase, running, *_):
+    def run(phase, running, *_, **__):
         started.append(running)
         return running.state
 

@@ -178,3 +178,22 @@ def test_progress_is_silent_unless_on_a_terminal(capsys):
         bar.update(50)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
+
+
+def test_a_report_that_fails_does_not_end_the_run(tmp_path, caplog):
+    """What is called after each line gets the workdir; it is not called again once it has failed."""
+    called = []
+
+    def report(workdir):
+        called.append((workdir, len(read(workdir / "metrics.jsonl"))))
+        if len(called) == 2:
+            raise ValueError("no picture")
+
+    writer = MetricsWriter(tmp_path, after=report)
+    for epoch in (1, 2, 3):
+        writer.write("search", epoch, {"loss": 1.0})
+    writer.close()
+    assert called == [(tmp_path, 1), (tmp_path, 2)]
+    (record,) = caplog.records
+    assert str(tmp_path) in record.message and "no picture" in record.message
+    assert len(read(tmp_path / "metrics.jsonl")) == 3

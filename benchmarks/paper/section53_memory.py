@@ -1,0 +1,79 @@
+"""Section 5.3: memory of the search step, with and without the ablation loss and half precision.
+
+    python benchmarks/paper/section53_memory.py [--full]
+
+The temporary memory that the compiler plans for one step (`memory_analysis`): the same in every run,
+so there are no seeds. Small: 3 cells of 2 nodes, 16 channels, 64 images of 16x16. Full: the paper's 8
+cells of 4 nodes, 16 channels, 128 images of 32x32, which a GPU should compile.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import common
+
+sys.path.append(str(Path(__file__).parents[1]))
+from search_step import measured_step
+
+SMALL = {"cells": 3, "nodes": 2, "channels": 16, "size": 16, "batch": 64}
+FULL = {"cells": 8, "nodes": 4, "channels": 16, "size": 32, "batch": 128}
+STEPS = {
+    f"{dtype}, {'with' if weight else 'without'} the ablation loss": (dtype, weight)
+    for dtype in ("float32", "bfloat16")
+    for weight in (0.5, 0.0)
+}
+RULE = "These numbers vary with nothing but the compiler, so the larger one is larger."
+NOTES = [
+    "The values of section 5.3 could not be read. A CPU computes bfloat16 by way of float32 copies: "
+    "what half precision saves is to be measured on an accelerator."
+]
+
+
+def measure(shape):
+    """MB of temporary memory by step."""
+    found = {}
+    for label, (dtype, weight) in STEPS.items():
+        step = argparse.Namespace(**shape, space="darts", unroll=1, gradient="full", dtype=dtype)
+        found[label] = measured_step(step, weight)[1]["temporary_mb"]
+    return found
+
+
+def conclude(found):
+    """Judges {label: MB}."""
+    figure, (axes,) = common.figure(("", "temporary memory (MB)"))
+    axes.bar(range(len(found)), found.values(), color=common.COLOURS[0], width=0.6)
+    names = [label.replace(", ", "\n").replace(" the ", "\nthe ") for label in found]
+    axes.set_xticks(range(len(found)), names, fontsize=7)
+    full, plain, half, _ = found
+    return common.Findings(
+        ["step", "paper", "temporary memory"],
+        [[label, "not given", f"{megabytes:,} MB"] for label, megabytes in found.items()],
+        found,
+        claims=[
+            _larger("the ablation loss costs memory", found, full, plain),
+            _larger("half precision saves memory", found, full, half),
+        ],
+        notes=NOTES,
+        figure=figure,
+    )
+
+
+def _larger(text, found, a, b):
+    verdict = common.HELD if found[a] > found[b] else common.FAILED
+    return common.Claim(text, verdict, f"{a}: {found[a]:,} MB; {b}: {found[b]:,} MB")
+
+
+def main(argv=None):
+    """Measures and writes."""
+    title = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
+    parser.add_argument("--full", action="store_true", help="the paper's size, for a GPU")
+    full = parser.parse_args(argv).full
+    command = "python benchmarks/paper/section53_memory.py" + " --full" * full
+    findings = conclude(measure(FULL if full else SMALL))
+    common.write("section53_memory" + "_full" * full, title, command, RULE, findings)
+
+
+if __name__ == "__main__":
+    main()

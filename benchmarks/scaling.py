@@ -1,0 +1,97 @@
+"""What a search step sends between devices, and the efficiency that follows; one JSON line.
+
+    python benchmarks/scaling.py                      # the structure of 8 cells, 16 channels
+    python benchmarks/scaling.py --step-seconds 0.05  # of one device, at its own share of the batch
+
+Nothing is timed. The step is compiled for two (simulated) devices and its all-reduces are counted, those
+in loops as often as the loop runs: the gradient of the weights once, and the sums of every BatchNorm,
+which is global. Neither their number nor the size of each depends on the images, so small ones do.
+The efficiency is `step / (step + count * latency + bytes * 2 (n - 1) / n / bandwidth)`: a ring, none of
+it hidden behind computation, which is pessimistic. Latencies and bandwidths are assumptions, below.
+"""
+
+import argparse
+import json
+import os
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+from roofline import called, computations
+
+from ddarts_jax import optim, sharding, supernet
+from ddarts_jax.config import default_config
+from ddarts_jax.search import search_step
+
+_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+_ASSUMED = {  # seconds an all-reduce at least takes, bytes a second of each device
+    "8 GPUs of a host (NVLink)": {"devices": 8, "latency_s": 15e-6, "bandwidth": 300e9},
+    "8 hosts of 8 GPUs (InfiniBand)": {"devices": 64, "latency_s": 40e-6, "bandwidth": 40e9},
+}
+
+
+def all_reduces(found, name="ENTRY") -> tuple[int, int]:
+    """Number and bytes of the all-reduces that a computation runs (see `roofline.computations`)."""
+    count = size = 0
+    for i in found[name]:
+        inner, times = (0, 0), 1
+        if i.opcode == "while":
+            times = int(re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)[1])
+            inner = all_reduces(found, called(i, "body"))
+        elif i.opcode == "call":
+            inner = all_reduces(found, called(i, "to_apply"))
+        elif i.opcode in ("all-reduce", "all-reduce-start"):
+            inner = 1, i.size
+        count, size = count + times * inner[0], size + times * inner[1]
+    return count, size
+
+
+def compiled_text(arguments) -> str:
+    """The program of a step on two devices."""
+    settings = default_config().search
+    settings.ablation.weight = arguments.ablation_weight
+    net, variables = supernet.build(
+        num_cells=arguments.cells,
+        num_nodes=arguments.nodes,
+        channels=arguments.channels,
+        num_classes=10,
+        image_channels=3,
+        key=jax.random.key(0),
+    )
+    alphas = jnp.zeros(net.alphas_shape)
+    init, step = search_step(net, settings, total_steps=100)
+    mesh = sharding.data_mesh(2)
+    state = init(*optim.at_least_float32((variables, alphas), "float32"))
+    state, key = sharding.replicate((state, jax.random.key(1)), mesh)
+    batch = jnp.zeros((2, 8, 8, 3)), jnp.zeros(2, jnp.int32)
+    batches = [jax.device_put(batch, sharding.batch_sharding(mesh)) for _ in range(2)]
+    return step.lower(state, key, *batches).compile().as_text()
+
+
+def main():
+    """Counts and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("cells", 8), ("nodes", 4), ("channels", 16)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--ablation-weight", type=float, default=0.5)
+    parser.add_argument("--step-seconds", type=float, default=0.05, help="of one device")
+    arguments = parser.parse_args()
+    os.environ["XLA_FLAGS"] = _FLAGS + os.environ.get("XLA_FLAGS", "")  # read at the first use
+    count, size = all_reduces(computations(compiled_text(arguments)))
+    expected = {}
+    for name, values in _ASSUMED.items():
+        assumed = SimpleNamespace(**values)
+        ring = 2 * (assumed.devices - 1) / assumed.devices * size / assumed.bandwidth
+        seconds = count * assumed.latency_s + ring
+        efficiency = arguments.step_seconds / (arguments.step_seconds + seconds)
+        expected[name] = values | {
+            "communication_s": round(seconds, 4),
+            "efficiency": round(efficiency, 3),
+        }
+    result = {"benchmark": "scaling", **vars(arguments), "all_reduces": count, "bytes": size}
+    print(json.dumps(result | {"expected": expected, "versions": {"jax": jax.__version__}}))
+
+
+if __name__ == "__main__":
+    main()

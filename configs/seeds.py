@@ -1,0 +1,16 @@
+r"""One config for several seeds: a table with mean and spread.
+
+    python -m ddarts_jax.main --config configs/seeds.py --workdir runs/seeds
+    python -m ddarts_jax.main --config configs/seeds.py --config.run=configs/cifar10_search.py \
+        --config.seeds="(0, 1, 2, 3)" --config.overrides="('search.epochs=25',)"
+
+Each seed is a process with a GPU of its own, or on a CPU one after the other, in WORKDIR/seed_K; the
+same command continues. The first seed of digits takes 3 minutes on 2 CPU cores, the others 1.5, as
+they find its compiled programs.
+"""
+
+from ddarts_jax.config import seeds_config
+
+
+def get_config():
+    return seeds_config()

@@ -253,3 +253,27 @@ def test_a_program_ends_with_the_sentence_and_no_traceback(tmp_path, config_file
     assert (right.returncode, right.stdout, right.stderr) == (0, "3 here False\n", "")
     assert run().returncode == 2 and "--config" in run().stderr
     assert "--workdir" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("darts", "ablation.weight relaxation share_cells zero_one_weight parse.method"),
+        ("fairdarts", "ablation.weight share_cells"),
+        ("ddarts_no_ablation", "ablation.weight"),
+        ("random", "random"),
+        (
+            "authors_program",
+            "ablation.gradient ablation.removal accumulated_gradients parse.method",
+        ),
+    ],
+)
+def test_a_baseline_differs_by_what_defines_it_alone(name, keys):
+    """All else is the config of D-DARTS on the digits."""
+    directory = Path(__file__).parents[1] / "configs"
+    flags = [
+        ["main", "--config", str(directory / f"{file}.py")] for file in ("digits", f"digits_{name}")
+    ]
+    plain, baseline = (parse_flags(argv)[0].to_dict() for argv in flags)
+    found = {line.partition(":")[0] for line in differences(plain, baseline)}
+    assert found == {k if k.startswith("parse") else f"search.{k}" for k in keys.split()}

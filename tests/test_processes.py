@@ -86,8 +86,10 @@ def _records(workdir):
 
 def test_a_search_in_two_processes_that_is_finished_by_one(tmp_path):
     """2 x 2 devices find what 1 x 4 find, stop together at one SIGTERM, and one goes on alone."""
+    tiny.write_noise(tmp_path / "noise.npz")
     tiny.write_config(tmp_path)
     arguments = ["-m", "ddarts_jax.main", "--config", str(tmp_path / "tiny_config.py")]
+    arguments += [f"--config.data.name=npz:{tmp_path / 'noise.npz'}"]
     arguments += ["--config.task=search", "--config.dtype=float64", "--config.search.epochs=2"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     _finish([_start(tmp_path, [*arguments, f"--workdir={whole}"], 4)])

@@ -273,3 +273,26 @@ def test_the_search_ends_when_the_distance_is_stable(distances, expected):
     assert search.is_stable(distances, settings) == expected
     settings.patience = 0
     assert not search.is_stable(distances, settings)
+
+
+def test_shared_cells_and_softmax_are_those_of_darts(dataset):
+    """One architecture for normal cells and one for reductions; an edge's gates sum to 1."""
+    config = tiny.config("")
+    config.search.num_cells = 4
+    config.search.share_cells = True
+    config.search.relaxation = "softmax"
+    net, _, alphas = search.build(config, dataset, "float32")
+    assert net.reductions == (1, 2) and net.seq == (0, 1, 1, 0)
+    assert alphas.shape[0] == 2
+    np.testing.assert_allclose(net.gates(alphas).sum(-1), 1, rtol=1e-6)
+    found = search.derive(alphas, net, config.parse)
+    assert found.cells[0] == found.cells[3] and found.seq == (0, 1, 1, 0)
+    # As without sharing, where the alphas are those of the normal and of the reduction cell.
+    plain = search.derive(alphas[jnp.array(net.seq)], net_of(config, dataset), config.parse)
+    assert plain == Genotype(found.cells, found.reductions, found.concat)
+
+
+def net_of(config, dataset):
+    """The supernet of the config with cells of their own."""
+    config.search.share_cells = False
+    return search.build(config, dataset, "float32")[0]

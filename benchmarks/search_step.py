@@ -30,6 +30,7 @@ def measured_step(arguments, ablation_weight):
     settings = default_config().search
     settings.ablation.weight = ablation_weight
     settings.ablation.gradient = arguments.gradient
+    settings.microbatch = arguments.microbatch
     net, variables = supernet.build(
         num_cells=arguments.cells,
         num_nodes=arguments.nodes,
@@ -80,6 +81,7 @@ def main():
     for name, default in (("batch", 16), ("unroll", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--repeats", type=int, default=5, help="0 compiles only")
+    parser.add_argument("--microbatch", type=int, default=0, help="see config.search.microbatch")
     parser.add_argument("--space", default="darts", choices=SPACES)
     parser.add_argument("--gradient", default="full", choices=["full", "none"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

@@ -71,7 +71,6 @@ def architecture_gradient(
         gradient=ablation.gradient,
         table=table,
         microbatch=settings.microbatch,
-        remat=settings.remat,
     )
     gradient = total_gradient(measured, alphas, ablation.weight, settings.zero_one_weight)
 

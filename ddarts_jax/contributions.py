@@ -10,7 +10,6 @@ differ: N(N-1)/2 cell evaluations in place of N*N, exactly. A cell that stands s
 is removed everywhere at once.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -44,9 +43,9 @@ class Contributions(NamedTuple):
 
 
 def ablated_losses(
-    supernet: Supernet, variables: Variables, gates, outputs, labels, table=None, removed=None
+    supernet: Supernet, variables: Variables, gates, outputs, labels, table=None, microbatch=0
 ):
-    """Cross-entropy of the network without each of its distinct cells, or of `removed` ones.
+    """Cross-entropy of the network without each of its distinct cells.
 
     Args:
         supernet: structure.
@@ -55,18 +54,17 @@ def ablated_losses(
         outputs: of the full network, as `supernet.forward` returns them: what the streams share.
         labels: [B].
         table: None removes a cell by a zero output; [cells, E, O] replaces its gates by these numbers.
-        removed: distinct cells; None: all, in ascending order.
+        microbatch: see `contributions`.
 
     Returns:
-        [cells], or one loss for each of `removed`.
+        [cells].
     """
-    removed = range(len(set(supernet.seq))) if removed is None else removed
     streams = []  # Distinct cells already removed upstream, in order of their first position.
     # Outputs of the two cells before, by stream; a stream that is absent equals the full network.
     before_last, last = {}, {}
     for position, distinct in enumerate(supernet.seq):
         full0, full1 = outputs[max(position - 1, 0)], outputs[position]
-        if distinct in removed and distinct not in streams:
+        if distinct not in streams:
             streams.append(distinct)
         # With a zero output there is nothing to compute for the removed cell itself.
         running = [d for d in streams if table is not None or d != distinct]
@@ -74,21 +72,33 @@ def ablated_losses(
         if running:
             s0 = jnp.stack([before_last.get(d, full0) for d in running])
             s1 = jnp.stack([last.get(d, full1) for d in running])
-            if table is None:
-                own, axis = gates[distinct], None
-            else:
+            own = gates[distinct]
+            if table is not None:
                 own = jnp.stack([(table if d == distinct else gates)[distinct] for d in running])
-                axis = 0
 
             def run(s0, s1, own, position=position):
                 return supernet.run_cell(position, variables, s0, s1, own, True)[0]
 
-            ran = jax.vmap(run, in_axes=(0, 0, axis))(s0, s1, own)
+            ran = _over_streams(run, s0, s1, own, microbatch)
             current |= {d: ran[i] for i, d in enumerate(running)}
         before_last, last = last, current
-    features = jnp.stack([last[d] for d in removed])
+    features = jnp.stack([last[d] for d in sorted(streams)])
     logits = jax.vmap(lambda x: supernet.run_head(variables, x))(features)
     return jax.vmap(cross_entropy, in_axes=(0, None))(logits, labels)
+
+
+def _over_streams(run, s0, s1, own, microbatch):
+    """Runs a cell on streams [streams, ...], all at once or `microbatch` of them at a time."""
+    shared = own.ndim == 2
+    if not microbatch:
+        return jax.vmap(run, in_axes=(0, 0, None if shared else 0))(s0, s1, own)
+
+    @jax.checkpoint
+    def run_one(inputs):
+        return run(*inputs, own) if shared else run(*inputs)
+
+    inputs = (s0, s1) if shared else (s0, s1, own)
+    return jax.lax.map(run_one, inputs, batch_size=microbatch if microbatch > 1 else None)
 
 
 def contributions(
@@ -102,7 +112,6 @@ def contributions(
     gradient: str = "full",
     table=None,
     microbatch: int = 0,
-    remat: bool = True,
 ) -> Contributions:
     """Measures every cell's contribution on one batch, with exact gradients for all cells.
 
@@ -120,10 +129,8 @@ def contributions(
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
-        microbatch: ablated networks that are differentiated at a time; 0: all. Fewer need less
-            memory and, as they share less, more time.
-        remat: whether the full network runs again for its gradient, so that its inside does not lie
-            in memory while the ablated ones run.
+        microbatch: ablated networks that run at a time, whose insides backward passes compute again:
+            less memory, more time; 0: all, by `vmap`, without that.
 
     Returns:
         `Contributions`.
@@ -135,35 +142,28 @@ def contributions(
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
         return (cross_entropy(logits, labels), outputs), accuracy
 
-    def ablated(alphas, outputs, removed=None):
+    def ablated(alphas, outputs):
         with jax.named_scope("marginal_contributions"):
             gates = supernet.gates(alphas)
-            return ablated_losses(supernet, variables, gates, outputs, labels, table, removed)
+            return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
 
+    if microbatch and gradient == "full":
+        full = jax.checkpoint(full)  # its inside does not lie in memory while the ablated ones run
+    (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
+    no_outputs = jax.tree.map(jnp.zeros_like, outputs)
     if not ablate or gradient == "none":
-        (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
         losses = ablated(alphas, outputs) if ablate else None
-        (g,) = pull_back((jnp.ones_like(loss), jax.tree.map(jnp.zeros_like, outputs)))
+        (g,) = pull_back((jnp.ones_like(loss), no_outputs))
         return Contributions(loss, losses, g, None, accuracy)
 
-    full = jax.checkpoint(full) if remat else full
-    (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
-    count = len(alphas)
-    losses, h, through_outputs = [], 0, jax.tree.map(jnp.zeros_like, outputs)
-    for removed in _groups(count, microbatch or count):
-        some, pull_back_some = jax.vjp(functools.partial(ablated, removed=removed), alphas, outputs)
-        by_alphas, by_outputs = pull_back_some(jnp.full_like(some, 1 / count))
-        losses.append(some)
-        h += by_alphas
-        through_outputs = jax.tree.map(jnp.add, through_outputs, by_outputs)
+    losses, pull_back_ablated = jax.vjp(ablated, alphas, outputs)
+    h_ablated, through_outputs = pull_back_ablated(jnp.full_like(losses, 1 / len(losses)))
     cotangents = (
         jnp.array([1, 0], loss.dtype),
-        jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x]), through_outputs),
+        jax.tree.map(lambda *pair: jnp.stack(pair), no_outputs, through_outputs),
     )
-    (both,) = jax.vmap(pull_back)(cotangents)
-    return Contributions(loss, jnp.concatenate(losses), both[0], both[1] + h, accuracy)
-
-
-def _groups(count: int, size: int) -> list[range]:
-    """The numbers below `count`, at most `size` in a group."""
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+    if microbatch:
+        (both,) = jax.lax.map(pull_back, cotangents)
+    else:
+        (both,) = jax.vmap(pull_back)(cotangents)
+    return Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy)

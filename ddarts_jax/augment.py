@@ -21,7 +21,7 @@ _TRIES = 10  # boxes drawn for a random resized crop until one fits, as in torch
 
 
 def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLike) -> jax.Array:
-    """Computes (images / 255 - mean) / std in float32.
+    """Computes (images / 255 - mean) / std in float32 or better.
 
     Args:
         images: [B, H, W, C], from 0 to 255, uint8 or floating.
@@ -32,8 +32,9 @@ def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLi
     Returns:
         dtype [B, H, W, C].
     """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    wide = jnp.promote_types(jnp.float32, dtype)
+    mean, std = jnp.asarray(mean, wide), jnp.asarray(std, wide)
+    return ((images.astype(wide) / 255 - mean) / std).astype(dtype)
 
 
 def augment(

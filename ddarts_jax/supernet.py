@@ -257,7 +257,8 @@ class Supernet:
 
     def run_stem(self, variables: Variables, images, train):
         """Maps images [B, H, W, channels in] to features; returns them and the new statistics."""
-        return apply(self.stem, _part(variables, "stem"), images, train)
+        with jax.named_scope("stem"):
+            return apply(self.stem, _part(variables, "stem"), images, train)
 
     def run_cell(self, position: int, variables: Variables, s0, s1, gates, train):
         """Runs the cell at `position` with `gates` [E, O]; returns output and new statistics."""
@@ -268,7 +269,8 @@ class Supernet:
 
     def run_head(self, variables: Variables, features):
         """Maps the last cell's output to logits [B, num_classes]."""
-        return apply(self.head, _part(variables, "head"), features, False)[0]
+        with jax.named_scope("head"):
+            return apply(self.head, _part(variables, "head"), features, False)[0]
 
 
 def _part(variables: Variables, name: str, index: int | None = None) -> Variables:

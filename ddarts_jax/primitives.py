@@ -247,7 +247,8 @@ class BatchNorm(nnx.Module):
                 mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
                 running.set_value(mixed.astype(running.dtype))
         else:
-            inverse = lax.rsqrt(self.var[...] + _EPSILON)
+            wide = jnp.promote_types(x.dtype, jnp.float32)
+            inverse = lax.rsqrt(self.var[...].astype(wide) + _EPSILON)
             output = (x - self.mean[...]) * inverse
         if self.scale is not None:
             output = output * self.scale[...] + self.bias[...]

@@ -94,7 +94,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         )
     rng = np.random.default_rng(config.seed)
     halves = between_halves(dataset, config.seed)
-    writer.rewind("search", 1)
+    writer.rewind("random", 1)
     best = None
     for number in range(1, count + 1):
         probabilities, genotype = draw(config, dataset, rng)
@@ -106,7 +106,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         finally:
             own.close()
         tested = evaluate_dataset(net, variables, halves, config.data.batch_size, dtype)
-        writer.write("search", number, {"accuracy": tested["accuracy"], "loss": tested["loss"]})
+        writer.write("random", number, {"accuracy": tested["accuracy"], "loss": tested["loss"]})
         _logger.info("search: candidate %d of %d: %.4f", number, count, tested["accuracy"])
         if best is None or tested["accuracy"] > best[0]:
             best = tested["accuracy"], probabilities, genotype

@@ -18,7 +18,11 @@ PATH = Path(__file__).parents[2] / "shared" / "reference" / "search_step_layers5
 
 @pytest.mark.skipif(not PATH.exists(), reason="needs the authors' parity arrays")
 def test_two_steps_of_the_authors_program(tmp_path):
-    """Alphas, weights, the gradient's norm before it is clipped and what is left over for later."""
+    """Alphas, weights, the gradient's norm before it is clipped and what is left over for later.
+
+    The authors' float32 is off by some 1e-3 of a gradient, and Adam's first steps magnify what is
+    near 0: how far the weights have moved agrees to 2 per cent, what is left over to 5.
+    """
     with np.load(PATH, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
     meta = json.loads(str(arrays["meta"]))
@@ -67,12 +71,14 @@ def test_two_steps_of_the_authors_program(tmp_path):
             # near 0 the authors' float32 may go the other way.
             off = np.abs(state.alphas - arrays[f"alphas{t + 1}"])
             assert np.quantile(off, 0.9) < 1e-4 and off.max() < 2 * (t + 1) * 3e-3, t
-            expected = jax.tree.leaves(variables_with(f"weights{t + 1}/").weights)
-            for ours, theirs in zip(jax.tree.leaves(state.variables.weights), expected):
-                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)  # theirs are float32
-        moved = jax.tree.map(
-            lambda a, b: np.abs(a - b).max(), state.variables.weights, wide.weights
-        )
-        assert max(jax.tree.leaves(moved)) > 1e-3
-        left = arrays["alpha_grads_left_after_step2"]
-        np.testing.assert_allclose(state.leftover, left, rtol=1e-2, atol=1e-3 * np.abs(left).max())
+            expected = variables_with(f"weights{t + 1}/").weights
+            moved = difference(expected, wide.weights)
+            assert difference(state.variables.weights, expected) < 0.02 * moved, t
+            left = arrays[f"alpha_grads_left_after_step{t + 1}"]
+            assert difference(state.leftover, left) < 0.05 * np.linalg.norm(left), t
+
+
+def difference(tree, other):
+    """The norm of the difference of all leaves."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return np.sqrt(sum(np.sum(np.square(np.asarray(a) - b)) for a, b in pairs))

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 from roofline import called, computations
+from search_step import random_supernet
 
-from ddarts_jax import optim, sharding, supernet
+from ddarts_jax import optim, sharding
 from ddarts_jax.config import default_config
 from ddarts_jax.search import search_step
 
@@ -51,15 +52,7 @@ def compiled_text(arguments) -> str:
     """The program of a step on two devices."""
     settings = default_config().search
     settings.ablation.weight = arguments.ablation_weight
-    net, variables = supernet.build(
-        num_cells=arguments.cells,
-        num_nodes=arguments.nodes,
-        channels=arguments.channels,
-        num_classes=10,
-        image_channels=3,
-        key=jax.random.key(0),
-    )
-    alphas = jnp.zeros(net.alphas_shape)
+    net, variables, alphas = random_supernet(arguments)
     init, step = search_step(net, settings, total_steps=100)
     mesh = sharding.data_mesh(2)
     state = init(*optim.at_least_float32((variables, alphas), "float32"))

@@ -25,23 +25,29 @@ from ddarts_jax.primitives import SPACES
 from ddarts_jax.search import search_step
 
 
-def measured_step(arguments, ablation_weight):
-    """Builds and compiles a step; returns a function that runs it once, and what compiling took."""
-    settings = default_config().search
-    settings.ablation.weight = ablation_weight
-    settings.ablation.gradient = arguments.gradient
-    settings.microbatch = arguments.microbatch
+def random_supernet(arguments, **options):
+    """The supernet of the command line's sizes, its random weights, and alphas near 0."""
     net, variables = supernet.build(
         num_cells=arguments.cells,
         num_nodes=arguments.nodes,
         channels=arguments.channels,
         num_classes=10,
         image_channels=3,
-        primitives=SPACES[arguments.space],
-        unroll=arguments.unroll,
         key=jax.random.key(0),
+        **options,
     )
-    alphas = 1e-3 * jax.random.normal(jax.random.key(1), net.alphas_shape)
+    return net, variables, 1e-3 * jax.random.normal(jax.random.key(1), net.alphas_shape)
+
+
+def measured_step(arguments, ablation_weight):
+    """Builds and compiles a step; returns a function that runs it once, and what compiling took."""
+    settings = default_config().search
+    settings.ablation.weight = ablation_weight
+    settings.ablation.gradient = arguments.gradient
+    settings.microbatch = arguments.microbatch
+    net, variables, alphas = random_supernet(
+        arguments, primitives=SPACES[arguments.space], unroll=arguments.unroll
+    )
     init, step = search_step(net, settings, total_steps=1000)
     state = init(*optim.at_least_float32((variables, alphas), arguments.dtype))
     shape = (arguments.batch, arguments.size, arguments.size, 3)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ddarts_jax import architect, supernet
-from ddarts_jax.losses import cross_entropy, zero_one_loss
+from ddarts_jax.losses import zero_one_loss
 from ddarts_jax.supernet import Supernet, Variables
 
 
@@ -34,15 +34,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
     count = len(set(net.seq))
     order = jnp.arange(count)[:, None, None]
 
-    def loss_of(weights, alphas, statistics, images, labels):
-        gates = net.gates(alphas)
-        logits, _, statistics = supernet.forward(
-            net, Variables(weights, statistics), gates, images, True
-        )
-        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
-        return cross_entropy(logits, labels), (statistics, accuracy)
-
-    differentiate = jax.value_and_grad(loss_of, (0, 1), has_aux=True)
+    differentiate = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
 
     def step(state, key, weight_batch, architecture_batch):
         weights, statistics = state.variables
@@ -50,7 +42,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
             net, state.variables, state.alphas, *architecture_batch, settings, key
         )
         (_, (statistics, _)), (by_weights, g) = differentiate(
-            weights, state.alphas, statistics, *architecture_batch
+            weights, state.alphas, net, statistics, *architecture_batch
         )
         z = settings.zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(state.alphas)
         gradient = (order + 1) * g + z + state.leftover
@@ -60,7 +52,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
         alphas = optax.apply_updates(state.alphas, updates)
 
         (loss, (statistics, accuracy)), (own, by_alphas) = differentiate(
-            weights, alphas, statistics, *weight_batch
+            weights, alphas, net, statistics, *weight_batch
         )
         piled = jax.tree.map(lambda there, here: count * there + here, by_weights, own)
         updates, weights_state = weights_optimizer.update(piled, state.weights_optimizer, weights)

@@ -12,6 +12,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax import distance, report
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.metrics import mean_and_spread
 from ddarts_jax.page import COLOURS, Page, line
 from ddarts_jax.report import Run
 
@@ -185,12 +186,6 @@ def group(runs: list[Run]) -> list[Group]:
         )
         for index, own in enumerate(distinct)
     ]
-
-
-def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and sample standard deviation (n - 1); that of a single value is None."""
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), spread
 
 
 def _values(column: Column, group: Group) -> list[float]:

@@ -53,9 +53,7 @@ def default_config() -> ConfigDict:
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
     config.search.stem = "plain"  # 'strided', for large images: a quarter of the size
     config.search.stem_multiplier = 3  # the plain stem has this many times `channels`
-    config.search.share_cells = (
-        False  # one architecture for normal cells, one for reductions (DARTS)
-    )
+    config.search.share_cells = False  # one architecture for normal cells, one for reductions
     config.search.random = 0  # random search among this many networks in place of a supernet; 0: no
     config.search.relaxation = "sigmoid"  # of alphas into gates; 'softmax' over an edge (DARTS)
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
@@ -409,12 +407,7 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
     """
     whole = config.to_dict()
     del whole["data"]["data_dir"], whole["data"]["num_workers"]  # do not change the images
-    for key in (
-        "unroll",
-        "remat",
-        "microbatch",
-        "gap_images",
-    ):  # change the result by rounding alone
+    for key in ("unroll", "remat", "microbatch", "gap_images"):  # nor these, but for rounding
         del whole["search"][key]
     kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
     return kept | {"num_images": num_images}

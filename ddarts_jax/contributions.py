@@ -147,11 +147,12 @@ def contributions(
             gates = supernet.gates(alphas)
             return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
 
-    if microbatch and gradient == "full":
+    differentiated = ablate and gradient == "full"
+    if microbatch and differentiated:
         full = jax.checkpoint(full)  # its inside does not lie in memory while the ablated ones run
     (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
     no_outputs = jax.tree.map(jnp.zeros_like, outputs)
-    if not ablate or gradient == "none":
+    if not differentiated:
         losses = ablated(alphas, outputs) if ablate else None
         (g,) = pull_back((jnp.ones_like(loss), no_outputs))
         return Contributions(loss, losses, g, None, accuracy)

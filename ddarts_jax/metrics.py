@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     if None in records:
         raise UserError(f"Line {records.index(None) + 1} of {str(path)!r} is not a metrics line.")
     return records
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and sample standard deviation (n - 1); that of a single value is None."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), spread
 
 
 def progress(description: str, images: int) -> tqdm:

@@ -30,7 +30,6 @@ from ddarts_jax import (
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype, encode, parse, reduction_positions
-from ddarts_jax.losses import cross_entropy
 from ddarts_jax.primitives import SPACES
 from ddarts_jax.supernet import Supernet, Variables
 
@@ -104,17 +103,9 @@ def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0)
                 )
 
         with jax.named_scope("weight_step"):
-            images, labels = weight_batch
-
-            def loss_of(weights):
-                variables = Variables(weights, state.variables.statistics)
-                gates = net.gates(alphas)
-                logits, _, statistics = supernet.forward(net, variables, gates, images, True)
-                accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
-                return cross_entropy(logits, labels), (statistics, accuracy)
-
-            (loss, (statistics, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-                state.variables.weights
+            differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
+            (loss, (statistics, accuracy)), gradient = differentiate(
+                state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
             )
             updates, weights_state = weights_optimizer.update(
                 gradient, state.weights_optimizer, state.variables.weights

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -133,18 +132,16 @@ def _run_all(waiting, commands, workdir: Path, parallel: int) -> dict[int, str]:
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     waiting, free, running, failed = list(waiting), list(range(places)), [], {}
     total, begun = len(waiting), time.monotonic()
-    received = []
-
-    def pass_on(number, frame):
-        received.append(number)
-        for run in running:
-            run.process.send_signal(number)
-
-    with _handling(pass_on):
+    received, passed_on = [], 0
+    with _handling(lambda number, frame: received.append(number)):
         while running or (waiting and not received):
             while waiting and free and not received:
                 running.append(_start(waiting.pop(0), commands, workdir, free.pop(), environments))
             time.sleep(0.2)
+            for number in received[passed_on:]:  # not in the handler: a run may be starting then
+                passed_on += 1
+                for run in running:
+                    run.process.send_signal(number)
             for run in [run for run in running if run.process.poll() is not None]:
                 running.remove(run)
                 free.append(run.device)
@@ -230,8 +227,8 @@ def _summarize(records: dict[int, dict]) -> dict[str, dict]:
     for name in _COLUMNS:
         values = [record[name] for record in records.values() if name in record]
         if values:
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            table[name] = {"mean": statistics.fmean(values), "spread": spread, "n": len(values)}
+            mean, spread = metrics.mean_and_spread(values)
+            table[name] = {"mean": mean, "spread": spread, "n": len(values)}
     return table
 
 

@@ -22,6 +22,7 @@ from jax import lax
 
 from ddarts_jax import primitives as prim
 from ddarts_jax.genotype import edges, reduction_positions
+from ddarts_jax.losses import cross_entropy
 
 PyTree = Any
 
@@ -393,3 +394,23 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
     logits = supernet.run_head(variables, outputs[-1])
     head = variables.statistics["head"]
     return logits, outputs, {"stem": stem_statistics, "cells": statistics, "head": head}
+
+
+def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels):
+    """The cross-entropy on which the weights train, in the form that `jax.value_and_grad` takes.
+
+    Args:
+        weights: of `Variables`.
+        alphas: [distinct cells, E, O].
+        supernet: structure.
+        statistics: of `Variables`.
+        images: [B, H, W, channels], normalised, in the compute dtype.
+        labels: [B].
+
+    Returns:
+        L_CE, and (new statistics, accuracy as a fraction).
+    """
+    variables = Variables(weights, statistics)
+    logits, _, statistics = forward(supernet, variables, supernet.gates(alphas), images, True)
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+    return cross_entropy(logits, labels), (statistics, accuracy)

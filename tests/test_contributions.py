@@ -25,7 +25,7 @@ def double_precision():
 
 
 @functools.cache
-def problem(seq):
+def problem(seq, remat=True):
     """A supernet of one node a cell with alphas for the distinct cells of `seq`, and a batch."""
     net, variables = supernet.build(
         num_cells=len(seq),
@@ -34,6 +34,7 @@ def problem(seq):
         num_classes=3,
         image_channels=1,
         primitives=PRIMITIVES,
+        remat=remat,
         key=jax.random.key(0),
     )
     net = dataclasses.replace(net, seq=seq)
@@ -195,8 +196,7 @@ def test_random_removal_depends_on_the_key_alone():
 )
 def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
     """Some ablated networks at a time, edges kept or computed again: only rounding differs."""
-    net, variables, alphas, images, labels = problem(seq)
-    net = net if remat else without_remat(net, seq)
+    net, variables, alphas, images, labels = problem(seq, remat)
     table = jax.random.uniform(jax.random.key(0), alphas.shape, alphas.dtype)
     grouped = jax.jit(functools.partial(contributions, net, microbatch=microbatch))(
         variables, alphas, images, labels, table=table if removal == "random" else None
@@ -205,21 +205,6 @@ def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
     np.testing.assert_allclose(grouped.marginal, measured["marginal_contribution"], atol=1e-12)
     gradient = architect.total_gradient(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT)
     np.testing.assert_allclose(gradient, expected, atol=1e-11 * np.abs(expected).max())
-
-
-def without_remat(net, seq):
-    """The supernet of `problem` whose backward passes keep the inside of edges."""
-    other, _ = supernet.build(
-        num_cells=len(seq),
-        num_nodes=1,
-        channels=2,
-        num_classes=3,
-        image_channels=1,
-        primitives=PRIMITIVES,
-        remat=False,
-        key=None,
-    )
-    return dataclasses.replace(net, cells=other.cells)
 
 
 def test_a_single_distinct_cell_has_no_ablation_loss():

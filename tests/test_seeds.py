@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -85,18 +86,18 @@ def test_a_seed_that_fails_is_named_and_the_others_finish(config, tmp_path):
 
 def test_a_signal_is_passed_on(config, tmp_path):
     """SIGTERM stops the runs, which save, and no other is started."""
-    config.overrides = ("train.final_learning_rate=20.0",)
+    config.overrides = ("train.final_learning_rate=300.0",)
     config.seeds = (0, 2, 3)
-    begun = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(3)
-        os.kill(os.getppid(), signal.SIGTERM)
-        os._exit(0)
+    logs = [tmp_path / f"seed_{seed}" / "log.txt" for seed in (0, 2)]
+
+    def signal_once_both_run():
+        while not all(log.is_file() and "runs on" in log.read_text() for log in logs):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signal_once_both_run, daemon=True).start()
     with pytest.raises(Stopped, match="stopped by SIGTERM with the state of the runs saved"):
         seeds.run(config, tmp_path)
-    os.waitpid(pid, 0)
-    assert time.monotonic() - begun < 15
     assert [(tmp_path / f"seed_{seed}" / "stopped").exists() for seed in (0, 2)] == [True, True]
     assert not (tmp_path / "seed_3").exists()
 

@@ -60,18 +60,15 @@ def ablated_losses(
         [cells].
     """
     streams = []  # Distinct cells already removed upstream, in order of their first position.
-    # Outputs of the two cells before, by stream; a stream that is absent equals the full network.
-    before_last, last = {}, {}
+    before_last = last = Outputs(outputs[0], [], None)
     for position, distinct in enumerate(supernet.seq):
-        full0, full1 = outputs[max(position - 1, 0)], outputs[position]
         if distinct not in streams:
             streams.append(distinct)
         # With a zero output there is nothing to compute for the removed cell itself.
         running = [d for d in streams if table is not None or d != distinct]
-        current = {d: jnp.zeros_like(outputs[position + 1]) for d in streams}
+        removed = None if table is not None else distinct
+        rows = None
         if running:
-            s0 = jnp.stack([before_last.get(d, full0) for d in running])
-            s1 = jnp.stack([last.get(d, full1) for d in running])
             own = gates[distinct]
             if table is not None:
                 own = jnp.stack([(table if d == distinct else gates)[distinct] for d in running])
@@ -79,26 +76,62 @@ def ablated_losses(
             def run(s0, s1, own, position=position):
                 return supernet.run_cell(position, variables, s0, s1, own, True)[0]
 
-            ran = _over_streams(run, s0, s1, own, microbatch)
-            current |= {d: ran[i] for i, d in enumerate(running)}
-        before_last, last = last, current
-    features = jnp.stack([last[d] for d in sorted(streams)])
+            rows = _over_streams(run, (before_last, last), running, own, microbatch)
+        before_last, last = last, Outputs(outputs[position + 1], running, rows, removed)
+    features = jnp.stack([last.of(d) for d in sorted(streams)])
     logits = jax.vmap(lambda x: supernet.run_head(variables, x))(features)
     return jax.vmap(cross_entropy, in_axes=(0, None))(logits, labels)
 
 
-def _over_streams(run, s0, s1, own, microbatch):
-    """Runs a cell on streams [streams, ...], all at once or `microbatch` of them at a time."""
+class Outputs(NamedTuple):
+    """What a cell gives in every stream.
+
+    Attributes:
+        full: in the full network, and so in every stream that does not differ yet.
+        streams: those that differ.
+        rows: [streams, ...]; None without any.
+        removed: the stream in which this cell gives zero; None: there is none.
+    """
+
+    full: jax.Array
+    streams: list[int]
+    rows: jax.Array | None
+    removed: int | None = None
+
+    def of(self, stream):
+        """The output in one stream."""
+        if stream == self.removed:
+            return jnp.zeros_like(self.full)
+        return self.rows[self.streams.index(stream)] if stream in self.streams else self.full
+
+    def place(self, stream) -> int:
+        """The number by which `at` finds a stream."""
+        places = [*self.streams, self.removed]
+        return places.index(stream) if stream in places else len(places)
+
+    def at(self, place):
+        """The output at a place that is known to the running program only."""
+        count = len(self.streams)
+        other = jnp.where(place == count, 0, self.full)
+        return jnp.where(place < count, self.rows[place], other) if count else other
+
+
+def _over_streams(run, sources, streams, own, microbatch):
+    """Runs a cell that reads from two `Outputs`: all streams at once, or `microbatch` at a time."""
     shared = own.ndim == 2
     if not microbatch:
-        return jax.vmap(run, in_axes=(0, 0, None if shared else 0))(s0, s1, own)
+        inputs = (jnp.stack([source.of(stream) for stream in streams]) for source in sources)
+        return jax.vmap(run, in_axes=(0, 0, None if shared else 0))(*inputs, own)
 
     @jax.checkpoint
-    def run_one(inputs):
-        return run(*inputs, own) if shared else run(*inputs)
+    def run_one(item):
+        # By place, not by value: no stack of inputs has to be kept for the backward pass.
+        inputs = (source.at(place) for source, place in zip(sources, item))
+        return run(*inputs, own if shared else own[item[2]])
 
-    inputs = (s0, s1) if shared else (s0, s1, own)
-    return jax.lax.map(run_one, inputs, batch_size=microbatch if microbatch > 1 else None)
+    places = [jnp.array([source.place(stream) for stream in streams]) for source in sources]
+    items = (*places, jnp.arange(len(streams)))
+    return jax.lax.map(run_one, items, batch_size=microbatch if microbatch > 1 else None)
 
 
 def contributions(

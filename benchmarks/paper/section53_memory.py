@@ -34,7 +34,9 @@ def measure(shape):
     """MB of temporary memory by step."""
     found = {}
     for label, (dtype, weight) in STEPS.items():
-        step = argparse.Namespace(**shape, space="darts", unroll=1, gradient="full", dtype=dtype, microbatch=0)
+        step = argparse.Namespace(
+            **shape, space="darts", unroll=1, gradient="full", dtype=dtype, microbatch=0
+        )
         found[label] = measured_step(step, weight)[1]["temporary_mb"]
     return found
 

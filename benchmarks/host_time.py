@@ -1,22 +1,54 @@
-"""Times what the host does for a step of the search: the call of a chunk, divided by its steps.
+"""Times what the host does for a step of the search, and how long the device waits; one JSON line.
 
     python benchmarks/host_time.py
 
-The digits' search at its full chunk. The call returns while the device still works, so this is what
-the device could have to wait for; one JSON line, medians of 20 calls.
+The digits' search at its full chunk, with a step so small that waiting would show. The call of a chunk
+returns while the device still works: its time, divided by the chunk's steps, is the host's. How long the
+device waits is read from a profiler trace: the longest time within a chunk, and between two, in which no
+instruction of the program ran, and the share of all such times. Medians of 20 calls; 10 traced chunks.
 """
 
 import argparse
 import json
 import platform
+import re
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from ddarts_jax import data, loop, search, sharding
+from ddarts_jax import data, loop, profiling, search, sharding
 from ddarts_jax.config import default_config, without_augmentation
+
+_TRACED = 10
+
+
+def waiting(directory, hlo):
+    """Reads from a trace of `_TRACED` chunks when the device did nothing for the program."""
+    module = re.search(r"^HloModule ([\w.-]+)", hlo)[1]
+    spans = []
+    path = next(directory.rglob("*.xplane.pb"))
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                if dict(event.stats).get("hlo_module") == module:
+                    spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    gaps, end = [], min(spans)[0]
+    for start, stop in sorted(spans):
+        gaps.append(max(0, start - end))
+        end = max(end, stop)
+    # Between chunks the host fetches the last one's flags: the longest gaps are those.
+    gaps.sort(reverse=True)
+    between, within = gaps[: _TRACED - 1], gaps[_TRACED - 1 :]
+    return {
+        "longest_wait_between_chunks_ms": round(between[0] / 1e6, 3),
+        "longest_wait_within_a_chunk_ms": round(within[0] / 1e6, 3),
+        "share_waited": round(sum(gaps) / (end - min(spans)[0]), 5),
+        "share_waited_between_chunks": round(sum(between) / (end - min(spans)[0]), 5),
+    }
 
 
 def main():
@@ -47,11 +79,18 @@ def main():
         calls.append(time.perf_counter() - begun)
         jax.device_get(finite)
         whole.append(time.perf_counter() - begun)
+    with tempfile.TemporaryDirectory() as directory:
+        with profiling.trace(directory):
+            for _ in range(_TRACED):
+                running, finite = program.advance(running, 0)
+                jax.device_get(finite)
+        waits = waiting(Path(directory), program.compiled.as_text())
     result = {
         "benchmark": "host_time",
         "steps_in_a_call": plan.chunk,
         "host_ms_a_step": round(1e3 * statistics.median(calls[1:]) / plan.chunk, 4),
         "whole_ms_a_step": round(1e3 * statistics.median(whole[1:]) / plan.chunk, 4),
+        **waits,
         "device": jax.devices()[0].device_kind,
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
     }

@@ -6,7 +6,9 @@
 Nothing is timed. The step is compiled for two (simulated) devices and its all-reduces are counted, those
 in loops as often as the loop runs: the gradient of the weights once, and the sums of every BatchNorm,
 which is global. Neither their number nor the size of each depends on the images, so small ones do.
-The efficiency is `step / (step + count * latency + bytes * 2 (n - 1) / n / bandwidth)`: a ring, none of
+Those that do not wait for each other can go together, as XLA sends them on GPUs: the longest chain of
+all-reduces that do is the number of rounds.
+The efficiency is `step / (step + rounds * latency + bytes * 2 (n - 1) / n / bandwidth)`: a ring, none of
 it hidden behind computation, which is pessimistic. Latencies and bandwidths are assumptions, below.
 """
 
@@ -15,6 +17,7 @@ import json
 import os
 import re
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +35,31 @@ _ASSUMED = {  # seconds an all-reduce at least takes, bytes a second of each dev
 }
 
 
-def all_reduces(found, name="ENTRY") -> tuple[int, int]:
-    """Number and bytes of the all-reduces that a computation runs (see `roofline.computations`)."""
+class Reduced(NamedTuple):
+    """The all-reduces of a computation: their number, bytes, and the longest chain of them."""
+
+    count: int
+    bytes: int
+    rounds: int
+
+
+def all_reduces(found, name="ENTRY") -> Reduced:
+    """Counts the all-reduces that a computation runs (see `roofline.computations`)."""
     count = size = 0
+    rounds = {}  # up to and with each instruction
     for i in found[name]:
-        inner, times = (0, 0), 1
+        inner, times = Reduced(0, 0, 0), 1
         if i.opcode == "while":
             times = int(re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)[1])
             inner = all_reduces(found, called(i, "body"))
         elif i.opcode == "call":
             inner = all_reduces(found, called(i, "to_apply"))
         elif i.opcode in ("all-reduce", "all-reduce-start"):
-            inner = 1, i.size
-        count, size = count + times * inner[0], size + times * inner[1]
-    return count, size
+            inner = Reduced(1, i.size, 1)
+        count, size = count + times * inner.count, size + times * inner.bytes
+        before = max((rounds.get(operand, 0) for operand in i.operands), default=0)
+        rounds[i.name] = before + times * inner.rounds
+    return Reduced(count, size, max(rounds.values(), default=0))
 
 
 def compiled_text(arguments) -> str:
@@ -71,18 +85,18 @@ def main():
     parser.add_argument("--step-seconds", type=float, default=0.05, help="of one device")
     arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = _FLAGS + os.environ.get("XLA_FLAGS", "")  # read at the first use
-    count, size = all_reduces(computations(compiled_text(arguments)))
+    found = all_reduces(computations(compiled_text(arguments)))
     expected = {}
     for name, values in _ASSUMED.items():
         assumed = SimpleNamespace(**values)
-        ring = 2 * (assumed.devices - 1) / assumed.devices * size / assumed.bandwidth
-        seconds = count * assumed.latency_s + ring
+        ring = 2 * (assumed.devices - 1) / assumed.devices * found.bytes / assumed.bandwidth
+        seconds = found.rounds * assumed.latency_s + ring
         efficiency = arguments.step_seconds / (arguments.step_seconds + seconds)
         expected[name] = values | {
             "communication_s": round(seconds, 4),
             "efficiency": round(efficiency, 3),
         }
-    result = {"benchmark": "scaling", **vars(arguments), "all_reduces": count, "bytes": size}
+    result = {"benchmark": "scaling", **vars(arguments), "all_reduces": found._asdict()}
     print(json.dumps(result | {"expected": expected, "versions": {"jax": jax.__version__}}))
 
 

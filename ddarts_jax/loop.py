@@ -27,6 +27,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax import metrics, processes, profiling, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
+from ddarts_jax.compilation import lower
 from ddarts_jax.errors import UserError
 from ddarts_jax.stream import Streamed, prefetch
 
@@ -340,7 +341,7 @@ class Program(NamedTuple):
 
 def resident(chunk: Callable, data: Images, seed: np.uint32, running: Running) -> Program:
     """Compiles a chunk of `make_chunk`."""
-    compiled = chunk.lower(running, data, seed).compile()
+    compiled = lower(chunk, running, data, seed).compile()
     return Program(lambda running, step: compiled(running, data, seed), compiled)
 
 
@@ -358,7 +359,7 @@ def _streamed(
         )
 
     batch_shapes = [shapes(stream) for stream in streams]
-    compiled = one_step.lower(running, batch_shapes, seed).compile()
+    compiled = lower(one_step, running, batch_shapes, seed).compile()
     feeds = []
 
     def advance(running, step):

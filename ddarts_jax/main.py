@@ -1,7 +1,6 @@
 """The command line: `python -m ddarts_jax.main --config configs/digits.py [--workdir DIR]`."""
 
 import logging
-import os
 import platform
 import signal
 import sys
@@ -90,13 +89,10 @@ def run(config, workdir: str | Path) -> dict:
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    if not jax.config.jax_compilation_cache_dir:
-        # Compiling takes minutes; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddarts_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
     from ddarts_jax import (
         compare,
         comparison,
+        compilation,
         data,
         export,
         importing,
@@ -110,6 +106,7 @@ def run(config, workdir: str | Path) -> dict:
     from ddarts_jax.genotype import expand
     from ddarts_jax.metrics import MetricsWriter
 
+    compilation.keep_programs()
     if config.task == "export":
         with tempfile.TemporaryDirectory() as scratch:
             return export.run(config, Path(scratch))

@@ -20,8 +20,8 @@ PAPER = {"ResNet18": "0.169", "ResNet50": "0.170"}
 NOTES = [
     "The curves of Figs. 7 and 8 could not be read; the paper's column is from the file of distances in "
     "the authors' public repository. The rule of stability is that of the early stop: 5 changes in a "
-    "row of at most 0.001, from epoch 10 on, epochs with fixed alphas (shaded) aside. The rule looks at "
-    "the distance only, not at the accuracy."
+    "row of at most 0.001, from the tenth epoch with free alphas on (the others are shaded). The rule "
+    "looks at the distance only, not at the accuracy."
 ]
 
 
@@ -32,12 +32,12 @@ def settings(full):
 
 
 def _stable_after(run):
-    """The first epoch, from the first with free alphas, after which the search could stop."""
+    """The first epoch after which the search could stop."""
     stop = default_config().search.stop
     fixed = run.config["search.start.epochs"]
     distances = report.series(run.search[fixed:], "distance_to_start")
     ends = range(1, len(distances) + 1)
-    return next((end for end in ends if is_stable(distances[:end], stop)), None)
+    return next((fixed + end for end in ends if is_stable(distances[:end], stop)), None)
 
 
 def _last(key, title, scale=1, digits=3, unit=""):

@@ -20,6 +20,7 @@ from ddarts_jax.comparison import Column
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotype import Genotype
+from ddarts_jax.primitives import SPACES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "paper"))
 
@@ -296,6 +297,15 @@ def test_mean_distances_leave_a_network_and_itself_out(runs):
     assert means[0, 0] == pytest.approx(pairs[np.triu_indices(3, 1)].mean())
     assert np.isnan(means[1, 1])
     assert means[0, 1] == means[1, 0]
+
+
+def test_memory_is_that_of_a_compiled_step(monkeypatch):
+    """The compiler plans more memory for more images."""
+    monkeypatch.setattr(section53_memory, "STEPS", {"step": ("float32", 0.0)})
+    monkeypatch.setitem(SPACES, "darts", ("avg_pool_3x3",))
+    shape = {"cells": 1, "nodes": 1, "channels": 16, "size": 32}
+    few, many = (section53_memory.measure(shape | {"batch": batch})["step"] for batch in (8, 32))
+    assert 0 < few < many
 
 
 def test_memory_is_compared_and_written(results, monkeypatch):

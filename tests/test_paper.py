@@ -213,6 +213,9 @@ def test_best_needs_every_comparison():
     refuted = judge(near=found["near"], high=[9.0, 9.1, 8.9])
     assert refuted.verdict == common.FAILED
     assert "lower than high" in refuted.why and "no clear difference to near" in refuted.why
+    lacking = judge(near=[])
+    assert lacking.verdict == common.OPEN
+    assert lacking.why.endswith("; fewer than two runs with such a value: near")
 
 
 def test_above_and_in_every_run():

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
-from ddarts_jax import comparison, main, report
+from ddarts_jax import comparison, main, metrics, report
 from ddarts_jax import config as configuration
 from ddarts_jax.comparison import Column
 from ddarts_jax.errors import UserError
@@ -238,6 +238,7 @@ def best(text: str, groups: Groups, favoured: str, column: Column) -> Claim:
     """Judges whether a group is higher than each other: it fails where one of them is higher."""
     others = [g for g in groups if g != favoured]
     claims = {g: higher("", groups, favoured, g, column) for g in others}
+    few = [g for g in others if len(values(groups[g], column)) < 2]
     lists = {v: [g for g in others if claims[g].verdict == v] for v in (HELD, OPEN, FAILED)}
     verdict = FAILED if lists[FAILED] else OPEN if lists[OPEN] else HELD
     why = f"{column.title}, {favoured}: {_said(column, groups[favoured])}"
@@ -246,8 +247,10 @@ def best(text: str, groups: Groups, favoured: str, column: Column) -> Claim:
         (FAILED, "lower than"),
         (OPEN, "no clear difference to"),
     ):
-        if lists[kind]:
-            why += f"; {words} {', '.join(lists[kind])}"
+        if named := [g for g in lists[kind] if g not in few]:
+            why += f"; {words} {', '.join(named)}"
+    if few:
+        why += f"; fewer than two runs with such a value: {', '.join(few)}"
     return Claim(text, verdict, why)
 
 
@@ -255,7 +258,7 @@ def above(text: str, found: list[float], bound: float, name: str) -> Claim:
     """Judges whether the mean exceeds a number that has no spread, by `RULE`."""
     if len(found) < 2:
         return Claim(text, OPEN, f"{len(found)} runs; two or more are needed")
-    mean, spread = comparison.mean_and_spread(found)
+    mean, spread = metrics.mean_and_spread(found)
     limit = _quantile(len(found) - 1) * spread / math.sqrt(len(found))
     why = f"{mean:.3f} ± {spread:.3f}, n = {len(found)}, against {bound:.3f} of {name}; limit {limit:.3f}"
     return Claim(text, _verdict(mean - bound, limit), why)
@@ -338,7 +341,7 @@ def table(
 
 
 def _statistics(found: list[float]) -> dict:
-    mean, spread = comparison.mean_and_spread(found) if found else (None, None)
+    mean, spread = metrics.mean_and_spread(found) if found else (None, None)
     return {"mean": mean, "std": spread, "n": len(found), "values": found}
 
 

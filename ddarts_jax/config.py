@@ -208,7 +208,7 @@ def seeds_config() -> ConfigDict:
     config.run = "configs/digits.py"  # the config file to repeat
     config.seeds = (0, 1, 2)
     config.overrides = ()  # of that config, as ('search.epochs=3', 'train.channels=8')
-    config.parallel = 0  # runs at a time; 0: one for each GPU, on a CPU one
+    config.parallel = 0  # runs at a time; 0: one for each GPU, on a CPU two
     return config.lock()
 
 

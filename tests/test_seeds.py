@@ -102,6 +102,14 @@ def test_a_signal_is_passed_on(config, tmp_path):
     assert not (tmp_path / "seed_3").exists()
 
 
+def test_a_cpu_has_room_for_two(monkeypatch):
+    """Two places without variables; on a machine of one core one."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert seeds._devices() == [{}] * min(2, os.cpu_count())
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert seeds._devices() == [{}]
+
+
 def test_one_run_has_no_spread(config, tmp_path):
     """The table of a single seed says that n is 1, and no number where there is none."""
     config.seeds = (5,)

@@ -58,7 +58,7 @@ def default_config() -> ConfigDict:
     config.search.relaxation = "sigmoid"  # of alphas into gates; 'softmax' over an edge (DARTS)
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.remat = True  # backward passes compute edges again: less memory, more time
-    config.search.microbatch = 0  # ablated networks that run at a time; 0: one on a CPU, else all
+    config.search.microbatch = 0  # ablated networks that run at a time: less memory; 0: all
     config.search.gap_images = 1000  # on which the discretisation gap is measured; 0: not measured
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 

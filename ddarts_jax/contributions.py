@@ -54,7 +54,7 @@ def ablated_losses(
         outputs: of the full network, as `supernet.forward` returns them: what the streams share.
         labels: [B].
         table: None removes a cell by a zero output; [cells, E, O] replaces its gates by these numbers.
-        microbatch: ablated networks that run at a time; 0: all.
+        microbatch: see `contributions`.
 
     Returns:
         [cells].
@@ -162,9 +162,8 @@ def contributions(
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
-        microbatch: ablated networks that run at a time, whose insides backward passes compute again.
-            As many as there are cells: all by `vmap`, without that. 0: one on a CPU, where it takes
-            less than half of the memory and a fifth less time; all elsewhere.
+        microbatch: ablated networks that run at a time, whose insides backward passes compute again:
+            less memory, more time; 0: all, by `vmap`, without that.
 
     Returns:
         `Contributions`.
@@ -181,9 +180,6 @@ def contributions(
             gates = supernet.gates(alphas)
             return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
 
-    microbatch = microbatch or (1 if jax.default_backend() == "cpu" else len(alphas))
-    if microbatch >= len(alphas):
-        microbatch = 0  # all
     differentiated = ablate and gradient == "full"
     if microbatch and differentiated:
         full = jax.checkpoint(full)  # its inside does not lie in memory while the ablated ones run

@@ -105,11 +105,7 @@ def program(seq, **ablation):
     net, variables, alphas, images, labels = problem(seq)
     default = {"weight": ABLATION_WEIGHT, "gradient": "full", "removal": "zero"}
     settings = ConfigDict(
-        {
-            "zero_one_weight": ZERO_ONE_WEIGHT,
-            "ablation": default | ablation,
-            "microbatch": len(seq),  # all ablated networks at once
-        }
+        {"zero_one_weight": ZERO_ONE_WEIGHT, "ablation": default | ablation} | {"microbatch": 0}
     )
 
     @jax.jit
@@ -196,13 +192,10 @@ def test_random_removal_depends_on_the_key_alone():
 
 @pytest.mark.parametrize(
     ("seq", "removal", "microbatch", "remat"),
-    [(DISTINCT, "zero", 0, False), (DISTINCT, "random", 2, True), (SHARED, "zero", 1, True)],
+    [(DISTINCT, "zero", 1, False), (DISTINCT, "random", 2, True), (SHARED, "zero", 1, True)],
 )
 def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
-    """Some ablated networks at a time, edges kept or computed again: only rounding differs.
-
-    One at a time is what a CPU does by default.
-    """
+    """Some ablated networks at a time, edges kept or computed again: only rounding differs."""
     net, variables, alphas, images, labels = problem(seq, remat)
     table = jax.random.uniform(jax.random.key(0), alphas.shape, alphas.dtype)
     grouped = jax.jit(functools.partial(contributions, net, microbatch=microbatch))(

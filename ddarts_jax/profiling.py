@@ -10,7 +10,7 @@ import jax
 
 # What JAX adds to the path of scopes: calls, loops, checkpoints, and parts of functions' own names.
 _NO_SCOPE = re.compile(
-    r"jit|pjit|while|scan|body|cond|closed_call|checkpoint|rematted_computation|branch_.*|.*<.*"
+    r"jit|pjit|while|scan|body|cond|closed_call|eval_jaxpr|checkpoint|rematted_computation|branch_.*|.*<.*"
 )
 _WRAPPED = re.compile(r"\b(?:jvp|transpose|vmap|remat|checkpoint|custom_\w+)\(([^()]*)\)")
 # These contain other instructions, which the trace shows too.

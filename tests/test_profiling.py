@@ -28,6 +28,7 @@ _names = st.from_regex(r"[a-z_]+_[0-9]x[0-9]", fullmatch=True)
         ("jit(f)/step/transpose(jvp(jit(_take)))/add", "step"),
         ("jit(f)/f.<locals>.g/while", "(no scope)"),
         ("step/cell/1/add;step/mul", "step/cell/1"),
+        ("jit(f)/cell/3/while/body/eval_jaxpr/tanh", "cell/3"),
     ],
 )
 def test_a_scope_is_what_the_code_named(op_name, scope):

@@ -26,6 +26,7 @@ import numpy as np
 from flax import nnx
 
 from ddarts_jax import supernet
+from ddarts_jax.genotype import edges
 from ddarts_jax.primitives import SPACES, initialise
 from ddarts_jax.supernet import StackedEdges, Variables
 
@@ -76,7 +77,7 @@ def main():
     parser.add_argument("--space", choices=list(SPACES), default="darts")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
-    pairs = [(i, j + 2) for j in range(arguments.nodes) for i in range(j + 2)]
+    pairs = edges(arguments.nodes)
     scan, variables = scanned(arguments, pairs, 1)
     unrolled, _ = scanned(arguments, pairs, len(pairs))
     ways = {"scan": scan, "unrolled": unrolled, "source": by_source(arguments, pairs)}

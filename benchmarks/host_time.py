@@ -11,7 +11,6 @@ instruction of the program ran, and the share of all such times. Medians of 20 c
 import argparse
 import json
 import platform
-import re
 import statistics
 import tempfile
 import time
@@ -28,16 +27,13 @@ _TRACED = 10
 
 def waiting(directory, hlo):
     """Reads from a trace of `_TRACED` chunks when the device did nothing for the program."""
-    module = re.search(r"^HloModule ([\w.-]+)", hlo)[1]
-    spans = []
-    path = next(directory.rglob("*.xplane.pb"))
-    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        for line in plane.lines:
-            for event in line.events:
-                if dict(event.stats).get("hlo_module") == module:
-                    spans.append((event.start_ns, event.start_ns + event.duration_ns))
-    gaps, end = [], min(spans)[0]
-    for start, stop in sorted(spans):
+    spans = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for _, event in profiling.events(directory, hlo)
+    )
+    gaps, first = [], spans[0][0]
+    end = first
+    for start, stop in spans:
         gaps.append(max(0, start - end))
         end = max(end, stop)
     # Between chunks the host fetches the last one's flags: the longest gaps are those.
@@ -46,8 +42,8 @@ def waiting(directory, hlo):
     return {
         "longest_wait_between_chunks_ms": round(between[0] / 1e6, 3),
         "longest_wait_within_a_chunk_ms": round(within[0] / 1e6, 3),
-        "share_waited": round(sum(gaps) / (end - min(spans)[0]), 5),
-        "share_waited_between_chunks": round(sum(between) / (end - min(spans)[0]), 5),
+        "share_waited": round(sum(gaps) / (end - first), 5),
+        "share_waited_between_chunks": round(sum(between) / (end - first), 5),
     }
 
 

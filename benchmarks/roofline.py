@@ -277,10 +277,8 @@ def moved_bytes(found, loops: bool, name="ENTRY") -> int:
             case opcode if opcode in _VIEWS:
                 pass
             case "while":
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)
-                if not trips:
-                    raise SystemExit(f"XLA does not know how often the loop {i.name} runs")
-                times = int(trips[1]) if loops else 1
+                trips = trip_count(i)
+                times = trips if loops else 1
                 total += times * moved_bytes(found, loops, called(i, "body"))
             case "call":
                 total += moved_bytes(found, loops, called(i, "to_apply"))
@@ -294,6 +292,14 @@ def moved_bytes(found, loops: bool, name="ENTRY") -> int:
             case _:
                 total += i.size + sum(sizes[operand] for operand in i.operands)
     return total
+
+
+def trip_count(loop) -> int:
+    """How often a while loop runs."""
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if not trips:
+        raise SystemExit(f"XLA does not know how often the loop {loop.name} runs")
+    return int(trips[1])
 
 
 def called(instruction, attribute) -> str:

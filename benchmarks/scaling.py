@@ -15,13 +15,12 @@ it hidden behind computation, which is pessimistic. Latencies and bandwidths are
 import argparse
 import json
 import os
-import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from roofline import called, computations
+from roofline import called, computations, trip_count
 from search_step import random_supernet
 
 from ddarts_jax import optim, sharding
@@ -50,7 +49,7 @@ def all_reduces(found, name="ENTRY") -> Reduced:
     for i in found[name]:
         inner, times = Reduced(0, 0, 0), 1
         if i.opcode == "while":
-            times = int(re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)[1])
+            times = trip_count(i)
             inner = all_reduces(found, called(i, "body"))
         elif i.opcode == "call":
             inner = all_reduces(found, called(i, "to_apply"))

@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -42,17 +43,32 @@ def by_scope(directory: Path, hlo: str) -> dict[str, float]:
         Seconds by scope, as "weight_step/cell/3/edges/sep_conv_3x3", summed over devices and, on a CPU,
         over threads.
     """
-    module = re.search(r"^HloModule ([\w.-]+)", hlo)[1]
     scopes = _scopes(hlo)
     seconds = collections.Counter()
+    for instruction, event in events(directory, hlo):
+        if instruction in scopes:
+            seconds[scopes[instruction]] += event.duration_ns / 1e9
+    return dict(seconds.most_common())
+
+
+def events(directory: Path, hlo: str) -> Iterator[tuple[str | None, Any]]:
+    """What a trace shows of one program.
+
+    Args:
+        directory: of `trace`; the newest trace in it counts.
+        hlo: text of the compiled program.
+
+    Yields:
+        The name of an instruction (None: of none), and the profiler's event of one run of it.
+    """
+    module = re.search(r"^HloModule ([\w.-]+)", hlo)[1]
     path = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns)
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
             for event in line.events:
                 stats = dict(event.stats)
-                if stats.get("hlo_module") == module and stats.get("hlo_op") in scopes:
-                    seconds[scopes[stats["hlo_op"]]] += event.duration_ns / 1e9
-    return dict(seconds.most_common())
+                if stats.get("hlo_module") == module:
+                    yield stats.get("hlo_op"), event
 
 
 def table(seconds: dict[str, float], steps: int, rows: int = 10) -> str:

@@ -48,7 +48,7 @@ import jaxlib
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
-from ddarts_jax import search, supernet
+from ddarts_jax import backend, search, supernet
 from ddarts_jax.config import default_config
 from ddarts_jax.genotype import edges, reduction_positions
 
@@ -208,12 +208,12 @@ def check_formula(arguments):
         channels=arguments.channels,
         num_classes=_NUM_CLASSES,
         image_channels=3,
-        depthwise="library",
         key=None,
     )
     images = jnp.zeros((arguments.batch, arguments.size, arguments.size, 3))
     run = functools.partial(supernet.forward, net, train=True)
-    jaxpr = jax.make_jaxpr(run)(variables, jnp.zeros(net.alphas_shape), images=images)
+    with backend.compiling_for("gpu"):  # where they are library convolutions
+        jaxpr = jax.make_jaxpr(run)(variables, jnp.zeros(net.alphas_shape), images=images)
     counted = operations(jaxpr.jaxpr, loops=True)["products"]
     cells = cell_sizes(arguments)
     stem = 27 * 3 * arguments.channels * arguments.size**2
@@ -359,7 +359,7 @@ def main():
     load = os.getloadavg()[0]
     check_formula(arguments)
 
-    if jax.default_backend() == "cpu":
+    if backend.name() == "cpu":
         count, rates = 2**26, {"float32": matrix_rate(3072, "float32", "default")}
     else:
         count, rates = (

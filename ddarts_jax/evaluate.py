@@ -17,8 +17,8 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.typing import ArrayLike, DTypeLike
 
+from ddarts_jax import backend, sharding
 from ddarts_jax import network as networks
-from ddarts_jax import sharding
 from ddarts_jax.augment import normalize
 from ddarts_jax.data import Dataset
 from ddarts_jax.genotype import Genotype
@@ -81,12 +81,12 @@ def cost(
         auxiliary=auxiliary,
         stem=stem,
         stem_multiplier=stem_multiplier,
-        depthwise="library",  # as convolutions, which are counted
         key=None,
     )
     image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
     run = functools.partial(networks.forward, network, train=False)
-    closed = jax.make_jaxpr(run)(variables, image)
+    with backend.compiling_for("gpu"):  # where all are convolutions or products, which are counted
+        closed = jax.make_jaxpr(run)(variables, image)
     weights = variables.weights
     macs = collections.Counter()
     for scope, equation in _equations(closed.jaxpr):

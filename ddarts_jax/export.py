@@ -35,9 +35,8 @@ import safetensors.numpy
 from flax import nnx
 from ml_collections import ConfigDict
 
+from ddarts_jax import backend, data, network, stream, train
 from ddarts_jax import config as configuration
-from ddarts_jax import data, network, stream, train
-from ddarts_jax import primitives as prim
 from ddarts_jax.augment import normalize
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
@@ -300,11 +299,9 @@ def _write_models(folder: Path, net: Network, variables: Variables, dataset: Dat
 
     def forward(images):
         module = nnx.merge(net.graph, *variables)
-        # The form of convolution that every backend, and the ONNX converter, knows.
-        module.set_attributes(
-            prim.DepthwiseSeparable, depthwise="library", raise_if_not_found=False
-        )
-        return module(images, False)[0]
+        # The implementations that compile on every backend and that the ONNX converter knows.
+        with backend.compiling_for("gpu"):
+            return module(images, False)[0]
 
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     batch = jax.export.symbolic_shape("batch")

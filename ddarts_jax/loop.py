@@ -176,7 +176,8 @@ def make_chunk(step: Callable, plan: Schedule, settings, dtype, mesh: Mesh) -> C
                 )
                 for k, o in zip(batch_keys, orders)
             ]
-            state, measured = step(state, key, *batches)
+            with sharding.over(mesh):
+                state, measured = step(state, key, *batches)
             return _account(state, totals, measured, position)
 
         return lax.scan(body, running, length=plan.chunk)
@@ -232,7 +233,8 @@ def make_streamed_step(
             for k, (images, labels) in zip(batch_keys, batches)
         ]
         position = state.step % plan.epoch
-        state, measured = step(state, key, *prepared)
+        with sharding.over(mesh):
+            state, measured = step(state, key, *prepared)
         return _account(state, totals, measured, position)
 
     return jax.jit(streamed_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
@@ -256,7 +258,8 @@ def start(
     batch = jnp.zeros(shape, dtype), jnp.zeros(shape[:1], jnp.int32)
     # All on the mesh, as in the chunk: JAX then finds the trace of a jitted step again there.
     state, key, batch = sharding.replicate((state, jax.random.key(0), batch), mesh)
-    _, measured = jax.eval_shape(step, state, key, *[batch] * num_batches)
+    with sharding.over(mesh):
+        _, measured = jax.eval_shape(step, state, key, *[batch] * num_batches)
     totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
     return sharding.replicate(Running(state, totals), mesh)
 

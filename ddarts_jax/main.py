@@ -90,6 +90,7 @@ def run(config, workdir: str | Path) -> dict:
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
     from ddarts_jax import (
+        backend,
         compare,
         comparison,
         compilation,
@@ -121,7 +122,7 @@ def run(config, workdir: str | Path) -> dict:
 
     dtype = config.dtype
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = backend.default_dtype()
     devices = jax.devices()
     _logger.info(
         "%s on %d x %s, %s, in %s",

@@ -36,8 +36,6 @@ class Cell(nnx.Module):
         channels,
         reduction,
         reduction_before,
-        *,
-        depthwise,
     ):
         self.preprocess0, self.preprocess1 = prim.preprocess(
             cin, channels, reduction_before, affine=True
@@ -51,7 +49,6 @@ class Cell(nnx.Module):
                     channels,
                     stride=2 if reduction and source < 2 else 1,
                     affine=True,
-                    depthwise=depthwise,
                 )
                 for node, inputs in self.nodes
                 for name, source in inputs
@@ -128,7 +125,6 @@ class DerivedNetwork(nnx.Module):
         auxiliary,
         stem,
         stem_multiplier,
-        depthwise,
     ):
         strided = stem == "strided"
         widths = [channels if strided else stem_multiplier * channels] * 2  # of cell 0's inputs
@@ -147,7 +143,6 @@ class DerivedNetwork(nnx.Module):
                 channels,
                 reduction,
                 position - 1 in genotype.reductions or (position == 0 and strided),
-                depthwise=depthwise,
             )
             self.cells[str(position)] = cell
             widths.append(len(cell.nodes) * channels)
@@ -217,7 +212,6 @@ def build(
     auxiliary: bool = False,
     stem: str = "plain",
     stem_multiplier: int = 3,
-    depthwise: str | None = None,
     key: jax.Array | None,
 ) -> tuple[Network, Variables]:
     """Builds the network of a genotype with random weights.
@@ -235,7 +229,6 @@ def build(
         stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
             quarter and an eighth of it (DARTS, ImageNet).
         stem_multiplier: the plain stem has this many times `channels`.
-        depthwise: see `primitives.DepthwiseSeparable`; None chooses for this backend.
         key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
@@ -269,7 +262,6 @@ def build(
         auxiliary=auxiliary,
         stem=stem,
         stem_multiplier=stem_multiplier,
-        depthwise=depthwise,
     )
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)

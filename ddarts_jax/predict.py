@@ -107,6 +107,8 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
     import jax
     from jax import export
 
+    from ddarts_jax import backend
+
     path = Path(directory) / "model.stablehlo"
     given = meta["preprocessing"]
     shape = (given["image_size"], given["image_size"], given["channels"])
@@ -123,9 +125,9 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
         ) from error
     if not fits:
         raise UserError(f"{path} does not belong to meta.json beside it: export the network again.")
-    if jax.default_backend() not in ("cpu", "gpu"):
+    if backend.name() not in ("cpu", "gpu"):
         raise UserError(
-            f"{path} is for CPU and CUDA, not for {jax.default_backend()}: set JAX_PLATFORMS=cpu."
+            f"{path} is for CPU and CUDA, not for {backend.name()}: set JAX_PLATFORMS=cpu."
         )
     forward = jax.jit(program.call)
     mean, std = (np.array(given[key], np.float32) for key in ("mean", "std"))

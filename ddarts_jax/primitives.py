@@ -10,6 +10,7 @@ pooling that does not count padding, strided skips by factorized reduction.
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from ddarts_jax import backend, sharding
 from ddarts_jax.errors import UserError
 
 DARTS_PRIMITIVES = (
@@ -83,9 +85,12 @@ def initialise(key, weights):
 def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     """Convolves `x` [B, H, W, Cin] with `kernel` [kh, kw, Cin / groups, Cout], symmetric padding.
 
+    The kernel is rounded to the dtype of `x`; products are added up in float32 or better, and so is the
+    kernel's gradient over the images of all devices.
+
     Args:
         x: images.
-        kernel: cast to the dtype of `x`.
+        kernel: float32 or better.
         stride: step between outputs, down and across.
         dilation: step between taps of the kernel.
         padding: pixels on every side; None keeps the size at stride 1.
@@ -94,90 +99,164 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     Returns:
         [B, H', W', Cout] of the dtype of `x`.
     """
-    kernel = kernel.astype(x.dtype)
-    if kernel.shape[:2] == (1, 1) and groups == 1 and not padding:
-        # As a matrix product: XLA's gradients of a 1x1 convolution inside a loop are slow on a CPU.
-        return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
     if padding is None:
         padding = [dilation * (size // 2) for size in kernel.shape[:2]]
     else:
         padding = [padding] * 2
-    if groups == 1 and jax.default_backend() == "cpu":
-        return _dense(x, kernel, tuple(stride), dilation, tuple(padding))
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        [(p, p) for p in padding],
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=_LAYOUT,
-        feature_group_count=groups,
-    )
+    geometry = tuple(stride), dilation, tuple(padding), groups
+    if kernel.shape[:2] == (1, 1) and groups == 1 and not any(padding):
+        # As a matrix product: XLA's gradients of a 1x1 convolution inside a loop are slow on a CPU.
+        rule = Product if geometry[0] == (1, 1) else backend.choose("strided_pointwise")
+    else:
+        rule = Library if groups > 1 else backend.choose("convolution")
+    return _apply(rule(*geometry), x, kernel)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _apply(rule, x, kernel):
+    """Applies a convolution by one of the rules below."""
+    return rule.forward(x, kernel.astype(x.dtype))
+
+
+def _apply_forward(rule, x, kernel):
+    return _apply(rule, x, kernel), (x, kernel)
+
+
+def _apply_backward(rule, residuals, cotangent):
+    x, kernel = residuals
+    to_x = rule.to_input(cotangent, kernel.astype(x.dtype), x)
+    to_kernel = sharding.sum_over_batch(
+        lambda x, cotangent: rule.to_kernel(x, cotangent, kernel.shape), x, cotangent
+    )
+    return to_x, to_kernel.astype(kernel.dtype)
+
+
+_apply.defvjp(_apply_forward, _apply_backward)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _dense(x, kernel, stride, dilation, padding):
-    """Convolution whose gradients are written in the one layout that XLA's CPU compiler is quick at.
+@backend.implementation("convolution", "library")
+@backend.implementation("strided_pointwise", "library")
+class Library(NamedTuple):
+    """XLA's convolution, with the gradients that JAX derives.
+
+    Attributes:
+        stride, dilation, padding, groups: as of `convolve`, padding down and across.
+    """
+
+    stride: tuple[int, int]
+    dilation: int
+    padding: tuple[int, int]
+    groups: int
+
+    def forward(self, x, kernel):
+        """The convolution."""
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            self.stride,
+            [(p, p) for p in self.padding],
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=_LAYOUT,
+            feature_group_count=self.groups,
+        )
+
+    def to_input(self, cotangent, kernel, x):
+        """Gradient by `x`, of which shape and dtype count."""
+        return jax.linear_transpose(lambda x: self.forward(x, kernel), x)(cotangent)[0]
+
+    def to_kernel(self, x, cotangent, shape):
+        """Gradient [kh, kw, Cin / groups, Cout] by the kernel."""
+        kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+        return jax.linear_transpose(lambda kernel: self.forward(x, kernel), kernel)(cotangent)[0]
+
+
+@backend.implementation("convolution", "canonical")
+class Canonical(NamedTuple):
+    """XLA's convolution, with gradients in the one layout that its CPU compiler is quick at.
 
     The gradients that JAX derives have other layouts. Outside of loops the compiler changes them;
     inside (the scans over edges and over steps) it runs them by naive code, 10 to 20 times slower.
+    Attributes are those of `Library`; there is one group.
     """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        [(p, p) for p in padding],
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=_LAYOUT,
-    )
+
+    stride: tuple[int, int]
+    dilation: int
+    padding: tuple[int, int]
+    groups: int = 1
+
+    def forward(self, x, kernel):
+        """The convolution."""
+        return Library(*self).forward(x, kernel)
+
+    def to_input(self, cotangent, kernel, x):
+        """Gradient by `x`: the transposed convolution.
+
+        It convolves the cotangent, dilated by the stride, with the flipped kernel.
+        """
+        dilation = self.dilation
+        before = [dilation * (taps - 1) - p for taps, p in zip(kernel.shape, self.padding)]
+        spans = [s * (outputs - 1) + 1 for s, outputs in zip(self.stride, cotangent.shape[1:])]
+        after = [size + p - span for size, p, span in zip(x.shape[1:], self.padding, spans)]
+        return lax.conv_general_dilated(
+            cotangent,
+            jnp.swapaxes(kernel[::-1, ::-1], 2, 3),
+            (1, 1),
+            list(zip(before, after)),
+            lhs_dilation=self.stride,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=_LAYOUT,
+        )
+
+    def to_kernel(self, x, cotangent, shape):
+        """Gradient [kh, kw, Cin, Cout] by the kernel, by a convolution in `_LAYOUT`.
+
+        The input's channels are its images, the input's images its channels, the cotangent its kernel.
+        """
+        dilation = self.dilation
+        spans = [s * (outputs - 1) + 1 for s, outputs in zip(self.stride, cotangent.shape[1:])]
+        after = [
+            span + dilation * (n - 1) - size - p
+            for span, n, size, p in zip(spans, shape, x.shape[1:], self.padding)
+        ]
+        return lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0),
+            cotangent.transpose(1, 2, 0, 3),
+            (dilation, dilation),
+            list(zip(self.padding, after)),
+            rhs_dilation=self.stride,
+            dimension_numbers=_LAYOUT,
+        ).transpose(1, 2, 0, 3)
 
 
-def _dense_forward(x, kernel, stride, dilation, padding):
-    return _dense(x, kernel, stride, dilation, padding), (x, kernel)
+@backend.implementation("strided_pointwise", "product")
+class Product(NamedTuple):
+    """A 1x1 convolution without padding as a matrix product; attributes are those of `Library`."""
 
+    stride: tuple[int, int]
+    dilation: int = 1
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
 
-def _dense_backward(stride, dilation, padding, residuals, cotangent):
-    x, kernel = residuals
-    # The transposed convolution: of the cotangent spread out by the stride, the kernel turned round.
-    before = [dilation * (taps - 1) - p for taps, p in zip(kernel.shape, padding)]
-    spans = [s * (outputs - 1) + 1 for s, outputs in zip(stride, cotangent.shape[1:])]
-    after = [size + p - span for size, p, span in zip(x.shape[1:], padding, spans)]
-    to_x = lax.conv_general_dilated(
-        cotangent,
-        jnp.swapaxes(kernel[::-1, ::-1], 2, 3),
-        (1, 1),
-        list(zip(before, after)),
-        lhs_dilation=stride,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=_LAYOUT,
-    )
-    return to_x, _kernel_gradient(x, cotangent, stride, dilation, padding, kernel.shape[:2])
+    def _pixels(self, x):
+        return x[:, :: self.stride[0], :: self.stride[1]]
 
+    def forward(self, x, kernel):
+        """The convolution."""
+        return self._pixels(x) @ kernel[0, 0]
 
-_dense.defvjp(_dense_forward, _dense_backward)
+    def to_input(self, cotangent, kernel, x):
+        """Gradient by `x`, of which shape and dtype count."""
+        (to_x,) = jax.linear_transpose(self._pixels, x)(cotangent @ kernel[0, 0].T)
+        return to_x
 
-
-def _kernel_gradient(x, cotangent, stride, dilation, padding, taps):
-    """Gradient [kh, kw, Cin, Cout] of a convolution's kernel, by a convolution in `_LAYOUT`.
-
-    The input's channels are its images, the input's images its channels, the cotangent its kernel.
-    """
-    spans = [s * (outputs - 1) + 1 for s, outputs in zip(stride, cotangent.shape[1:])]
-    after = [
-        span + dilation * (n - 1) - size - p
-        for span, n, size, p in zip(spans, taps, x.shape[1:], padding)
-    ]
-    return lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        (dilation, dilation),
-        list(zip(padding, after)),
-        rhs_dilation=stride,
-        dimension_numbers=_LAYOUT,
-    ).transpose(1, 2, 0, 3)
+    def to_kernel(self, x, cotangent, shape):
+        """Gradient [1, 1, Cin, Cout] by the kernel, float32 or better."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        pixels = self._pixels(x)
+        product = jnp.tensordot(pixels, cotangent, [(0, 1, 2)] * 2, preferred_element_type=wide)
+        return product.reshape(shape)
 
 
 _EPSILON, _MOMENTUM = 1e-5, 0.9  # of BatchNorm, as in the reference
@@ -298,8 +377,8 @@ class FactorizedReduce(nnx.Module):
         x = jax.nn.relu(x)
         # An odd size has one odd pixel fewer than even ones: a zero stands for it.
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-        even, odd = x[:, ::2, ::2], x[:, 1::2, 1::2]
-        even, odd = convolve(even, self.even[...]), convolve(odd, self.odd[...])
+        even = convolve(x, self.even[...], (2, 2))
+        odd = convolve(x[:, 1:, 1:], self.odd[...], (2, 2))
         return self.norm(jnp.concatenate([even, odd], -1), train)
 
 
@@ -324,6 +403,8 @@ def preprocess(cin, channels, reduction_before: bool, *, affine):
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _shifted_sum(padded, spatial, shape, stride, dilation):
     """Depthwise convolution of an already padded image as a sum of shifted products."""
+    wide = jnp.promote_types(padded.dtype, jnp.float32)
+    spatial = spatial.astype(padded.dtype).astype(wide)
     total = 0
     for i in range(spatial.shape[0]):
         for j in range(spatial.shape[1]):
@@ -333,10 +414,18 @@ def _shifted_sum(padded, spatial, shape, stride, dilation):
                 row : row + stride * (shape[0] - 1) + 1 : stride,
                 column : column + stride * (shape[1] - 1) + 1 : stride,
             ]
-            total += window * spatial[i, j, 0].astype(padded.dtype)
-    return total
+            total += window * spatial[i, j, 0]
+    return total.astype(padded.dtype)
 
 
+@backend.implementation("separable", "library")
+def separable_by_library(x, spatial, pointwise, stride, dilation):
+    """What `separable_by_shifts` computes, by XLA's grouped convolution."""
+    x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
+    return convolve(x, pointwise)
+
+
+@backend.implementation("separable", "shifted")
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def separable_by_shifts(x, spatial, pointwise, stride, dilation):
@@ -379,8 +468,9 @@ def _separable_backward(stride, dilation, residuals, cotangent):
 
     # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
     # contraction over images and positions, several times quicker than k*k sums of products.
-    to_folded = _kernel_gradient(
-        x, cotangent, (stride, stride), dilation, (pad, pad), spatial.shape[:2]
+    rule = Canonical((stride, stride), dilation, (pad, pad))
+    to_folded = sharding.sum_over_batch(
+        lambda x, cotangent: rule.to_kernel(x, cotangent, spatial.shape), x, cotangent
     )
     to_spatial = jnp.sum(to_folded * pointwise, 3)[:, :, None]
     to_pointwise = jnp.sum(to_folded * jnp.swapaxes(spatial, 2, 3), (0, 1))[None, None]
@@ -391,38 +481,28 @@ separable_by_shifts.defvjp(_separable_forward, _separable_backward)
 
 
 class DepthwiseSeparable(nnx.Module):
-    """ReLU, depthwise k x k, pointwise 1x1, BatchNorm.
+    """ReLU, depthwise k x k, pointwise 1x1, BatchNorm."""
 
-    `depthwise` says how the two convolutions are computed, with the same result up to rounding:
-    "shifted" by `separable_by_shifts`, "library" by XLA's grouped convolution.
-    """
-
-    def __init__(self, channels, size, stride, dilation=1, *, affine, depthwise):
+    def __init__(self, channels, size, stride, dilation=1, *, affine):
         self.spatial = kernel(size, size, 1, channels)
         self.pointwise = kernel(1, 1, channels, channels)
         self.norm = BatchNorm(channels, affine)
-        self.stride, self.dilation, self.depthwise = stride, dilation, depthwise
+        self.stride, self.dilation = stride, dilation
 
     def __call__(self, x, train):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
-        x = jax.nn.relu(x)
-        spatial, pointwise = self.spatial[...], self.pointwise[...]
-        if self.depthwise == "shifted":
-            x = separable_by_shifts(x, spatial, pointwise, self.stride, self.dilation)
-        else:
-            stride = (self.stride, self.stride)
-            x = convolve(x, spatial, stride, self.dilation, groups=x.shape[-1])
-            x = convolve(x, pointwise)
+        convolve_separably = backend.choose("separable")
+        kernels = self.spatial[...], self.pointwise[...]
+        x = convolve_separably(jax.nn.relu(x), *kernels, self.stride, self.dilation)
         return self.norm(x, train)
 
 
 class SepConv(nnx.Module):
     """Depthwise-separable convolution applied twice; only the first is strided."""
 
-    def __init__(self, channels, size, stride, *, affine, depthwise):
-        kwargs = {"affine": affine, "depthwise": depthwise}
-        self.first = DepthwiseSeparable(channels, size, stride, **kwargs)
-        self.second = DepthwiseSeparable(channels, size, 1, **kwargs)
+    def __init__(self, channels, size, stride, *, affine):
+        self.first = DepthwiseSeparable(channels, size, stride, affine=affine)
+        self.second = DepthwiseSeparable(channels, size, 1, affine=affine)
 
     def __call__(self, x, train):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
@@ -468,15 +548,24 @@ class Bottleneck(nnx.Module):
 
 
 def unfused(x):
+    """`x`, behind a barrier that XLA fuses nothing across where that pays."""
+    return backend.choose("unfused")(x)
+
+
+@backend.implementation("unfused", "product")
+def _unfused_by_product(x):
     """`x`, computed by itself: on a CPU XLA would fuse it, and its like, into whatever reads it.
 
     The cotangents of all primitives of an edge end up in one sum. Fused into one loop with all their
     shifted windows they take several times as long, and fused further into the update of a slice they
     run on one thread. XLA fuses nothing into a matrix product, so one with the identity stands between.
     """
-    if jax.default_backend() != "cpu":
-        return x
     return x @ jnp.eye(x.shape[-1], dtype=x.dtype)
+
+
+@backend.implementation("unfused", "identity")
+def _fused(x):
+    return x
 
 
 def _slide(x, axis, stride, fill, combine):
@@ -542,12 +631,14 @@ def _max_pool_backward(stride, residuals, cotangent):
     winner, like = residuals
     height, width = like.shape[:2]
     winner = _spread(winner, stride, (height, width), 9)
+    dtype = cotangent.dtype
     cotangent = _spread(cotangent, stride, (height, width), 0)
+    cotangent = cotangent.astype(jnp.promote_types(dtype, jnp.float32))
     total = 0
     for tap, (i, j) in enumerate(np.ndindex(3, 3)):
         here = slice(None), slice(2 - i, 2 - i + height), slice(2 - j, 2 - j + width)
         total += jnp.where(winner[here] == tap, cotangent[here], 0)
-    return (unfused(total),)
+    return (unfused(total.astype(dtype)),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -556,11 +647,11 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
 def avg_pool(x, stride):
-    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image."""
-    size = x.shape[1:3]
+    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image; sums are float32 or better."""
+    total = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for axis in (1, 2):
-        x = _slide(x, axis, stride, 0, jnp.add)
-    return x * _inverse_counts(size, stride).astype(x.dtype)
+        total = _slide(total, axis, stride, 0, jnp.add)
+    return (total * _inverse_counts(x.shape[1:3], stride).astype(total.dtype)).astype(x.dtype)
 
 
 def _inverse_counts(size, stride):
@@ -580,11 +671,11 @@ def _avg_pool_forward(x, stride):
 @functools.partial(jax.jit, static_argnums=0)
 def _avg_pool_backward(stride, like, cotangent):
     size = like.shape[:2]
-    scaled = cotangent * _inverse_counts(size, stride).astype(cotangent.dtype)
-    spread = _spread(scaled, stride, size, 0)
+    wide = cotangent.astype(jnp.promote_types(cotangent.dtype, jnp.float32))
+    spread = _spread(wide * _inverse_counts(size, stride).astype(wide.dtype), stride, size, 0)
     for axis in (1, 2):
         spread = _slide(spread, axis, 1, 0, jnp.add)
-    return (spread[:, 1:-1, 1:-1],)
+    return (spread[:, 1:-1, 1:-1].astype(cotangent.dtype),)
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
@@ -611,15 +702,7 @@ class Identity(nnx.Module):
         return x
 
 
-def default_depthwise() -> str:
-    """How depthwise-separable convolutions are computed on this backend: see `DepthwiseSeparable`.
-
-    XLA's grouped convolution is 5 to 20 times slower than shifted sums on a CPU.
-    """
-    return "shifted" if jax.default_backend() == "cpu" else "library"
-
-
-def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=None):
+def create(name: str, channels: int, stride: int, *, affine: bool):
     """Builds the primitive `name`; its kernels are still to be drawn (`initialise`).
 
     Args:
@@ -628,12 +711,10 @@ def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=Non
         stride: 1 keeps the size, 2 halves it.
         affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
             True in a derived network.
-        depthwise: "shifted" or "library"; None chooses for this backend.
 
     Raises:
         UserError: for an unknown name.
     """
-    depthwise = depthwise or default_depthwise()
     match name:
         case "max_pool_3x3" | "avg_pool_3x3":
             pool = max_pool if name == "max_pool_3x3" else avg_pool
@@ -643,10 +724,9 @@ def create(name: str, channels: int, stride: int, *, affine: bool, depthwise=Non
                 return Identity()
             return FactorizedReduce(channels, channels, affine=affine)
         case "sep_conv_3x3" | "sep_conv_5x5":
-            return SepConv(channels, int(name[-1]), stride, affine=affine, depthwise=depthwise)
+            return SepConv(channels, int(name[-1]), stride, affine=affine)
         case "dil_conv_3x3" | "dil_conv_5x5":
-            size, kwargs = int(name[-1]), {"affine": affine, "depthwise": depthwise}
-            return DepthwiseSeparable(channels, size, stride, dilation=2, **kwargs)
+            return DepthwiseSeparable(channels, int(name[-1]), stride, dilation=2, affine=affine)
         case "simple_conv_1x1" | "simple_conv_3x3":
             return ConvBN(channels, channels, int(name[-1]), stride, affine=affine)
         case "conv_3x1_1x3" | "conv_7x1_1x7":

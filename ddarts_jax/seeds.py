@@ -32,7 +32,9 @@ _COLUMNS = {
     "macs": ("MACs", 1, ",.0f"),
     "seconds": ("seconds of all epochs", 1, ".1f"),
 }
-_ASK_DEVICES = "import jax; print(jax.default_backend(), jax.local_device_count())"
+_ASK_DEVICES = (
+    "import jax; from ddarts_jax import backend; print(backend.name(), jax.local_device_count())"
+)
 
 
 class _Run(NamedTuple):

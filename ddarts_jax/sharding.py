@@ -5,6 +5,9 @@ the result is that of one device. Of several processes each holds its share of t
 same program on the same state.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +82,39 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def split_batch(batch, mesh: Mesh):
     """Inside jit: splits the leading axis of every leaf over the devices."""
     return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+
+
+@contextlib.contextmanager
+def over(mesh: Mesh) -> Iterator[None]:
+    """While a step is traced: says to `sum_over_batch` over which devices batches are split."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
+def sum_over_batch(function: Callable, *batches) -> jax.Array:
+    """Adds up what `function` gives for the images of each device, in float32 or better.
+
+    Left to itself, XLA would add the devices' parts in the dtype that `function` computes in, such as
+    bfloat16. Outside of `over`, and on one device, this is `function(*batches)` alone.
+
+    Args:
+        function: maps arrays with leading axis B to one array, a sum over B.
+        batches: arrays [B, ...].
+
+    Returns:
+        The sum over all images.
+    """
+
+    def part(*batches):
+        result = function(*batches)
+        return result.astype(jnp.promote_types(result.dtype, jnp.float32))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return part(*batches)
+    return jax.shard_map(
+        lambda *own: jax.lax.psum(part(*own), "data"),
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )(*batches)

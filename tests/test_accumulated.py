@@ -16,6 +16,7 @@ from ddarts_jax.supernet import Variables
 PATH = Path(__file__).parents[2] / "shared" / "reference" / "search_step_layers5_C4.npz"
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.skipif(not PATH.exists(), reason="needs the authors' parity arrays")
 def test_two_steps_of_the_authors_program(tmp_path):
     """Alphas, weights, the gradient's norm before it is clipped and what is left over for later.
@@ -40,7 +41,6 @@ def test_two_steps_of_the_authors_program(tmp_path):
         channels=meta["C"],
         num_classes=10,
         image_channels=3,
-        depthwise="library",  # compiles more quickly
         key=None,
     )
     settings = default_config().search

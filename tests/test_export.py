@@ -75,7 +75,6 @@ def expected(trained):
         image_channels=dataset.channels,
         image_size=dataset.image_size,
         stem_multiplier=settings["train"]["stem_multiplier"],
-        depthwise="shifted",
         key=None,
     )
     variables = load_network(trained / "network.npz", empty)

@@ -70,7 +70,6 @@ def cell_gradients(genotype):
         num_classes=3,
         image_channels=1,
         image_size=8,
-        depthwise="library",
         key=jax.random.key(0),
     )
 

@@ -739,6 +739,7 @@ def arrays_of(name):
     return path, arrays, json.loads(str(arrays["meta"]))
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", ["ddarts_sparse_c10_C16", "resnet18_sparse_c10_C8"])
 def test_derived_network_computes_what_the_authors_does(name):
     """Logits, auxiliary ones and with drop path too: to 1e-9 in float64, 1e-4 in float32."""
@@ -754,7 +755,6 @@ def test_derived_network_computes_what_the_authors_does(name):
         image_channels=3,
         image_size=32,
         auxiliary=meta["auxiliary"],
-        depthwise="library",  # has fewer operations
         key=None,
     )
     nodes = np.array(meta["droppath_nodes"])[:, 0].astype(int)
@@ -783,6 +783,7 @@ def test_derived_network_computes_what_the_authors_does(name):
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance, err_msg=key)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     ("name", "genotype", "smallest"),
     [("layers5_C4", None, 8), ("ResNet18_C4", AUTHORS["ResNet18"], 4)],
@@ -808,7 +809,6 @@ def test_supernet_computes_what_the_authors_does(tmp_path, name, genotype, small
         primitives=imported.net.primitives,
         reductions=meta["reductions"],
         seq=seq,
-        depthwise="library",  # compiles more quickly
         key=None,
     )
     labels = arrays["target"]

@@ -190,12 +190,13 @@ def test_strided_stem():
     assert auxiliary.shape == (2, 5)
 
 
+@pytest.mark.usefixtures("library")
 def test_every_weight_learns():
     """Both losses together have a finite gradient that is not zero for every array of weights."""
     genotype = Genotype(
         [[("skip_connect", 2, 0), ("max_pool_3x3", 2, 1), ("dil_conv_3x3", 3, 2)]], (0,), (2, 3)
     )
-    net, variables = build_random(genotype, 15, auxiliary=True, depthwise="library")
+    net, variables = build_random(genotype, 15, auxiliary=True)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(3, 15, 15, 1)), jnp.float32)
 
     def loss(weights):
@@ -220,9 +221,10 @@ def test_drop_path_scales():
     np.testing.assert_array_equal(draw(jax.random.key(0), 0.0, (2, 3, 1), 1000), 1)
 
 
+@pytest.mark.usefixtures("library")
 def test_drop_path_acts_in_training_only():
     """It changes logits in training with a probability above 0, never in evaluation."""
-    net, variables = build_random(Genotype(SMALL.genes[:1], (), (2, 3)), depthwise="library")
+    net, variables = build_random(Genotype(SMALL.genes[:1], (), (2, 3)))
     images = jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 8, 1)), jnp.float32)
     key = jax.random.key(0)
 

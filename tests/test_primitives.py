@@ -1,6 +1,5 @@
 """The primitives: one contract for all, and naive float64 NumPy versions of what they are made of."""
 
-import functools
 import itertools
 
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
 from ddarts_jax import primitives as prim
 from ddarts_jax.errors import UserError
@@ -106,6 +104,7 @@ def check_contract(graph, weights, statistics, x, stride):
     jax.tree.map(np.testing.assert_array_equal, statistics, after)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     ("affine", "size", "dtype"), [(True, 6, jnp.float32), (False, 5, jnp.bfloat16)]
 )
@@ -113,8 +112,8 @@ def check_contract(graph, weights, statistics, x, stride):
 @pytest.mark.parametrize("name", prim.DARTOPTI_PRIMITIVES)
 def test_every_primitive_keeps_the_contract(name, stride, affine, size, dtype):
     """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
-    # The shifted sums, with as many operations as the kernel has taps, have tests of their own below.
-    primitive = prim.create(name, CHANNELS, stride, affine=affine, depthwise="library")
+    # The shifted sums, with as many operations as the kernel has taps, have tests of their own.
+    primitive = prim.create(name, CHANNELS, stride, affine=affine)
     graph, *variables = split(primitive)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     x = jnp.array(normal(1, 2, size, size, CHANNELS), dtype)
@@ -193,42 +192,6 @@ def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, paddin
     np.testing.assert_allclose(
         actual, numpy_convolve(x, kernel, stride, dilation, pad, groups), **EXACT
     )
-
-
-@pytest.mark.parametrize("size", [(6, 7), (1, 5)])
-@pytest.mark.parametrize(
-    ("taps", "stride", "dilation", "padding"),
-    [
-        ((3, 3), (1, 1), 1, None),
-        ((3, 3), (2, 2), 2, None),
-        ((1, 7), (1, 2), 1, None),
-        ((7, 1), (2, 1), 1, None),
-        ((2, 2), (1, 1), 1, 1),
-        ((1, 1), (2, 2), 1, None),
-    ],
-)
-def test_gradients_of_a_convolution_are_those_of_the_library(
-    x64, size, taps, stride, dilation, padding
-):
-    """The gradients written by hand for the CPU against those that JAX derives, in float64."""
-    x, kernel = normal(0, 2, *size, 3), normal(1, *taps, 3, 4)
-    pads = [(dilation * (n // 2) if padding is None else padding,) * 2 for n in taps]
-
-    def library(x, kernel):
-        layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, stride, pads, rhs_dilation=(dilation,) * 2, dimension_numbers=layout
-        )
-
-    def ours(x, kernel):
-        return prim.convolve(x, kernel, stride, dilation, padding)
-
-    expected, pull_back = jax.vjp(library, x, kernel)
-    actual, our_pull_back = jax.vjp(ours, x, kernel)
-    np.testing.assert_allclose(actual, expected, **EXACT)
-    cotangent = normal(2, *expected.shape)
-    for ours_, theirs in zip(our_pull_back(cotangent), pull_back(cotangent), strict=True):
-        np.testing.assert_allclose(ours_, theirs, **EXACT)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -315,45 +278,7 @@ def test_factorized_reduce_reads_every_pixel(x64, size, cout):
     np.testing.assert_allclose(actual, numpy_batch_norm(expected), rtol=1e-8, atol=1e-9)
 
 
-# The hand-written depthwise-separable convolution against XLA's.
-
-
-def separable_by_library(x, spatial, pointwise, stride, dilation):
-    x = prim.convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
-    return prim.convolve(x, pointwise)
-
-
-@pytest.mark.parametrize(
-    ("streams", "size", "width", "stride", "dilation"),
-    [
-        (None, 6, 3, 1, 1),
-        (None, 7, 3, 2, 1),
-        (None, 3, 5, 2, 2),
-        (None, 5, 5, 1, 2),
-        (3, 6, 3, 2, 2),
-    ],
-)
-def test_shifted_sums_are_the_grouped_convolution(x64, streams, size, width, stride, dilation):
-    """Output and all three gradients, also where `vmap` runs streams through shared kernels."""
-    x = jnp.array(normal(0, *([streams] if streams else []), 2, size, size + 1, 4))
-    spatial, pointwise = jnp.array(normal(1, width, width, 1, 4)), jnp.array(normal(2, 1, 1, 4, 6))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(separable, x, spatial, pointwise):
-        def function(x, spatial, pointwise):
-            return separable(x, spatial, pointwise, stride, dilation)
-
-        function = jax.vmap(function, in_axes=(0, None, None)) if streams else function
-        out, pull_back = jax.vjp(function, x, spatial, pointwise)
-        return out, *pull_back(jnp.array(normal(3, *out.shape)))
-
-    for shifted, library in zip(
-        run(prim.separable_by_shifts, x, spatial, pointwise),
-        run(separable_by_library, x, spatial, pointwise),
-        strict=True,
-    ):
-        assert shifted.dtype == library.dtype == jnp.float64
-        np.testing.assert_allclose(shifted, library, **EXACT)
+# The hand-written depthwise-separable convolution; tests/test_backend.py compares it with XLA's.
 
 
 def test_shifted_sums_keep_the_dtypes_of_their_arguments():
@@ -363,16 +288,3 @@ def test_shifted_sums_keep_the_dtypes_of_their_arguments():
     out, pull_back = jax.vjp(lambda *a: prim.separable_by_shifts(*a, 2, 1), x, *kernels)
     dtypes = [gradient.dtype for gradient in pull_back(jnp.ones_like(out))]
     assert (out.dtype, *dtypes) == (jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32)
-
-
-@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_5x5"])
-def test_both_ways_of_computing_a_primitive_agree(name):
-    """`depthwise` changes how a primitive is computed, not its weights nor its result."""
-    x = jnp.array(normal(0, 2, 6, 6, CHANNELS), jnp.float32)
-    outputs = []
-    for depthwise in ("shifted", "library"):
-        module = prim.create(name, CHANNELS, 2, affine=False, depthwise=depthwise)
-        graph, weights, statistics = split(module)
-        run = jax.jit(lambda *args, graph=graph: nnx.merge(graph, *args)(x, True))
-        outputs.append(run(weights, statistics))
-    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)

@@ -244,7 +244,7 @@ def naive_cell(weights, statistics, s0, s1, gates, channels, reduction, reductio
                 )
                 for v in (weights, statistics)
             ]
-            module = prim.create(name, channels, stride, affine=False, depthwise="library")
+            module = prim.create(name, channels, stride, affine=False)
             out, after = run_naive(module, *own, nodes[source])
             seen.append(((stack, row, name), after))
             if len(nodes) == target:

@@ -17,7 +17,7 @@ def keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def lower(jitted, *arguments) -> jax.stages.Lowered:
+def lower(jitted, *arguments, **keywords) -> jax.stages.Lowered:
     """Traces and lowers a jitted function, as `jitted.lower` does, in three quarters of its time.
 
     Tracing a supernet makes millions of objects that stay; looking for garbage among them takes the rest.
@@ -25,7 +25,7 @@ def lower(jitted, *arguments) -> jax.stages.Lowered:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return jitted.lower(*arguments)
+        return jitted.lower(*arguments, **keywords)
     finally:
         if collecting:
             gc.enable()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ddarts_jax import sharding
 from ddarts_jax.augment import normalize
@@ -22,6 +23,29 @@ from ddarts_jax.supernet import Supernet, forward
 def masked(gates, genotype: Genotype, primitives: tuple[str, ...]):
     """The gates [cells, E, O] of the genotype's primitives; those of all others are 0."""
     return jnp.where(encode(genotype, primitives, 1.0) > 0, gates, 0)
+
+
+def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Builds the jitted function that measures the supernet's accuracy under any gates.
+
+    Args:
+        net: the supernet.
+        mean, std: [C], of the pixels in [0, 1].
+        dtype: of the computation.
+        mesh: over which batches are split.
+
+    Returns:
+        `(variables, gates, images uint8 [B, H, W, C], labels [B]) -> accuracy`, a fraction.
+    """
+    mean, std = (np.asarray(moment, np.float32) for moment in (mean, std))
+
+    @jax.jit
+    def accuracy(variables, gates, images, labels):
+        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
+        logits, _, _ = forward(net, variables, gates, images, True)
+        return jnp.mean(jnp.argmax(logits, -1) == labels)
+
+    return accuracy
 
 
 def make_measure(
@@ -59,13 +83,7 @@ def make_measure(
             )
             for some in chosen
         ]
-    mean, std = (np.asarray(moment, np.float32) for moment in (dataset.mean, dataset.std))
-
-    @jax.jit
-    def accuracy(variables, gates, images, labels):
-        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
-        logits, _, _ = forward(net, variables, gates, images, True)
-        return jnp.mean(jnp.argmax(logits, -1) == labels)
+    accuracy = make_accuracy(net, dataset.mean, dataset.std, dtype, mesh)
 
     def measure(variables, alphas, genotype: Genotype) -> dict:
         gates = net.gates(alphas)

@@ -296,19 +296,39 @@ def _accuracy(logits: np.ndarray, dataset: Dataset, source: Path) -> float:
 
 def _write_models(folder: Path, net: Network, variables: Variables, dataset: Dataset) -> None:
     """Writes `model.stablehlo` and, with its converter, `model.onnx`."""
+    shape = (dataset.image_size, dataset.image_size, dataset.channels)
+    (folder / "model.stablehlo").write_bytes(stablehlo(net, variables, shape).serialize())
+    _write_onnx(folder / "model.onnx", _portable(net, variables), shape)
+
+
+def _portable(net: Network, variables: Variables) -> Callable[[jax.Array], jax.Array]:
+    """The forward pass, of operations that every backend and the ONNX converter know."""
 
     def forward(images):
         module = nnx.merge(net.graph, *variables)
-        # The implementations that compile on every backend and that the ONNX converter knows.
         with backend.compiling_for("gpu"):
             return module(images, False)[0]
 
-    shape = (dataset.image_size, dataset.image_size, dataset.channels)
+    return forward
+
+
+def stablehlo(
+    net: Network, variables: Variables, image_shape: tuple[int, int, int]
+) -> jax.export.Exported:
+    """Exports a network's forward pass for CPU and CUDA.
+
+    Args:
+        net: structure.
+        variables: weights and statistics, which become constants.
+        image_shape: (H, W, C).
+
+    Returns:
+        The program that maps normalised float32 images [batch, H, W, C], of any batch size, to logits.
+    """
     batch = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((*batch, *shape), jnp.float32)
-    program = jax.export.export(jax.jit(forward), platforms=("cpu", "cuda"))(images)
-    (folder / "model.stablehlo").write_bytes(program.serialize())
-    _write_onnx(folder / "model.onnx", forward, shape)
+    images = jax.ShapeDtypeStruct((*batch, *image_shape), jnp.float32)
+    forward = jax.jit(_portable(net, variables))
+    return jax.export.export(forward, platforms=("cpu", "cuda"))(images)
 
 
 def _write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:

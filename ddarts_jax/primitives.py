@@ -7,6 +7,7 @@ Conventions are those of DARTS (Liu et al. 2019): ReLU-Conv-BN, padding that kee
 pooling that does not count padding, strided skips by factorized reduction.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -119,19 +120,33 @@ def _apply(rule, x, kernel):
 
 
 def _apply_forward(rule, x, kernel):
-    return _apply(rule, x, kernel), (x, kernel)
+    residuals = x.value, kernel.value, _Wanted(x.perturbed, kernel.perturbed)
+    return _apply(rule, x.value, kernel.value), residuals
 
 
 def _apply_backward(rule, residuals, cotangent):
-    x, kernel = residuals
-    to_x = rule.to_input(cotangent, kernel.astype(x.dtype), x)
-    to_kernel = sharding.sum_over_batch(
-        lambda x, cotangent: rule.to_kernel(x, cotangent, kernel.shape), x, cotangent
-    )
-    return to_x, to_kernel.astype(kernel.dtype)
+    x, kernel, wanted = residuals
+    to_x = to_kernel = None
+    if wanted.to_input:
+        to_x = rule.to_input(cotangent, kernel.astype(x.dtype), x)
+    if wanted.to_kernels:
+        to_kernel = sharding.sum_over_batch(
+            lambda x, cotangent: rule.to_kernel(x, cotangent, kernel.shape), x, cotangent
+        ).astype(kernel.dtype)
+    return to_x, to_kernel
 
 
-_apply.defvjp(_apply_forward, _apply_backward)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """Which gradients anything asks for: that of the alphas needs none of the kernels'."""
+
+    to_input: bool
+    to_kernels: bool
+
+
+# Symbolic zeros say which arguments anything is differentiated by.
+_apply.defvjp(_apply_forward, _apply_backward, symbolic_zeros=True)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -449,12 +464,14 @@ def separable_by_shifts(x, spatial, pointwise, stride, dilation):
 
 
 def _separable_forward(x, spatial, pointwise, stride, dilation):
-    return separable_by_shifts(x, spatial, pointwise, stride, dilation), (x, spatial, pointwise)
+    wanted = _Wanted(x.perturbed, spatial.perturbed or pointwise.perturbed)
+    arguments = x.value, spatial.value, pointwise.value
+    return separable_by_shifts(*arguments, stride, dilation), (*arguments, wanted)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _separable_backward(stride, dilation, residuals, cotangent):
-    x, spatial, pointwise = residuals
+    x, spatial, pointwise, wanted = residuals
     # Towards the input: the transposed convolution is again a sum of shifted products, of the
     # cotangent spread out by the stride and with the kernel turned round.
     before_pointwise = cotangent @ pointwise[0, 0].T.astype(x.dtype)
@@ -465,6 +482,8 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     spread = lax.pad(before_pointwise, jnp.zeros((), x.dtype), padding)
     to_input = _shifted_sum(spread, spatial[::-1, ::-1], x.shape[1:3], 1, dilation)
     to_input = unfused(to_input)
+    if not wanted.to_kernels:
+        return to_input, None, None
 
     # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
     # contraction over images and positions, several times quicker than k*k sums of products.
@@ -477,7 +496,7 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     return to_input, to_spatial, to_pointwise
 
 
-separable_by_shifts.defvjp(_separable_forward, _separable_backward)
+separable_by_shifts.defvjp(_separable_forward, _separable_backward, symbolic_zeros=True)
 
 
 class DepthwiseSeparable(nnx.Module):

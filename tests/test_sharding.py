@@ -37,8 +37,11 @@ def test_batch_that_does_not_divide(batch_size, count):
     assert all(size > 0 and size % count == 0 for size in sizes)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-12)])
-def test_eight_devices_give_the_result_of_one(tmp_path, dtype, tolerance):
+@pytest.mark.parametrize(
+    "dtype, implementations, tolerance",
+    [("float32", "cpu", 1e-5), ("float64", "gpu", 1e-12)],
+)
+def test_eight_devices_give_the_result_of_one(tmp_path, dtype, implementations, tolerance):
     """Weights, alphas and metrics after 20 steps (ablation on), and an evaluation, to rounding.
 
     Alphas as sigmoid(alpha), the factor of a primitive: Adam makes steps of one length of gradients
@@ -46,7 +49,7 @@ def test_eight_devices_give_the_result_of_one(tmp_path, dtype, tolerance):
     """
     data = tiny.write_noise(tmp_path / "noise.npz")
     process = tiny.start(
-        ["-c", f"import test_sharding; test_sharding.compare({str(data)!r}, {dtype!r})"],
+        ["-c", f"import test_sharding as t; t.compare({(str(data), dtype, implementations)})"],
         tmp_path / "cache",
         PYTHONPATH=os.pathsep.join([str(tiny.ROOT), str(Path(__file__).parent)]),
         JAX_ENABLE_X64=str(int(dtype == "float64")),
@@ -61,8 +64,16 @@ def test_eight_devices_give_the_result_of_one(tmp_path, dtype, tolerance):
         assert result[phase]["moved"] > 1e-3, result
 
 
-def compare(path, dtype):
+def compare(arguments):
     """Prints how much 20 steps on eight devices differ from those on a single device."""
+    path, dtype, implementations = arguments
+    from ddarts_jax import backend
+
+    with backend.compiling_for(implementations):
+        _compare(path, dtype)
+
+
+def _compare(path, dtype):
     import jax
     import numpy as np
 

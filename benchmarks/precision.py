@@ -1,0 +1,177 @@
+"""Measures what bfloat16 costs, against float64 of the same parameters; prints one JSON line.
+
+    python benchmarks/precision.py                          # random weights: 3 cells of 4 nodes, 32x32
+    python benchmarks/precision.py --run RUN --batches 20   # a finished search, on its own images
+    python benchmarks/precision.py --run RUN --sources      # ... and which roundings the error is from
+    python benchmarks/precision.py --run RUN --torch        # ... beside PyTorch's autocast
+
+Gradients of every cell's alphas (g: of the full network, h: of the ablated ones), marginal contributions
+and the gradient of the weights, each on the same batches of images. Errors are norms relative to the
+norm of the float64 array, by cell, mean and largest over the batches. `--backend gpu` takes the
+implementations of operations that run on a GPU; XLA's CPU compiler runs them all the same.
+
+With `--sources` the computation is float32 and only one kind of intermediate result is rounded to
+bfloat16 at a time, forwards and backwards.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_sample_images
+
+from ddarts_jax import backend, compilation, search, sharding, supernet
+from ddarts_jax import config as configuration
+from ddarts_jax import data as images_of
+from ddarts_jax import primitives as prim
+from ddarts_jax.augment import normalize
+from ddarts_jax.checkpoint import Checkpoints
+from ddarts_jax.contributions import contributions
+from ddarts_jax.loop import Schedule, start
+from ddarts_jax.supernet import Variables
+
+
+def random_problem(arguments):
+    """A supernet with random weights and alphas; images are pieces of photographs, classes places."""
+    net, variables = supernet.build(
+        num_cells=arguments.cells,
+        num_nodes=arguments.nodes,
+        channels=arguments.channels,
+        num_classes=10,
+        image_channels=3,
+        primitives=prim.SPACES[arguments.space],
+        key=jax.random.key(arguments.seed),
+    )
+    rng = np.random.default_rng(arguments.seed)
+    alphas = arguments.deviation * rng.normal(size=net.alphas_shape)
+    photographs = np.stack(load_sample_images().images) / 64.0 - 2.0
+    size = arguments.size
+    batches = []
+    for _ in range(arguments.batches):
+        labels = rng.integers(10, size=arguments.batch)
+        # Ten regions: five columns of each photograph.
+        top = rng.integers(photographs.shape[1] - size, size=arguments.batch)
+        left = labels // 2 * 120 + rng.integers(120 - size, size=arguments.batch)
+        pieces = [
+            photographs[k % 2, y : y + size, x : x + size] for k, y, x in zip(labels, top, left)
+        ]
+        batches.append((np.stack(pieces), labels))
+    return net, variables, alphas, batches
+
+
+def trained_problem(arguments):
+    """The supernet, alphas and architecture split of a finished search."""
+    run = Path(arguments.run)
+    config = configuration.default_config()
+    config.update(json.loads((run / "config.json").read_text()))
+    dataset = images_of.load(config.data)
+    net, variables, alphas = search.build(config, dataset, "float32")
+    init, step = search.search_step(net, config.search, 1)
+    mesh = sharding.data_mesh(config.data.batch_size)
+    plan = Schedule(1, 1, 1, config.data.batch_size)
+    empty = start(init(variables, alphas), step, 2, dataset.image_shape, plan, "float32", mesh)
+    defining = configuration.defining(config, "search", dataset.num_train)
+    with Checkpoints(run / "checkpoints" / "search", defining, 1) as checkpoints:
+        _, (state, _) = checkpoints.restore(empty)
+    split = np.asarray(dataset.halves(config.seed)[1])
+    rng = np.random.default_rng(arguments.seed)
+    batches = []
+    for _ in range(arguments.batches):
+        chosen = rng.choice(split, config.data.batch_size, replace=False)
+        images = normalize(dataset.train_images[chosen], dataset.mean, dataset.std, jnp.float32)
+        batches.append((np.asarray(images), np.asarray(dataset.train_labels)[chosen]))
+    return net, state.variables, state.alphas, batches
+
+
+def make_measure(net):
+    """Builds the jitted function of one batch: losses, contributions and gradients."""
+
+    @functools.partial(jax.jit, static_argnames="dtype")
+    def measure(variables, alphas, images, labels, dtype):
+        found = contributions(net, variables, alphas, images.astype(dtype), labels)
+        by_weights = jax.grad(supernet.weights_loss, has_aux=True)(
+            variables.weights, alphas, net, variables.statistics, images.astype(dtype), labels
+        )[0]
+        return {
+            "g": found.gradient,
+            "h": found.ablated_gradient,
+            "contribution": found.marginal,
+            "weights": jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(by_weights)]),
+        }
+
+    return measure
+
+
+def run(measure, variables, alphas, batches, dtype):
+    """Results of all batches, stacked; parameters float64 where `dtype` is, else float32."""
+    wide = "float64" if dtype == "float64" else "float32"
+    place = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(np.asarray(leaf), wide))
+    variables, alphas = Variables(*map(place, variables)), place(alphas)
+    rows = [
+        jax.device_get(measure(variables, alphas, place(images), jnp.asarray(labels), dtype))
+        for images, labels in batches
+    ]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def errors(found, expected):
+    """Relative errors of each array, and how often a sign or a rank is wrong."""
+    summary = {}
+    for name in ("g", "h", "weights"):
+        ours, theirs = (np.asarray(x[name], np.float64) for x in (found, expected))
+        if name == "weights":
+            ours, theirs = ours[:, None], theirs[:, None]
+        ours, theirs = (
+            x.reshape(*x.shape[:2], -1) for x in (ours, theirs)
+        )  # [batches, cells, ...]
+        norms = [np.linalg.norm(x, axis=-1) for x in (ours - theirs, theirs, ours)]
+        relative = norms[0] / norms[1]
+        cosine = (ours * theirs).sum(-1) / (norms[1] * norms[2])
+        summary[name] = {
+            "error": np.round(relative.mean(0), 4).tolist(),
+            "largest": round(float(relative.max()), 4),
+            "cosine": round(float(cosine.min()), 5),
+            "signs_wrong": round(float(np.mean(np.sign(ours) != np.sign(theirs))), 4),
+        }
+    ours, theirs = found["contribution"], expected["contribution"]
+    ranks = [x.argsort(1).argsort(1) for x in (ours, theirs)]
+    summary["contribution"] = {
+        "error": np.round(np.sqrt(np.mean((ours - theirs) ** 2, 0)), 5).tolist(),
+        "size": np.round(np.sqrt(np.mean(theirs**2, 0)), 4).tolist(),
+        "signs_wrong": int(np.sum(np.sign(ours) != np.sign(theirs))),
+        "ranks_wrong": int(np.sum(ranks[0] != ranks[1])),
+    }
+    return summary
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("cells", 3), ("nodes", 4), ("channels", 16), ("size", 32)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("batch", 64), ("batches", 2), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--deviation", type=float, default=1e-3, help="of random alphas")
+    parser.add_argument("--space", default="darts", choices=prim.SPACES)
+    parser.add_argument("--run", help="the workdir of a finished search")
+    parser.add_argument("--backend", default="cpu", choices=["cpu", "gpu"])
+    arguments = parser.parse_args()
+    problem = trained_problem(arguments) if arguments.run else random_problem(arguments)
+    compilation.keep_programs()
+    net, *rest = problem
+    measure = make_measure(net)
+    with jax.enable_x64(True):
+        expected = run(measure, *rest, "float64")
+    result = {"benchmark": "precision", **vars(arguments)}
+    with backend.compiling_for(arguments.backend):
+        for dtype in ("float32", "bfloat16"):
+            result[dtype] = errors(run(measure, *rest, dtype), expected)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -193,7 +193,7 @@ def test_exported_program():
 @needs_compiler
 @pytest.mark.parametrize("phase", ["search", "train"])
 def test_eight_devices(few, phase):
-    """Data parallelism: images are not gathered, and all sums over devices are of float32.
+    """Data parallelism: no device gets another's images, and all sums over devices are of float32.
 
     XLA adds the devices' parts in the dtype of the product that they belong to: weights' gradients
     would be added in bfloat16.
@@ -208,7 +208,7 @@ def test_eight_devices(few, phase):
     kinds = {kind for operation, kind in counts if operation == "all-reduce"}
     assert "f32" in kinds
     assert "bf16" not in kinds, counts
-    assert counts["all-gather", "bf16"] == counts["all-to-all", "bf16"] == 0, counts
+    assert not any(kind == "u8" for _, kind in counts), counts
 
 
 # Reading a compiled program.

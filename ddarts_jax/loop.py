@@ -481,7 +481,11 @@ def run(
             _logger.info("%s", _line(phase, epoch, plan, record))
             if stopped(epoch):
                 break
-    checkpoints.wait()
+        checkpoints.wait()
+    # Asked after the handlers are gone: a signal in the last chunk, in its evaluation or while its
+    # checkpoint is written must not let the run begin its next phase.
+    if received := processes.highest(signals.received):
+        raise Stopped(f"in {phase}, saved at step {step}", received)
     return running.state
 
 

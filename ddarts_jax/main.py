@@ -22,8 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what the command line asks for.
 
     Returns:
-        The exit status: 0, also after SIGTERM once the state is saved; 2 for what the user can mend;
-        130 after an interrupt. Of several processes one that fails exits here.
+        The exit status: 0 if all is done; 2 for a mistake that the user can mend; 128 plus the
+        signal's number if a signal ended the run, whose state is saved: 130 after SIGINT, 143 after
+        SIGTERM. In a run of several processes, one that fails exits here.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     _logger.setLevel(logging.INFO)
@@ -49,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         status, failure = _fail(error), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        status = 130 if stopped.signal == signal.SIGINT else 0
+        status = 128 + stopped.signal  # as a shell says it; not 0: the work is not done
     except KeyboardInterrupt:
         print("interrupted; the same command with the same --workdir continues", file=sys.stderr)
-        status, failure = 130, "interrupted"
+        status, failure = 128 + signal.SIGINT, "interrupted"
     except Exception as error:
         if processes.count() == 1:
             raise

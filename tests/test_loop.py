@@ -75,8 +75,19 @@ class _Run:
         self.chunk = loop.make_chunk(step, plan, settings, "float32", mesh)
         self.seed = np.uint32(seed)
 
-    def __call__(self, workdir, kill_after=None, stop=lambda epoch: None, profile=None):
-        """Runs in `workdir`; gets SIGTERM when the checkpoint of step `kill_after` is saved."""
+    def __call__(
+        self,
+        workdir,
+        kill_after=None,
+        stop=lambda epoch: None,
+        profile=None,
+        kill_in_evaluation=None,
+    ):
+        """Runs in `workdir`.
+
+        Gets SIGTERM when the checkpoint of step `kill_after` is saved, or while the epoch
+        `kill_in_evaluation` is evaluated.
+        """
 
         class Killing(Checkpoints):
             def save(self, step, *arguments):
@@ -85,6 +96,8 @@ class _Run:
                     os.kill(os.getpid(), signal.SIGTERM)
 
         def end_epoch(epoch, state, means):
+            if epoch == kill_in_evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
             return means | {"accuracy": epoch / 10}
 
         writer = MetricsWriter(workdir)
@@ -202,9 +215,9 @@ def test_the_step_is_traced_once(tmp_path):
     assert run.traces == 1
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 10])
+@pytest.mark.parametrize("step", [2, 4, 6, 10, 12])
 def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbroken, step):
-    """After SIGTERM within (2, 6, 10) or at the end of an epoch (4) the run ends as if unbroken."""
+    """After SIGTERM within an epoch (2, 6, 10), at its end (4) or at the last (12): as if unbroken."""
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Stopped, match=f"SIGTERM in search, saved at step {step}:") as stopped:
         _Run()(tmp_path, kill_after=step)
@@ -212,6 +225,24 @@ def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbrok
     assert signal.getsignal(signal.SIGTERM) == handler
     _assert_same(jax.device_get(_Run()(tmp_path)), unbroken[0])
     assert _metrics(tmp_path) == unbroken[1]
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_signal_in_an_evaluation_is_not_lost(tmp_path, unbroken, epoch):
+    """The run stops after the evaluation, the last one too, and continues as if unbroken."""
+    with pytest.raises(loop.Stopped, match=f"saved at step {epoch * _PLAN.epoch}:"):
+        _Run()(tmp_path, kill_in_evaluation=epoch)
+    _assert_same(jax.device_get(_Run()(tmp_path)), unbroken[0])
+    assert _metrics(tmp_path) == unbroken[1]
+
+
+def test_a_signal_at_an_early_stop_is_not_lost(tmp_path):
+    """The phase has ended early, but the next one must not begin; the same command goes on there."""
+    with pytest.raises(loop.Stopped, match=f"saved at step {_PLAN.epoch}:"):
+        _Run()(tmp_path, kill_after=_PLAN.epoch, stop=lambda epoch: "enough")
+    again = _Run()
+    again.chunk = None  # nothing is compiled
+    assert again(tmp_path, stop=lambda epoch: "enough").step == _PLAN.epoch
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, unbroken):

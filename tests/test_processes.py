@@ -100,7 +100,7 @@ def test_a_search_in_two_processes_that_is_finished_by_one(tmp_path):
         assert all(process.poll() is None for process in pair), [p.communicate() for p in pair]
         time.sleep(0.1)
     pair[1].send_signal(signal.SIGTERM)  # the other one is not told
-    outputs = _finish(pair)
+    outputs = _finish(pair, 128 + signal.SIGTERM)
     (step,) = {re.search(r"saved at step (\d+)", output)[1] for output in outputs}
     assert 0 < int(step) < 8
     assert "search: compiled in" in outputs[0] and "search:" not in outputs[1]

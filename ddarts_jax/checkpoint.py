@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ddarts_jax import processes, sharding
-from ddarts_jax.config import differences
+from ddarts_jax import identity, processes, sharding
 from ddarts_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +53,8 @@ class Checkpoints:
         self._directory = Path(directory).absolute()  # Orbax takes no relative path
         self._keep_last = keep_last
         self._writing: int | None = None
-        processes.from_main(lambda: self._claim(config))
+        path = self._directory / "config.json"
+        processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
         self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
@@ -163,30 +163,6 @@ class Checkpoints:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-    def _claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory and writes config.json, or compares the one that is there."""
-        path = self._directory / "config.json"
-        text = json.dumps(config, indent=2, sort_keys=True)
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(text)
-                os.replace(temporary, path)
-            found = json.loads(path.read_bytes())
-        except OSError as error:
-            raise UserError(
-                f"Cannot keep checkpoints in {self._directory}: {error}; use another --workdir."
-            ) from error
-        except ValueError as error:
-            raise UserError(f"{path} is damaged; use another --workdir.") from error
-        different = differences(found, json.loads(text))
-        if different:
-            raise UserError(
-                f"{self._directory} holds checkpoints of another configuration (there, here): "
-                f"{'; '.join(different)}. Use the same values, or another --workdir."
-            )
 
     def _steps(self) -> list[int]:
         """Returns the steps of the finished checkpoints, whole or not, in ascending order."""

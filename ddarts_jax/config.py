@@ -397,20 +397,9 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
 
 
-def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
-    """Returns what a checkpoint of `phase` depends on: another value makes it another run.
-
-    Args:
-      config: the whole configuration.
-      phase: 'search' or 'train', which is also the name of its section.
-      num_images: in the training split: where an epoch ends depends on it.
-    """
-    whole = config.to_dict()
-    del whole["data"]["data_dir"], whole["data"]["num_workers"]  # do not change the images
-    for key in ("unroll", "remat", "microbatch", "gap_images"):  # nor these, but for rounding
-        del whole["search"][key]
-    kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
-    return kept | {"num_images": num_images}
+def defaults(task: str) -> dict[str, Any]:
+    """Returns {dotted key: default} of the config of a task, as JSON says the values."""
+    return flatten(json.loads(to_json(_TASKS[task]())))
 
 
 def with_seed(config: ConfigDict, seed: int) -> ConfigDict:

@@ -24,6 +24,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ddarts_jax import config as configuration
+from ddarts_jax import identity as identities
 from ddarts_jax import metrics, processes, profiling, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
@@ -318,7 +319,7 @@ def run_phase(
     else:
         chunk = make_chunk(step, plan, settings, dtype, mesh)
         compile_ = functools.partial(resident, chunk, on_device(dataset, splits, mesh), seed)
-    defining = configuration.defining(config, phase, dataset.num_train) | identity
+    defining = identities.defining(config, phase, dataset.num_train) | identity
     directory = workdir / "checkpoints" / phase
     with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
         configuration.save(config, workdir / "config.json")  # unless the workdir is another run's

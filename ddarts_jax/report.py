@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddarts_jax import config as configuration
-from ddarts_jax import drawing, metrics
+from ddarts_jax import drawing, identity, metrics
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotype import Genotype, num_edges
@@ -72,7 +72,7 @@ def read(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     path = workdir / "metrics.jsonl"
     rows = metrics.read(path) if path.exists() else []
-    config = configuration.flatten(_read_object(workdir / "config.json"))
+    config = identity.up_to_date(_read_object(workdir / "config.json"))
     if not rows and not config:
         raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
     genotypes = _read_genotypes(workdir / "genotypes")

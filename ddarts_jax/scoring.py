@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ddarts_jax import config as configuration
-from ddarts_jax import loop, sharding, train
+from ddarts_jax import identity, loop, sharding, train
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import evaluate_dataset
@@ -146,17 +146,9 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
 def _claim(config, dataset, workdir) -> dict:
     """Returns what the measurements depend on; refuses a workdir whose measurements have another."""
     protocol = config.to_dict()
-    del protocol["data"]["data_dir"], protocol["score"]["primitives"]
+    del protocol["score"]["primitives"]
     protocol["num_images"] = dataset.num_train
-    path = workdir / "protocol.json"
-    if path.is_file():
-        differences = configuration.differences(json.loads(path.read_bytes()), protocol)
-        if differences:
-            raise UserError(
-                f"{workdir} holds measurements of another config (there, here): "
-                f"{'; '.join(differences)}. Use another --workdir."
-            )
-    write_json(path, protocol)
+    identity.claim(workdir / "protocol.json", protocol, "measurements")
     return protocol
 
 

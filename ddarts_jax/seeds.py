@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddarts_jax import config as configuration
-from ddarts_jax import metrics
+from ddarts_jax import identity, metrics
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
 from ddarts_jax.loop import Stopped
@@ -116,7 +116,7 @@ def _finished(command: list[str], workdir: Path, seed: int) -> bool:
         return False
     found = read_json(directory / "config.json", "Configuration")
     wanted = json.loads(configuration.to_json(wanted))
-    if differences := configuration.differences(found, wanted):
+    if differences := identity.differing(found, wanted):
         raise UserError(
             f"{directory} holds a run of another config (there, here): {'; '.join(differences)}. "
             "Use another --workdir."

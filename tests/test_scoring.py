@@ -79,6 +79,9 @@ def test_an_interrupted_measurement_goes_on(images, tmp_path, monkeypatch, caplo
     measured = distance.edge_distance({"skip_connect"}, set(), scores)
     assert measured == pytest.approx(30 / 105)
 
+    config.data.data_dir = "/elsewhere"  # does not change what is measured
+    assert scoring.run(config, dataset, tmp_path, "float32")["scores"] == result["scores"]
+    assert len(calls) == 2 + 1 + 6
     config.train.epochs = 2
     with pytest.raises(UserError, match=r"train\.epochs: 1, 2.*another --workdir"):
         scoring.run(config, dataset, tmp_path, "float32")

@@ -106,7 +106,12 @@ COLUMNS = (
     ),
     Column("params", "parameters", lambda run: run.outcome("params")),
     Column("macs", "MACs", lambda run: run.outcome("macs")),
-    Column("search_seconds", "search time", lambda run: _seconds(run.search), 1, 0, " s"),
+    Column(
+        "search_seconds",
+        "search time",
+        lambda run: _seconds(run.search or run.candidates),
+        *(1, 0, " s"),
+    ),
     Column("train_seconds", "training time", lambda run: _seconds(run.train), 1, 0, " s"),
 )
 

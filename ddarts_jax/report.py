@@ -32,6 +32,7 @@ class Run:
         config: {dotted key: value}.
         search: rows of the metrics, one an epoch.
         train: likewise.
+        candidates: likewise of a random search, one row a candidate.
         genotypes: the parsed genotype by epoch of the search, ascending.
         probabilities: by epoch, float [distinct cells, E, O], of the candidates `primitives`.
         primitives: the search's candidates, empty if the config does not say them.
@@ -45,6 +46,7 @@ class Run:
     config: dict[str, Any]
     search: list[dict]
     train: list[dict]
+    candidates: list[dict]
     genotypes: dict[int, Genotype]
     probabilities: dict[int, np.ndarray]
     primitives: tuple[str, ...]
@@ -82,7 +84,10 @@ def read(workdir: str | Path) -> Run:
     return Run(
         workdir,
         config,
-        *([row for row in rows if row["phase"] == phase] for phase in ("search", "train")),
+        *(
+            [row for row in rows if row["phase"] == phase]
+            for phase in ("search", "train", "random")
+        ),
         genotypes,
         _read_probabilities(workdir, config, genotypes, primitives),
         primitives,
@@ -225,6 +230,11 @@ def _standing(run: Run) -> str:
                 epochs.append(run.config.get("search.start.epochs"))
             planned = f" of {sum(epochs)}" if all(isinstance(e, int) for e in epochs) else ""
             return f"The run has not ended: epoch {rows[-1]['epoch']}{planned} of the {name}."
+    if run.candidates:
+        count = run.config.get("search.random")
+        planned = f" of {count}" if isinstance(count, int) else ""
+        number = run.candidates[-1]["epoch"]
+        return f"The run has not ended: candidate {number}{planned} of the random search."
     return "The run has no finished epoch yet."
 
 
@@ -503,7 +513,11 @@ def _add_cost(page: Page, run: Run) -> None:
     parts = [_numbers(evaluation.get(key)) for key in ("cell_params", "cell_macs")]
     times = [
         (name, len(rows), duration(sum(v or 0 for v in series(rows, "seconds"))))
-        for name, rows in (("search", run.search), ("training", run.train))
+        for name, rows in (
+            ("search", run.search),
+            ("random search", run.candidates),
+            ("training", run.train),
+        )
         if rows
     ]
     if None in totals and not times:
@@ -526,7 +540,7 @@ def _add_cost(page: Page, run: Run) -> None:
         )
     page.table(
         "Time",
-        "Sum over the epochs, without compiling.",
+        "Sum over the epochs, without compiling; a random search counts its candidates instead.",
         ("phase", "epochs", "time"),
         times,
     )

@@ -251,6 +251,9 @@ def run(
     if start is not None:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
         identity["start"] = start.to_dict()
+        identity["parse"] = (
+            config.parse.to_dict()
+        )  # on which the distances, so the early stop, depend
         origin = derive(alphas, net, config.parse)
         if not any(origin.genes):
             raise UserError(

@@ -223,7 +223,7 @@ def _record(directory: Path) -> dict:
     summary = read_json(directory / "summary.json", "Summary")
     record = {name: summary[name] for name in _COLUMNS if name in summary}
     rows = metrics.read(directory / "metrics.jsonl")
-    return record | {"seconds": sum(row["seconds"] for row in rows)}
+    return record | {"seconds": sum(row.get("seconds") or 0 for row in rows)}
 
 
 def _summarize(records: dict[int, dict]) -> dict[str, dict]:

@@ -30,7 +30,7 @@ def default_config() -> ConfigDict:
     config.seed = 0  # everything random follows from it
     # Of the computation; parameters, statistics, losses and alphas are float32 at least.
     config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
-    # Of tasks 'train' and 'evaluate'; empty: what lies in the workdir.
+    # Used by tasks 'train' and 'evaluate' alone; if empty, the workdir's own files are used.
     config.genotype = ""  # a genotype.json, the authors' text, or a handcrafted network's name
     config.weights = ""  # a network.npz to evaluate, or to begin the training with
 
@@ -274,9 +274,58 @@ _RANGES = {
     **dict.fromkeys(("gap_images", "microbatch", "random"), _NOT_NEGATIVE),
 }
 
+# Pairs of values of which one excludes the other, or would be ignored: by key the values that count,
+# or _SET: any but the default; and a sentence that says why, and what to do.
+_SET = None
+_DRAWN = (
+    "a random search trains no supernet; leave the latter at its default, or set search.random=0"
+)
+_CONFLICTS = (
+    (
+        {"search.random": _SET, "search.start.genotype": _SET},
+        "a random search starts from nothing; leave search.start.genotype empty, or set search.random=0",
+    ),
+    (
+        {"search.random": _SET, "search.share_cells": _SET},
+        "a random search draws every cell by itself; set search.share_cells=False, or search.random=0",
+    ),
+    ({"search.random": _SET, "search.accumulated_gradients": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.relaxation": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.zero_one_weight": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.ablation.weight": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.ablation.gradient": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.ablation.removal": _SET}, _DRAWN),
+    ({"search.random": _SET, "search.alphas.cell_learning_rates": _SET}, _DRAWN),
+    (
+        {"search.start.genotype": _SET, "search.share_cells": _SET},
+        "the start says itself which cells share an architecture; set search.share_cells=False, or leave "
+        "search.start.genotype empty",
+    ),
+    (
+        {"search.accumulated_gradients": _SET, "search.share_cells": _SET},
+        "how much accumulates for a cell depends on its place, and a shared one has several; set "
+        "search.share_cells=False or search.accumulated_gradients=False",
+    ),
+    (
+        {"search.accumulated_gradients": _SET, "search.ablation.gradient": ("full",)},
+        "with accumulated gradients the ablation loss is only reported, as in the authors' program; set "
+        "search.ablation.gradient=none",
+    ),
+    (
+        {"task": ("pipeline", "search"), "genotype": _SET},
+        "a search finds its genotype; set config.task=train to train this one, or begin the search with "
+        "it by search.start.genotype",
+    ),
+    (
+        {"task": ("pipeline", "search"), "weights": _SET},
+        "the weights of a network that is still to be found cannot be given; set config.task=train or "
+        "evaluate, or leave config.weights empty",
+    ),
+)
+
 
 def validate(config: ConfigDict) -> None:
-    """Checks every value that has a range or a choice.
+    """Checks every value that has a range or a choice, and that no two exclude each other.
 
     Raises:
       UserError: a value is not allowed; names the key, the value and what is.
@@ -286,6 +335,11 @@ def validate(config: ConfigDict) -> None:
     if config.task not in tasks:
         raise UserError(f"config.task is {config.task!r}; it must be one of {tasks}.")
     for key, value in values.items():
+        if value is None:  # which ml_collections allows whatever the type
+            raise UserError(
+                f"config.{key} is None; give it a value, as its default "
+                f"{flatten(_TASKS[config.task]()).get(key)!r}."
+            )
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
         allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
@@ -305,6 +359,28 @@ def validate(config: ConfigDict) -> None:
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
+    warmup, epochs = values.get("train.warmup_epochs", 0), values.get("train.epochs", 1)
+    if warmup >= epochs:
+        raise UserError(
+            f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
+            f"is {epochs}."
+        )
+    _refuse_conflicts(values)
+
+
+def _refuse_conflicts(values: Mapping[str, Any]) -> None:
+    """Raises UserError if two values {dotted key: value} are a pair of `_CONFLICTS`."""
+    defaults = flatten(default_config())
+
+    def counts(key: str, those: Sequence[Any] | None) -> bool:
+        if key not in values:
+            return False
+        return values[key] != defaults[key] if those is _SET else values[key] in those
+
+    for pair, why in _CONFLICTS:
+        if all(counts(key, those) for key, those in pair.items()):
+            named = " and ".join(f"config.{key} is {values[key]!r}" for key in pair)
+            raise UserError(f"{named}: {why}.")
 
 
 def based_on(file: str, name: str) -> ConfigDict:

@@ -351,7 +351,8 @@ def validate(config: ConfigDict) -> None:
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
         )
     seeds = values.get("seeds", (0,))
-    if not seeds or len(set(seeds)) < len(seeds) or not all(map(_RANGES["seed"][1], seeds)):
+    known = all(isinstance(seed, int) and _RANGES["seed"][1](seed) for seed in seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not known:
         raise UserError(
             f"config.seeds is {seeds}; it must be one or more different numbers "
             f"{_RANGES['seed'][0]}."

@@ -95,7 +95,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
     names = config.score.primitives or DARTOPTI_PRIMITIVES
     if unknown := set(names) - set(DARTOPTI_PRIMITIVES):
         raise UserError(
-            f"config.score.primitives names {', '.join(sorted(unknown))}: there are only "
+            f"config.score.primitives names {', '.join(sorted(map(str, unknown)))}: there are only "
             f"{', '.join(DARTOPTI_PRIMITIVES)}."
         )
     num_cells = config.train.num_cells

@@ -103,6 +103,7 @@ def test_a_network_is_trained_for_every_seed(images):
 def test_unknown_primitive_is_named(images, tmp_path):
     """A misspelt primitive stops the run before anything is trained."""
     config = make_config(images)
-    config.score.primitives = ("skip_connect", "skip_conect")
-    with pytest.raises(UserError, match="names skip_conect"):
-        scoring.run(config, data.load(config.data), tmp_path, "float32")
+    for unknown in ("skip_conect", 1):
+        config.score.primitives = ("skip_connect", unknown)
+        with pytest.raises(UserError, match=f"names {unknown}: there are only"):
+            scoring.run(config, data.load(config.data), tmp_path, "float32")

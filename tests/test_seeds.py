@@ -135,9 +135,9 @@ def test_a_mistake_is_told_before_anything_runs(config, tmp_path, key, value, na
     assert not list(tmp_path.glob("seed_*"))
 
 
-@pytest.mark.parametrize("value", ["()", "(1, 1)", "(-1,)"])
+@pytest.mark.parametrize("value", ["()", "(1, 1)", "(-1,)", "('a',)", "(0.5,)"])
 def test_seeds_that_cannot_be(value):
-    """No seed, one twice, or one out of range is refused."""
+    """No seed, one twice, one out of range or one that is not a whole number is refused."""
     with pytest.raises(UserError, match=r"config\.seeds"):
         parse_flags(["main", "--config=configs/seeds.py", f"--config.seeds={value}"])
 

@@ -149,10 +149,12 @@ def run(config, workdir: str | Path) -> dict:
                 genotype = random_search.run(config, dataset, workdir, writer, dtype)
             else:
                 genotype = search.run(config, dataset, workdir, writer, dtype, start)
+            expanded = False
         else:
-            found = config.genotype or workdir / "genotype.json"
+            found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))
             genotype = processes.from_main(lambda: importing.find_genotype(found))
-        if config.train.num_cells and config.train.num_cells != genotype.num_cells:
+        deeper = config.train.num_cells not in (0, genotype.num_cells)
+        if deeper and not expanded:
             genotype = expand(genotype, config.train.num_cells)
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
@@ -165,6 +167,21 @@ def run(config, workdir: str | Path) -> dict:
     summary = summarize(config, genotype, trained, dataset, workdir, dtype, begun)
     writer.report()
     return summary
+
+
+def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
+    """Names the genotype of task 'train' or 'evaluate'.
+
+    Returns:
+        What `importing.find_genotype` takes, and whether it is that of a trained network, which has
+        been expanded already.
+    """
+    if config.genotype:
+        return config.genotype, False
+    trained = workdir / "network_genotype.json"
+    if config.task == "evaluate" and trained.is_file():
+        return trained, True
+    return workdir / "genotype.json", False
 
 
 def versions() -> dict:

@@ -5,7 +5,6 @@ import platform
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.workdir import Clock, locked
 
 _logger = logging.getLogger("ddarts_jax")
 
@@ -76,16 +76,25 @@ def run(config, workdir: str | Path) -> dict:
         What `summary.json` holds.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can mend; also that another process uses the workdir.
     """
-    begun = time.monotonic()
     if processes.count() > 1 and config.task not in ("pipeline", "search", "train", "evaluate"):
         raise UserError(f"Task {config.task!r} runs in one process; start it alone.")
+    workdir = Path(workdir)
+    if config.task == "export":  # which writes elsewhere
+        return _run_task(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        return _run_task(config, workdir)
+
+
+def _run_task(config, workdir: Path) -> dict:
+    """Runs the task; see `run`, which has made sure that no other process is in the workdir."""
+    clock = Clock(workdir)
     if config.task == "seeds":
         from ddarts_jax import seeds
 
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        return seeds.run(config, Path(workdir))  # uses no device, which its runs need
+        return seeds.run(config, workdir)  # uses no device, which its runs need
     import jax
 
     if config.get("dtype") == "float64":
@@ -112,8 +121,6 @@ def run(config, workdir: str | Path) -> dict:
     if config.task == "export":
         with tempfile.TemporaryDirectory() as scratch:
             return export.run(config, Path(scratch))
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     if config.task == "distance":
         return compare.run(config, workdir)
     if config.task == "compare":
@@ -139,7 +146,14 @@ def run(config, workdir: str | Path) -> dict:
         return scoring.run(config, dataset, workdir, dtype)
 
     write_json(workdir / "versions.json", versions())
-    writer = MetricsWriter(workdir, report.write if processes.is_main() else None)
+    counted = config.task != "evaluate"  # whose time is no part of the run's
+
+    def after_epoch(workdir):
+        if counted:
+            clock.keep()
+        report.write(workdir)
+
+    writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
     trained = None
     try:
         if config.task in ("pipeline", "search"):
@@ -164,7 +178,9 @@ def run(config, workdir: str | Path) -> dict:
             trained = net, processes.from_main(lambda: train.load_network(path, empty))
     finally:
         writer.close()
-    summary = summarize(config, genotype, trained, dataset, workdir, dtype, begun)
+        if counted:
+            clock.keep()
+    summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
     writer.report()
     return summary
 
@@ -200,7 +216,7 @@ def versions() -> dict:
     }
 
 
-def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: float) -> dict:
+def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     """Evaluates the trained network, if there is one, and says shortly what the run found.
 
     Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`; of a
@@ -242,7 +258,9 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         compare.draw_history(config, workdir)
     genotype.save(workdir / "network_genotype.json")
     drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
-    summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
+    # An evaluation leaves the time of the run that it evaluates as it is.
+    seconds = (config.task == "evaluate" and clock.before) or clock.total()
+    summary |= {"seconds": round(seconds, 1), "workdir": str(workdir)}
     write_json(workdir / "summary.json", summary)
 
     print("genotype (node <- primitive(source)):")

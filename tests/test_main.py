@@ -169,6 +169,7 @@ def test_a_search_from_a_network(place, tmp_path, capsys):
     # The same command finds it finished; another start is another search.
     assert _main(place, tmp_path / "run", *overrides) == 0
     assert _metrics(tmp_path / "run") == records
+    assert _summary(tmp_path / "run")["seconds"] > summary["seconds"], "of both starts"
     Genotype(start.genes, (0,), (2,), (0, 0)).save(tmp_path / "start.json")
     assert _main(place, tmp_path / "run", *overrides) == 2
     assert "start" in capsys.readouterr().err.splitlines()[-1]
@@ -181,7 +182,7 @@ def test_evaluate_repeats_the_accuracy(place, unbroken):
     config = (workdir / "config.json").read_text()
     assert _main(place, workdir, "--config.task=evaluate") == 0
     after = _summary(workdir)
-    for name in ("test_accuracy", "params", "macs"):
+    for name in ("test_accuracy", "params", "macs", "seconds"):
         assert after[name] == before[name]
     assert after["test_loss"] == pytest.approx(before["test_loss"], rel=1e-5)
     assert (workdir / "config.json").read_text() == config

@@ -1,8 +1,9 @@
 """Checkpoints: the whole state of a phase, written atomically in the background by Orbax.
 
 A checkpoint is one Orbax directory named by its step, with two items. `state` holds the arrays,
-flat, by their paths in the pytree. `record` holds the accuracy, the arrays' dtypes and shapes, and
-a checksum over these and the arrays: Orbax itself does not notice a flipped bit.
+flat, by their paths in the pytree. `record` holds the accuracy, the seconds of an epoch that has not
+ended, the arrays' dtypes and shapes, and a checksum over these and the arrays: Orbax itself does not
+notice a flipped bit.
 
 Of several processes the first alone writes and reads; the others get from it what it has read. The
 state is whole on every device, so nothing is missing there, no disk need be shared, and no process can
@@ -57,7 +58,9 @@ class Checkpoints:
         processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
         self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 
-    def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
+    def save(
+        self, step: int, state: Any, accuracy: float | None = None, seconds: float = 0.0
+    ) -> None:
         """Starts to write a checkpoint; `state` may be donated as soon as this returns.
 
         Waits for the save before it. A step that exists already is written again only to add its
@@ -67,6 +70,7 @@ class Checkpoints:
           step: number of steps done.
           state: pytree of arrays.
           accuracy: by which the best checkpoint is chosen; None: never the best.
+          seconds: that the epoch of the step has taken so far; 0 at its end.
 
         Raises:
           UserError: this or the save before it could not be written.
@@ -80,6 +84,7 @@ class Checkpoints:
         leaves = {name: np.array(leaf) for name, leaf in _named(jax.device_get(state)).items()}
         record = {
             "accuracy": None if accuracy is None else float(accuracy),
+            "seconds": float(seconds),
             "arrays": {name: [str(leaf.dtype), leaf.shape] for name, leaf in leaves.items()},
         }
         record["checksum"] = _checksum(record, leaves)
@@ -149,6 +154,10 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """Returns the step of the finished checkpoint of highest accuracy, of equals the newest."""
         return next(reversed(self._steps_by_accuracy()), None)
+
+    def seconds(self, step: int) -> float:
+        """Returns the seconds that the epoch of a finished, intact checkpoint had taken by then."""
+        return self._record(step).get("seconds", 0.0)  # 0 in one of an older version
 
     def close(self) -> None:
         """Waits for the save under way and ends the background threads."""

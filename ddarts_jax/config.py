@@ -143,7 +143,7 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_sizes = (1, 64)  # whose speed task 'evaluate' measures
 
     config.chunk_steps = 50  # training steps in one compiled scan
-    config.profile = False  # trace the second chunk of each phase, and print its dearest scopes
+    config.profile = False  # trace the second chunk of each phase, print its most expensive scopes
     config.checkpoint = ConfigDict()
     config.checkpoint.every_minutes = 10.0  # between two checkpoints inside an epoch
     config.checkpoint.keep_last = 2  # checkpoints kept besides the best

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import types
 from typing import NamedTuple
 
 import jax
@@ -90,8 +91,8 @@ class _Run:
         """
 
         class Killing(Checkpoints):
-            def save(self, step, *arguments):
-                super().save(step, *arguments)
+            def save(self, step, *arguments, **named):
+                super().save(step, *arguments, **named)
                 if step == kill_after:
                     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -322,13 +323,48 @@ def test_a_profile_changes_nothing(tmp_path, unbroken, capsys):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_profile_of_one_chunk_is_that_of_the_first(tmp_path, capsys):
+    """Where no second chunk follows, the only one is traced, and the printed line says so."""
+    plan = loop.Schedule(epochs=1, chunks=1, chunk=2, batch_size=4)
+    _Run(plan)(tmp_path, profile=tmp_path / "profile")
+    printed = capsys.readouterr().out
+    assert f"search: 2 first steps, traced in {tmp_path / 'profile'}" in printed
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_an_interrupted_epoch_counts_all_of_its_seconds(tmp_path, monkeypatch):
+    """The line of an epoch has the time of its steps in every start, the speed that of this start."""
+    now, resident = 0.0, loop.resident
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    def slow(*arguments):
+        program = resident(*arguments)
+
+        def advance(*arguments):
+            nonlocal now
+            now += 10
+            return program.advance(*arguments)
+
+        return loop.Program(advance, program.compiled)
+
+    monkeypatch.setattr(loop, "resident", slow)
+    with pytest.raises(loop.Stopped):
+        _Run()(tmp_path, kill_after=6)
+    now += 1000  # between the starts
+    _Run()(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seconds"] for line in lines] == [20, 20, 20]
+    speeds = {json.loads(line)["images_per_second"] for line in lines}
+    assert speeds == {2 * 2 * _PLAN.batch_size / 10}
+
+
 def test_memory_is_told_before_the_run(tmp_path, caplog, monkeypatch):
     """What the program needs and what there is; where it does not fit, what to change."""
     with caplog.at_level(logging.INFO, "ddarts_jax"):
         _Run()(tmp_path / "enough")
     assert "search: needs 0.00 GB of memory on each device, which has" in caplog.text
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
-    monkeypatch.setattr(loop.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(loop.memory, "available", lambda: 1)
     _Run()(tmp_path / "short")
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "search.microbatch" in warning and "data.batch_size" in warning

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             run(config, workdir)
         else:
             _logger.setLevel(logging.WARNING)
-            with tempfile.TemporaryDirectory() as scratch:
+            with processes.scratch() as scratch:
                 run(config, scratch)
         status = 0
     except (UserError, OSError) as error:

@@ -59,7 +59,8 @@ def default_config() -> ConfigDict:
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.remat = True  # backward passes compute edges again: less memory, more time
     config.search.microbatch = 0  # ablated networks that run at a time: less memory; 0: all
-    config.search.gap_images = 1000  # on which the discretisation gap is measured; 0: not measured
+    # Of the architecture split, on which the discretisation gap is measured; 0: not measured.
+    config.search.gap_images = 1000
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
     config.search.start = ConfigDict()  # DARTOpti: from a network in place of random alphas

@@ -205,8 +205,8 @@ def _findings(run: Run) -> list[str]:
     masked, gap = last(run.search, "discrete_accuracy"), last_number(gaps(run.search))
     if gap is not None:
         sentences.append(
-            f"With only the kept primitives that supernet is right on {masked:.1%} of the held-out "
-            f"images in place of {masked + gap:.1%}: the discretisation gap."
+            f"With only the kept primitives that supernet is right on {masked:.1%} of images that the "
+            f"architecture learns from instead of {masked + gap:.1%}: the discretisation gap."
         )
     moved = last(run.search, "distance_to_start")
     if moved is not None:
@@ -346,8 +346,9 @@ def _add_search(page: Page, run: Run) -> None:
     )
     page.chart(
         "Discretisation gap",
-        "Accuracy on held-out images of the supernet with all its candidates, of the same supernet "
-        "masked to the parsed genotype, and their difference: how much the alphas still have to decide.",
+        "Accuracy, on some of the images that move the alphas, of the supernet with all its candidates, "
+        "of the same supernet masked to the parsed genotype, and their difference: how much the alphas "
+        "still have to decide.",
         [
             *curves(
                 ("supernet", "supernet_accuracy", "solid"),

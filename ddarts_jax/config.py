@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.remat = True  # backward passes compute edges again: less memory, more time
     config.search.microbatch = 0  # ablated networks that run at a time: less memory; 0: all
-    # Of the architecture split, on which the discretisation gap is measured; 0: not measured.
+    # Images of the architecture split on which the discretisation gap is measured; 0: not measured.
     config.search.gap_images = 1000
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
@@ -275,8 +275,8 @@ _RANGES = {
     **dict.fromkeys(("gap_images", "microbatch", "random"), _NOT_NEGATIVE),
 }
 
-# Pairs of values of which one excludes the other, or would be ignored: by key the values that count,
-# or _SET: any but the default; and a sentence that says why, and what to do.
+# Pairs of values that exclude each other, or of which one would be ignored. For each key the values that
+# are meant, or _SET: any but the default; then why they exclude each other, and what to do.
 _SET = None
 _DRAWN = (
     "a random search trains no supernet; leave the latter at its default, or set search.random=0"

@@ -16,7 +16,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax.config import differences, flatten
 from ddarts_jax.errors import UserError
 
-# Keys that change neither what is found nor, but for rounding, how good it is.
+# Keys that do not change the result of a run, except for rounding.
 INCIDENTAL = {
     "data.data_dir",
     "data.num_workers",

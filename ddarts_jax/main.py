@@ -89,8 +89,8 @@ def run(config, workdir: str | Path) -> dict:
 
 
 def _run_task(config, workdir: Path) -> dict:
-    """Runs the task; see `run`, which has made sure that no other process is in the workdir."""
-    clock = Clock(workdir)
+    """Runs the task as `run` describes, which keeps other processes out of the workdir."""
+    clock = Clock(workdir, counts=config.task != "evaluate")
     if config.task == "seeds":
         from ddarts_jax import seeds
 
@@ -115,6 +115,7 @@ def _run_task(config, workdir: Path) -> dict:
         train,
     )
     from ddarts_jax.genotype import expand
+    from ddarts_jax.loop import Stopped
     from ddarts_jax.metrics import MetricsWriter
 
     compilation.keep_programs()
@@ -146,11 +147,9 @@ def _run_task(config, workdir: Path) -> dict:
         return scoring.run(config, dataset, workdir, dtype)
 
     write_json(workdir / "versions.json", versions())
-    counted = config.task != "evaluate"  # whose time is no part of the run's
 
     def after_epoch(workdir):
-        if counted:
-            clock.keep()
+        clock.keep()
         report.write(workdir)
 
     writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
@@ -176,10 +175,11 @@ def _run_task(config, workdir: Path) -> dict:
             net, empty = train.build(config, genotype, dataset, dtype, trained=True)
             path = config.weights or workdir / "network.npz"
             trained = net, processes.from_main(lambda: train.load_network(path, empty))
+    except (Stopped, KeyboardInterrupt):
+        clock.keep()  # not after a UserError: the workdir may be another run's
+        raise
     finally:
         writer.close()
-        if counted:
-            clock.keep()
     summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
     writer.report()
     return summary
@@ -189,8 +189,8 @@ def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
     """Names the genotype of task 'train' or 'evaluate'.
 
     Returns:
-        What `importing.find_genotype` takes, and whether it is that of a trained network, which has
-        been expanded already.
+        A name for `importing.find_genotype`, and whether it is the genotype of a trained network,
+        which has been expanded already.
     """
     if config.genotype:
         return config.genotype, False
@@ -258,9 +258,8 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
         compare.draw_history(config, workdir)
     genotype.save(workdir / "network_genotype.json")
     drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
-    # An evaluation leaves the time of the run that it evaluates as it is.
-    seconds = (config.task == "evaluate" and clock.before) or clock.total()
-    summary |= {"seconds": round(seconds, 1), "workdir": str(workdir)}
+    clock.keep()
+    summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
     write_json(workdir / "summary.json", summary)
 
     print("genotype (node <- primitive(source)):")

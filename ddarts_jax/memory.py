@@ -35,7 +35,7 @@ def _of_cgroups() -> Iterator[int]:
 
 
 def _of_slurm() -> Iterator[int]:
-    """What a SLURM job has on this node; the variables are in MiB, 0 is all of the node."""
+    """The limits of a SLURM job on this node; its variables are in MiB, 0 is the whole node."""
     number = {
         name: int(value)
         for name, value in os.environ.items()

@@ -192,7 +192,7 @@ def highest(number: int) -> int:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[str]:
-    """Makes a folder that goes with the context, and with the process if another's death ends it."""
+    """Creates a folder for the context, removed too if the death of another process ends this one."""
     with tempfile.TemporaryDirectory() as folder:
         _watch.scratch = folder
         yield folder

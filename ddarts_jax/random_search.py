@@ -66,9 +66,9 @@ def between_halves(dataset, seed: int):
 
 
 def _identity(config, dataset) -> dict:
-    """What the candidates depend on: how they are drawn, and how each is trained."""
+    """The settings that identify the candidates: how they are drawn, and how each is trained."""
     whole = config.to_dict()
-    # Of the network that is found, which trains afterwards.
+    # These are for the network found, which is trained afterwards.
     del whole["train"]["epochs"], whole["train"]["num_cells"]
     parts = {part: whole[part] for part in ("parse", "train")}
     return identity.defining(config, "search", dataset.num_train) | parts

@@ -166,7 +166,7 @@ def _best(accuracies: list[float | None]) -> float:
 
 
 def _claim(config, dataset, workdir) -> dict:
-    """Returns what the measurements depend on; refuses a workdir whose measurements have another."""
+    """Returns the settings of the measurements; refuses a workdir that has measurements of others."""
     protocol = config.to_dict()
     del protocol["score"]["primitives"]
     protocol["num_images"] = dataset.num_train

@@ -50,13 +50,21 @@ def locked(workdir: Path) -> Iterator[None]:
 class Clock:
     """Counts the seconds of a run over all of its starts, which `seconds.json` keeps.
 
-    What a start has taken since it last called `keep` is lost if it is killed.
+    A start that is killed loses the seconds since it last called `keep`.
 
     Attributes:
         before: seconds of the earlier starts.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, *, counts: bool = True):
+        """Starts to count.
+
+        Args:
+            workdir: of the run.
+            counts: whether this start is part of the run. An evaluation is not, and leaves the time of
+                the run that it evaluates as it is.
+        """
+        self._counts = counts
         self._path = workdir / "seconds.json"
         self._begun = time.monotonic()
         self.before = 0.0
@@ -68,8 +76,11 @@ class Clock:
 
     def total(self) -> float:
         """Returns the seconds of all starts, this one's so far."""
+        if self.before and not self._counts:
+            return self.before
         return self.before + time.monotonic() - self._begun
 
     def keep(self) -> None:
-        """Writes the seconds so far."""
-        write_json(self._path, {"seconds": round(self.total(), 1)})
+        """Writes the seconds so far, if this start counts."""
+        if self._counts:
+            write_json(self._path, {"seconds": round(self.total(), 1)})

@@ -254,7 +254,7 @@ def test_train_another_genotype_with_more_cells(place, trained):
     assert not (trained / "alphas.npy").exists()
     genotype = f"--config.genotype={place / 'genotype.json'}"
     cells = "--config.train.num_cells=7"
-    # The last two: the network's own genotype lies there, expanded already.
+    # The last two take the network's own genotype, which has been expanded already.
     for overrides in ([genotype, cells], [], [cells]):
         assert _main(place, trained, "--config.task=evaluate", *overrides) == 0
         assert _summary(trained)["test_accuracy"] == summary["test_accuracy"]

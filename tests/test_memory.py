@@ -41,7 +41,7 @@ def test_without_limits_it_is_the_machines(tmp_path):
     ],
 )
 def test_a_cgroup_or_one_around_it_limits(tmp_path, own, name):
-    """Of both versions the least limit on the way to the root counts."""
+    """In both versions the least limit on the way to the root counts."""
     write(tmp_path / "own", own)
     root, name = (tmp_path / name).parent, name.rpartition("/")[2]
     write(root / "job" / "step" / name, "3000000\n")

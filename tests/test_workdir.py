@@ -90,6 +90,10 @@ def test_seconds_are_those_of_all_starts(tmp_path, monkeypatch):
     clock = workdir.Clock(tmp_path)
     now += 7
     assert (clock.before, clock.total()) == (20.0, 27.0)
+    evaluation = workdir.Clock(tmp_path, counts=False)
+    now += 7
+    evaluation.keep()
+    assert evaluation.total() == workdir.Clock(tmp_path).before == 20.0
 
 
 def test_seconds_of_an_older_run_come_from_its_summary(tmp_path):

@@ -166,10 +166,13 @@ def test_a_search_from_a_network(place, tmp_path, capsys):
     output = capsys.readouterr().out
     assert f"distance to {tmp_path / 'start.json'}: {distances[-1]:.4f}" in output
 
-    # The same command finds it finished; another start is another search.
+    # The same command finds it finished; another start, or another parsing, on which the early stop
+    # depends, is another search.
     assert _main(place, tmp_path / "run", *overrides) == 0
     assert _metrics(tmp_path / "run") == records
     assert _summary(tmp_path / "run")["seconds"] > summary["seconds"], "of both starts"
+    assert _main(place, tmp_path / "run", *overrides, "--config.parse.threshold=0.5") == 2
+    assert "parse.threshold: 0.85, 0.5" in capsys.readouterr().err.splitlines()[-1]
     Genotype(start.genes, (0,), (2,), (0, 0)).save(tmp_path / "start.json")
     assert _main(place, tmp_path / "run", *overrides) == 2
     assert "start" in capsys.readouterr().err.splitlines()[-1]

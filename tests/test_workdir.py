@@ -62,9 +62,10 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path, holder):
 
 
 def test_the_lock_ends_with_an_error(tmp_path):
-    """A run that fails leaves its workdir free."""
+    """A run that fails leaves its workdir free, and its name in no file there."""
     with pytest.raises(UserError, match="mended"), workdir.locked(tmp_path):
         raise UserError("to be mended")
+    assert (tmp_path / ".lock").read_text() == ""
     with workdir.locked(tmp_path):
         pass
 

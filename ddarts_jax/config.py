@@ -290,13 +290,18 @@ _CONFLICTS = (
         {"search.random": _SET, "search.share_cells": _SET},
         "a random search draws every cell by itself; set search.share_cells=False, or search.random=0",
     ),
-    ({"search.random": _SET, "search.accumulated_gradients": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.relaxation": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.zero_one_weight": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.ablation.weight": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.ablation.gradient": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.ablation.removal": _SET}, _DRAWN),
-    ({"search.random": _SET, "search.alphas.cell_learning_rates": _SET}, _DRAWN),
+    *(
+        ({"search.random": _SET, f"search.{key}": _SET}, _DRAWN)
+        for key in (
+            "accumulated_gradients",
+            "relaxation",
+            "zero_one_weight",
+            "ablation.weight",
+            "ablation.gradient",
+            "ablation.removal",
+            "alphas.cell_learning_rates",
+        )
+    ),
     (
         {"search.start.genotype": _SET, "search.share_cells": _SET},
         "the start says itself which cells share an architecture; set search.share_cells=False, or leave "

@@ -2,8 +2,8 @@
 
     python -m ddarts_jax.main --config configs/digits.py
 
-5 cells of 2 nodes on 8x8 images; 3 minutes on 2 CPU cores, half of it compiling; 98.05% on the
-test split (one seed).
+5 cells of 2 nodes on 8x8 images; 3 minutes on 2 CPU cores, half of it compiling; 98.05 ± 0.56% on the
+test split (seeds 0 to 2).
 """
 
 from ddarts_jax.config import default_config, without_augmentation

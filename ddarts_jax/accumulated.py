@@ -7,6 +7,9 @@ gradient of cross-entropy on the architecture split and z_i that of w_01 L_01 of
 - left over for its next step are (N - 1 - i) g_i and the gradient of the weights' loss by alpha_i;
 - the weights step on N parts of the gradient on the architecture split and one on their own split.
 
+While the alphas stand still (a search from a network, at first) nothing of theirs accumulates. N counts
+distinct cells: those of a start that share an architecture are one.
+
 The paper describes none of this. `search.accumulated_gradients` turns it on.
 """
 
@@ -14,19 +17,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddarts_jax import architect, supernet
+from ddarts_jax import architect, optim, supernet
 from ddarts_jax.losses import zero_one_loss
 from ddarts_jax.supernet import Supernet, Variables
 
 
-def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
+def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer, fixed_steps: int = 0):
     """Builds the step.
 
     Args:
-        net: the supernet; none of its cells may share alphas.
+        net: the supernet.
         settings: the config's `search` section.
         weights_optimizer: of the weights.
         alphas_optimizer: of the alphas.
+        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
 
     Returns:
         `step` as `search.search_step` returns it; `state.leftover` [cells, E, O] holds what is left.
@@ -50,6 +54,9 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
             gradient, state.alphas_optimizer, state.alphas
         )
         alphas = optax.apply_updates(state.alphas, updates)
+        alphas, alphas_state = optim.held(
+            state.step, fixed_steps, (state.alphas, state.alphas_optimizer), (alphas, alphas_state)
+        )
 
         (loss, (statistics, accuracy)), (own, by_alphas) = differentiate(
             weights, alphas, net, statistics, *weight_batch
@@ -57,6 +64,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
         piled = jax.tree.map(lambda there, here: count * there + here, by_weights, own)
         updates, weights_state = weights_optimizer.update(piled, state.weights_optimizer, weights)
         weights = optax.apply_updates(weights, updates)
+        leftover = (count - 1 - order) * g + by_alphas
         measured |= {
             "gradient_norm_alphas": jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2))),
             "weights_loss": loss,
@@ -70,7 +78,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer):
             alphas=alphas,
             weights_optimizer=weights_state,
             alphas_optimizer=alphas_state,
-            leftover=(count - 1 - order) * g + by_alphas,
+            leftover=optim.held(state.step, fixed_steps, state.leftover, leftover),
         )
         return state, measured
 

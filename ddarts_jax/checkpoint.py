@@ -1,8 +1,9 @@
 """Checkpoints: the whole state of a phase, written atomically in the background by Orbax.
 
 A checkpoint is one Orbax directory named by its step, with two items. `state` holds the arrays,
-flat, by their paths in the pytree. `record` holds the accuracy, the arrays' dtypes and shapes, and
-a checksum over these and the arrays: Orbax itself does not notice a flipped bit.
+flat, by their paths in the pytree. `record` holds the accuracy, the seconds of an epoch that has not
+ended, the arrays' dtypes and shapes, and a checksum over these and the arrays: Orbax itself does not
+notice a flipped bit.
 
 Of several processes the first alone writes and reads; the others get from it what it has read. The
 state is whole on every device, so nothing is missing there, no disk need be shared, and no process can
@@ -23,8 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ddarts_jax import processes, sharding
-from ddarts_jax.config import differences
+from ddarts_jax import identity, processes, sharding
 from ddarts_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -54,10 +54,13 @@ class Checkpoints:
         self._directory = Path(directory).absolute()  # Orbax takes no relative path
         self._keep_last = keep_last
         self._writing: int | None = None
-        processes.from_main(lambda: self._claim(config))
+        path = self._directory / "config.json"
+        processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
         self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 
-    def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
+    def save(
+        self, step: int, state: Any, accuracy: float | None = None, seconds: float = 0.0
+    ) -> None:
         """Starts to write a checkpoint; `state` may be donated as soon as this returns.
 
         Waits for the save before it. A step that exists already is written again only to add its
@@ -67,6 +70,7 @@ class Checkpoints:
           step: number of steps done.
           state: pytree of arrays.
           accuracy: by which the best checkpoint is chosen; None: never the best.
+          seconds: that the epoch of the step has taken so far; 0 at its end.
 
         Raises:
           UserError: this or the save before it could not be written.
@@ -80,6 +84,7 @@ class Checkpoints:
         leaves = {name: np.array(leaf) for name, leaf in _named(jax.device_get(state)).items()}
         record = {
             "accuracy": None if accuracy is None else float(accuracy),
+            "seconds": float(seconds),
             "arrays": {name: [str(leaf.dtype), leaf.shape] for name, leaf in leaves.items()},
         }
         record["checksum"] = _checksum(record, leaves)
@@ -150,6 +155,10 @@ class Checkpoints:
         """Returns the step of the finished checkpoint of highest accuracy, of equals the newest."""
         return next(reversed(self._steps_by_accuracy()), None)
 
+    def seconds(self, step: int) -> float:
+        """Returns the seconds that the epoch of a finished, intact checkpoint had taken by then."""
+        return self._record(step).get("seconds", 0.0)  # 0 in one of an older version
+
     def close(self) -> None:
         """Waits for the save under way and ends the background threads."""
         try:
@@ -163,30 +172,6 @@ class Checkpoints:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-    def _claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory and writes config.json, or compares the one that is there."""
-        path = self._directory / "config.json"
-        text = json.dumps(config, indent=2, sort_keys=True)
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(text)
-                os.replace(temporary, path)
-            found = json.loads(path.read_bytes())
-        except OSError as error:
-            raise UserError(
-                f"Cannot keep checkpoints in {self._directory}: {error}; use another --workdir."
-            ) from error
-        except ValueError as error:
-            raise UserError(f"{path} is damaged; use another --workdir.") from error
-        different = differences(found, json.loads(text))
-        if different:
-            raise UserError(
-                f"{self._directory} holds checkpoints of another configuration (there, here): "
-                f"{'; '.join(different)}. Use the same values, or another --workdir."
-            )
 
     def _steps(self) -> list[int]:
         """Returns the steps of the finished checkpoints, whole or not, in ascending order."""

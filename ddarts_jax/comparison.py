@@ -9,22 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ddarts_jax import config as configuration
-from ddarts_jax import distance, report
+from ddarts_jax import distance, identity, report
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.metrics import mean_and_spread
 from ddarts_jax.page import COLOURS, Page, line
 from ddarts_jax.report import Run
-
-# Neither what is found nor how good it is depends on these.
-_INCIDENTAL = {
-    "seed",
-    "data.data_dir",
-    "data.num_workers",
-    "checkpoint.every_minutes",
-    "checkpoint.keep_last",
-    "evaluate.batch_sizes",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +106,12 @@ COLUMNS = (
     ),
     Column("params", "parameters", lambda run: run.outcome("params")),
     Column("macs", "MACs", lambda run: run.outcome("macs")),
-    Column("search_seconds", "search time", lambda run: _seconds(run.search), 1, 0, " s"),
+    Column(
+        "search_seconds",
+        "search time",
+        lambda run: _seconds(run.search or run.candidates),
+        *(1, 0, " s"),
+    ),
     Column("train_seconds", "training time", lambda run: _seconds(run.train), 1, 0, " s"),
 )
 
@@ -172,9 +167,12 @@ def group(runs: list[Run]) -> list[Group]:
 
     A key that a run's config lacks, as of an older version, has its default there.
     """
-    defaults = json.loads(configuration.to_json(configuration.default_config()))
-    configs = [configuration.flatten(defaults) | found.config for found in runs]
-    configs = [{k: v for k, v in c.items() if k not in _INCIDENTAL} for c in configs]
+    defaults = configuration.defaults("pipeline")
+    passing = identity.INCIDENTAL | {"seed"}
+    configs = [
+        {key: value for key, value in (defaults | found.config).items() if key not in passing}
+        for found in runs
+    ]
     distinct = [c for index, c in enumerate(configs) if c not in configs[:index]]
     keys = sorted({key for c in distinct for key in c})
     differing = [key for key in keys if any(c.get(key) != distinct[0].get(key) for c in distinct)]

@@ -30,7 +30,7 @@ def default_config() -> ConfigDict:
     config.seed = 0  # everything random follows from it
     # Of the computation; parameters, statistics, losses and alphas are float32 at least.
     config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
-    # Of tasks 'train' and 'evaluate'; empty: what lies in the workdir.
+    # Used by tasks 'train' and 'evaluate' alone; if empty, the workdir's own files are used.
     config.genotype = ""  # a genotype.json, the authors' text, or a handcrafted network's name
     config.weights = ""  # a network.npz to evaluate, or to begin the training with
 
@@ -59,7 +59,8 @@ def default_config() -> ConfigDict:
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.remat = True  # backward passes compute edges again: less memory, more time
     config.search.microbatch = 0  # ablated networks that run at a time: less memory; 0: all
-    config.search.gap_images = 1000  # on which the discretisation gap is measured; 0: not measured
+    # Images of the architecture split on which the discretisation gap is measured; 0: not measured.
+    config.search.gap_images = 1000
     config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
     config.search.start = ConfigDict()  # DARTOpti: from a network in place of random alphas
@@ -143,7 +144,7 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_sizes = (1, 64)  # whose speed task 'evaluate' measures
 
     config.chunk_steps = 50  # training steps in one compiled scan
-    config.profile = False  # trace the second chunk of each phase, and print its dearest scopes
+    config.profile = False  # trace the second chunk of each phase, print its most expensive scopes
     config.checkpoint = ConfigDict()
     config.checkpoint.every_minutes = 10.0  # between two checkpoints inside an epoch
     config.checkpoint.keep_last = 2  # checkpoints kept besides the best
@@ -274,9 +275,63 @@ _RANGES = {
     **dict.fromkeys(("gap_images", "microbatch", "random"), _NOT_NEGATIVE),
 }
 
+# Pairs of values that exclude each other, or of which one would be ignored. For each key the values that
+# are meant, or _SET: any but the default; then why they exclude each other, and what to do.
+_SET = None
+_DRAWN = (
+    "a random search trains no supernet; leave the latter at its default, or set search.random=0"
+)
+_CONFLICTS = (
+    (
+        {"search.random": _SET, "search.start.genotype": _SET},
+        "a random search starts from nothing; leave search.start.genotype empty, or set search.random=0",
+    ),
+    (
+        {"search.random": _SET, "search.share_cells": _SET},
+        "a random search draws every cell by itself; set search.share_cells=False, or search.random=0",
+    ),
+    *(
+        ({"search.random": _SET, f"search.{key}": _SET}, _DRAWN)
+        for key in (
+            "accumulated_gradients",
+            "relaxation",
+            "zero_one_weight",
+            "ablation.weight",
+            "ablation.gradient",
+            "ablation.removal",
+            "alphas.cell_learning_rates",
+        )
+    ),
+    (
+        {"search.start.genotype": _SET, "search.share_cells": _SET},
+        "the start says itself which cells share an architecture; set search.share_cells=False, or leave "
+        "search.start.genotype empty",
+    ),
+    (
+        {"search.accumulated_gradients": _SET, "search.share_cells": _SET},
+        "how much accumulates for a cell depends on its place, and a shared one has several; set "
+        "search.share_cells=False or search.accumulated_gradients=False",
+    ),
+    (
+        {"search.accumulated_gradients": _SET, "search.ablation.gradient": ("full",)},
+        "with accumulated gradients the ablation loss is only reported, as in the authors' program; set "
+        "search.ablation.gradient=none",
+    ),
+    (
+        {"task": ("pipeline", "search"), "genotype": _SET},
+        "a search finds its genotype; set config.task=train to train this one, or begin the search with "
+        "it by search.start.genotype",
+    ),
+    (
+        {"task": ("pipeline", "search"), "weights": _SET},
+        "the weights of a network that is still to be found cannot be given; set config.task=train or "
+        "evaluate, or leave config.weights empty",
+    ),
+)
+
 
 def validate(config: ConfigDict) -> None:
-    """Checks every value that has a range or a choice.
+    """Checks every value that has a range or a choice, and that no two exclude each other.
 
     Raises:
       UserError: a value is not allowed; names the key, the value and what is.
@@ -286,6 +341,11 @@ def validate(config: ConfigDict) -> None:
     if config.task not in tasks:
         raise UserError(f"config.task is {config.task!r}; it must be one of {tasks}.")
     for key, value in values.items():
+        if value is None:  # which ml_collections allows whatever the type
+            raise UserError(
+                f"config.{key} is None; give it a value, as its default "
+                f"{flatten(_TASKS[config.task]()).get(key)!r}."
+            )
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
         allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
@@ -297,7 +357,8 @@ def validate(config: ConfigDict) -> None:
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
         )
     seeds = values.get("seeds", (0,))
-    if not seeds or len(set(seeds)) < len(seeds) or not all(map(_RANGES["seed"][1], seeds)):
+    known = all(isinstance(seed, int) and _RANGES["seed"][1](seed) for seed in seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not known:
         raise UserError(
             f"config.seeds is {seeds}; it must be one or more different numbers "
             f"{_RANGES['seed'][0]}."
@@ -305,6 +366,28 @@ def validate(config: ConfigDict) -> None:
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
+    warmup, epochs = values.get("train.warmup_epochs", 0), values.get("train.epochs", 1)
+    if warmup >= epochs:
+        raise UserError(
+            f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
+            f"is {epochs}."
+        )
+    _refuse_conflicts(values)
+
+
+def _refuse_conflicts(values: Mapping[str, Any]) -> None:
+    """Raises UserError if two values {dotted key: value} are a pair of `_CONFLICTS`."""
+    defaults = flatten(default_config())
+
+    def counts(key: str, those: Sequence[Any] | None) -> bool:
+        if key not in values:
+            return False
+        return values[key] != defaults[key] if those is _SET else values[key] in those
+
+    for pair, why in _CONFLICTS:
+        if all(counts(key, those) for key, those in pair.items()):
+            named = " and ".join(f"config.{key} is {values[key]!r}" for key in pair)
+            raise UserError(f"{named}: {why}.")
 
 
 def based_on(file: str, name: str) -> ConfigDict:
@@ -397,20 +480,9 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
 
 
-def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
-    """Returns what a checkpoint of `phase` depends on: another value makes it another run.
-
-    Args:
-      config: the whole configuration.
-      phase: 'search' or 'train', which is also the name of its section.
-      num_images: in the training split: where an epoch ends depends on it.
-    """
-    whole = config.to_dict()
-    del whole["data"]["data_dir"], whole["data"]["num_workers"]  # do not change the images
-    for key in ("unroll", "remat", "microbatch", "gap_images"):  # nor these, but for rounding
-        del whole["search"][key]
-    kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
-    return kept | {"num_images": num_images}
+def defaults(task: str) -> dict[str, Any]:
+    """Returns {dotted key: default} of the config of a task, as JSON says the values."""
+    return flatten(json.loads(to_json(_TASKS[task]())))
 
 
 def with_seed(config: ConfigDict, seed: int) -> ConfigDict:

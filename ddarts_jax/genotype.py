@@ -53,6 +53,11 @@ class Genotype:
         seq = None if self.seq is None else _integers(self.seq, "seq", range(len(genes)))
         if seq == ():
             raise UserError("seq must name at least one cell; use null where cell i is genes[i].")
+        if seq and (unnamed := set(range(len(genes))) - set(seq)):
+            raise UserError(
+                f"seq must name every cell of genes, but cell {min(unnamed)} is in no place of {seq}: "
+                f"leave it out of genes."
+            )
         num_cells = len(genes if seq is None else seq)
         reductions = sorted(_distinct_integers(self.reductions, "reductions", range(num_cells)))
         concat = _distinct_integers(self.concat, "concat", range(2, _MAX_NODE))
@@ -296,7 +301,11 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
     if genotype.seq is None:
         genes = tuple(genotype.genes[index] for index in order)
         return dataclasses.replace(genotype, reductions=new, genes=genes)
-    return dataclasses.replace(genotype, reductions=new, seq=tuple(order))
+    used = sorted(set(order))
+    genes = tuple(genotype.genes[index] for index in used)
+    return dataclasses.replace(
+        genotype, genes=genes, reductions=new, seq=tuple(used.index(index) for index in order)
+    )
 
 
 def _stretches(reductions, num_cells):

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ddarts_jax import config as configuration
-from ddarts_jax import metrics, processes, profiling, sharding
+from ddarts_jax import identity as identities
+from ddarts_jax import memory, metrics, processes, profiling, sharding
 from ddarts_jax.augment import augment
 from ddarts_jax.checkpoint import Checkpoints
 from ddarts_jax.compilation import lower
@@ -318,7 +318,7 @@ def run_phase(
     else:
         chunk = make_chunk(step, plan, settings, dtype, mesh)
         compile_ = functools.partial(resident, chunk, on_device(dataset, splits, mesh), seed)
-    defining = configuration.defining(config, phase, dataset.num_train) | identity
+    defining = identities.defining(config, phase, dataset.num_train) | identity
     directory = workdir / "checkpoints" / phase
     with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
         configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
@@ -406,7 +406,8 @@ def run(
             averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
         stop: `(epoch) -> reason` to end the run after an epoch, a sentence, or None; it reads what
             the epochs have left in the workdir.
-        profile: directory of a trace of the second chunk, whose dearest scopes are printed; or None.
+        profile: directory of a trace of the second chunk (of the first, if it is the only one), whose
+            most expensive scopes are printed; or None.
 
     Returns:
         The final state.
@@ -423,8 +424,10 @@ def run(
         return bool(reason)
 
     restored = checkpoints.restore(running)
+    spent = 0.0  # seconds of the present epoch in earlier starts
     if restored:
         running = restored[1]
+        spent = processes.from_main(lambda: checkpoints.seconds(restored[0]))
         _logger.info("%s: continues after step %d of %d", phase, restored[0], plan.total)
     step = int(running.state.step)
     writer.rewind(phase, step // plan.epoch + 1)
@@ -436,13 +439,15 @@ def run(
     program = compile_(running)
     _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
     _tell_memory(phase, program.compiled)
-    warm = step + plan.chunk
+    # The second chunk, or the first where there is no other.
+    traced_step = min(step + plan.chunk, plan.total - plan.chunk)
+    kind = "warm" if traced_step > step else "first"
     saved_at = time.monotonic()
     images_a_step = plan.batch_size * num_batches
     with _Signals() as signals:
         while step < plan.total:
-            epoch, begun = step // plan.epoch + 1, time.monotonic()
-            first = step
+            epoch, first, earlier = step // plan.epoch + 1, step, spent
+            begun, spent = time.monotonic() - earlier, 0.0
             with metrics.progress(
                 f"{phase} {epoch}/{plan.epochs}", plan.epoch * images_a_step
             ) as bar:
@@ -450,30 +455,30 @@ def run(
                 while step < epoch * plan.epoch:
                     # A signal need not reach all processes, nor in the same chunk.
                     if received := processes.highest(signals.received):
-                        checkpoints.save(step, running)
+                        checkpoints.save(step, running, seconds=time.monotonic() - begun)
                         checkpoints.wait()
                         raise Stopped(f"in {phase}, saved at step {step}", received)
-                    traced = profile if step == warm and processes.is_main() else None
+                    traced = profile if step == traced_step and processes.is_main() else None
                     with profiling.trace(traced) if traced else contextlib.nullcontext():
                         running, finite = program.advance(running, step)
                         finite = jax.device_get(finite)
                     if traced:
                         seconds = profiling.by_scope(traced, program.compiled.as_text())
-                        print(f"{phase}: {plan.chunk} warm steps, traced in {traced}")
+                        print(f"{phase}: {plan.chunk} {kind} steps, traced in {traced}")
                         print(profiling.table(seconds, plan.chunk))
                     _check_finite(phase, step, plan, finite, checkpoints)
                     step += plan.chunk
                     bar.update(plan.chunk * images_a_step)
                     due = time.monotonic() - saved_at > every_minutes * 60
                     if step % plan.epoch and processes.highest(due):
-                        checkpoints.save(step, running)
+                        checkpoints.save(step, running, seconds=time.monotonic() - begun)
                         saved_at = time.monotonic()
             seconds = time.monotonic() - begun
             means = jax.tree.map(lambda t: np.asarray(t) / plan.epoch, running.totals)
             record = end_epoch(epoch, running.state, means)
             record |= {
                 "seconds": seconds,
-                "images_per_second": (step - first) * images_a_step / seconds,
+                "images_per_second": (step - first) * images_a_step / (seconds - earlier),
             }
             writer.write(phase, epoch, record)
             checkpoints.save(step, running, record["accuracy"])
@@ -481,7 +486,11 @@ def run(
             _logger.info("%s", _line(phase, epoch, plan, record))
             if stopped(epoch):
                 break
-    checkpoints.wait()
+        checkpoints.wait()
+    # Asked after the handlers are gone: a signal in the last chunk, in its evaluation or while its
+    # checkpoint is written must not let the run begin its next phase.
+    if received := processes.highest(signals.received):
+        raise Stopped(f"in {phase}, saved at step {step}", received)
     return running.state
 
 
@@ -534,8 +543,8 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
     needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     needed += sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
     device = jax.local_devices()[0]
-    if device.platform == "cpu":  # which share the machine's
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+    if device.platform == "cpu":  # CPU devices share the machine's
+        there = memory.available() / jax.local_device_count()
     else:
         there = (device.memory_stats() or {}).get("bytes_limit", math.inf)
     _logger.info(

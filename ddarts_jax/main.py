@@ -5,7 +5,6 @@ import platform
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from ddarts_jax import config as configuration
 from ddarts_jax import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.workdir import Clock, locked
 
 _logger = logging.getLogger("ddarts_jax")
 
@@ -22,8 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what the command line asks for.
 
     Returns:
-        The exit status: 0, also after SIGTERM once the state is saved; 2 for what the user can mend;
-        130 after an interrupt. Of several processes one that fails exits here.
+        The exit status: 0 if all is done; 2 for a mistake that the user can mend; 128 plus the
+        signal's number if a signal ended the run, whose state is saved: 130 after SIGINT, 143 after
+        SIGTERM. In a run of several processes, one that fails exits here.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     _logger.setLevel(logging.INFO)
@@ -42,17 +43,17 @@ def main(argv: list[str] | None = None) -> int:
             run(config, workdir)
         else:
             _logger.setLevel(logging.WARNING)
-            with tempfile.TemporaryDirectory() as scratch:
+            with processes.scratch() as scratch:
                 run(config, scratch)
         status = 0
     except (UserError, OSError) as error:
         status, failure = _fail(error), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        status = 130 if stopped.signal == signal.SIGINT else 0
+        status = 128 + stopped.signal  # as a shell says it; not 0: the work is not done
     except KeyboardInterrupt:
         print("interrupted; the same command with the same --workdir continues", file=sys.stderr)
-        status, failure = 130, "interrupted"
+        status, failure = 128 + signal.SIGINT, "interrupted"
     except Exception as error:
         if processes.count() == 1:
             raise
@@ -75,16 +76,25 @@ def run(config, workdir: str | Path) -> dict:
         What `summary.json` holds.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can mend; also that another process uses the workdir.
     """
-    begun = time.monotonic()
     if processes.count() > 1 and config.task not in ("pipeline", "search", "train", "evaluate"):
         raise UserError(f"Task {config.task!r} runs in one process; start it alone.")
+    workdir = Path(workdir)
+    if config.task == "export":  # which writes elsewhere
+        return _run_task(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        return _run_task(config, workdir)
+
+
+def _run_task(config, workdir: Path) -> dict:
+    """Runs the task as `run` describes, which keeps other processes out of the workdir."""
+    clock = Clock(workdir, counts=config.task != "evaluate")
     if config.task == "seeds":
         from ddarts_jax import seeds
 
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        return seeds.run(config, Path(workdir))  # uses no device, which its runs need
+        return seeds.run(config, workdir)  # uses no device, which its runs need
     import jax
 
     if config.get("dtype") == "float64":
@@ -105,14 +115,13 @@ def run(config, workdir: str | Path) -> dict:
         train,
     )
     from ddarts_jax.genotype import expand
+    from ddarts_jax.loop import Stopped
     from ddarts_jax.metrics import MetricsWriter
 
     compilation.keep_programs()
     if config.task == "export":
         with tempfile.TemporaryDirectory() as scratch:
             return export.run(config, Path(scratch))
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     if config.task == "distance":
         return compare.run(config, workdir)
     if config.task == "compare":
@@ -138,7 +147,12 @@ def run(config, workdir: str | Path) -> dict:
         return scoring.run(config, dataset, workdir, dtype)
 
     write_json(workdir / "versions.json", versions())
-    writer = MetricsWriter(workdir, report.write if processes.is_main() else None)
+
+    def after_epoch(workdir):
+        clock.keep()
+        report.write(workdir)
+
+    writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
     trained = None
     try:
         if config.task in ("pipeline", "search"):
@@ -148,10 +162,12 @@ def run(config, workdir: str | Path) -> dict:
                 genotype = random_search.run(config, dataset, workdir, writer, dtype)
             else:
                 genotype = search.run(config, dataset, workdir, writer, dtype, start)
+            expanded = False
         else:
-            found = config.genotype or workdir / "genotype.json"
+            found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))
             genotype = processes.from_main(lambda: importing.find_genotype(found))
-        if config.train.num_cells and config.train.num_cells != genotype.num_cells:
+        deeper = config.train.num_cells not in (0, genotype.num_cells)
+        if deeper and not expanded:
             genotype = expand(genotype, config.train.num_cells)
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
@@ -159,11 +175,29 @@ def run(config, workdir: str | Path) -> dict:
             net, empty = train.build(config, genotype, dataset, dtype, trained=True)
             path = config.weights or workdir / "network.npz"
             trained = net, processes.from_main(lambda: train.load_network(path, empty))
+    except (Stopped, KeyboardInterrupt):
+        clock.keep()  # not after a UserError: the workdir may be another run's
+        raise
     finally:
         writer.close()
-    summary = summarize(config, genotype, trained, dataset, workdir, dtype, begun)
+    summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
     writer.report()
     return summary
+
+
+def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
+    """Names the genotype of task 'train' or 'evaluate'.
+
+    Returns:
+        A name for `importing.find_genotype`, and whether it is the genotype of a trained network,
+        which has been expanded already.
+    """
+    if config.genotype:
+        return config.genotype, False
+    trained = workdir / "network_genotype.json"
+    if config.task == "evaluate" and trained.is_file():
+        return trained, True
+    return workdir / "genotype.json", False
 
 
 def versions() -> dict:
@@ -182,7 +216,7 @@ def versions() -> dict:
     }
 
 
-def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: float) -> dict:
+def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     """Evaluates the trained network, if there is one, and says shortly what the run found.
 
     Writes `summary.json`, `network_genotype.json` and the picture `genotype.svg` and `.png`; of a
@@ -224,7 +258,8 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, begun: f
         compare.draw_history(config, workdir)
     genotype.save(workdir / "network_genotype.json")
     drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
-    summary |= {"seconds": round(time.monotonic() - begun, 1), "workdir": str(workdir)}
+    clock.keep()
+    summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
     write_json(workdir / "summary.json", summary)
 
     print("genotype (node <- primitive(source)):")

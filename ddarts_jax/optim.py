@@ -95,6 +95,13 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
     return optax.GradientTransformation(init, update)
 
 
+def held(step: jax.Array, fixed_steps: int, before, after):
+    """Returns `before` in the first `fixed_steps` steps and `after` from then on; both are pytrees."""
+    if not fixed_steps:
+        return after
+    return jax.tree.map(lambda b, a: jnp.where(step < fixed_steps, b, a), before, after)
+
+
 def weights_learning_rate(state: optax.OptState) -> jax.Array:
     """Returns the learning rate [] of the last update (before any: of the first)."""
     return state.hyperparams["learning_rate"]

@@ -10,17 +10,20 @@ another one no longer does.
 """
 
 import argparse
+import contextlib
 import ctypes
 import logging
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 30.0  # after which a process counts as dead
+_PIECE = 2**30  # bytes sent to the others at a time: JAX's numbers are int32, a state may be larger
 _LOST = 3  # exit status of a process that ends because another one did
 
 # What a launcher sets in every process that JAX can find its way with, and how many there are.
@@ -165,9 +169,13 @@ def from_main(function: Callable[[], Any]) -> Any:
         except UserError as error:
             answer = None, error
         content = pickle.dumps(answer)
-    size = int(broadcast_one_to_all(np.int32(len(content))))
-    content = np.frombuffer(content or bytes(size), np.uint8)
-    result, error = pickle.loads(broadcast_one_to_all(content).tobytes())
+    whole_and_rest = np.array(divmod(len(content), _PIECE), np.int32)
+    whole, rest = map(int, broadcast_one_to_all(whole_and_rest))
+    received = bytearray()
+    for size in [_PIECE] * whole + [rest] * (rest > 0):
+        piece = content[len(received) : len(received) + size] or bytes(size)
+        received += broadcast_one_to_all(np.frombuffer(piece, np.uint8)).tobytes()
+    result, error = pickle.loads(received)
     if error:
         raise error
     return result
@@ -180,6 +188,15 @@ def highest(number: int) -> int:
     from jax.experimental.multihost_utils import process_allgather
 
     return int(process_allgather(np.int32(number)).max())
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """Creates a folder for the context, removed too if the death of another process ends this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        _watch.scratch = folder
+        yield folder
+    _watch.scratch = None
 
 
 def leave(status: int = 0, failure: str = "") -> None:
@@ -218,6 +235,7 @@ class _Watch:
     def __init__(self):
         self.running = False
         self.index, self.count = 0, 1
+        self.scratch: str | None = None
         self._ended = threading.Event()
 
     def begin(self) -> None:
@@ -299,6 +317,8 @@ class _Watch:
             "The same commands with the same --workdir continue from the last checkpoint.\n"
         )
         os.write(2, message.encode())
+        if self.scratch:  # no context manager ends after this
+            shutil.rmtree(self.scratch, ignore_errors=True)
         os._exit(_LOST)
 
 

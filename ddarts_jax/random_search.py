@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import train
+from ddarts_jax import config as configuration
+from ddarts_jax import identity, metrics, processes, train
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import evaluate_dataset
@@ -64,11 +65,20 @@ def between_halves(dataset, seed: int):
     )
 
 
+def _identity(config, dataset) -> dict:
+    """The settings that identify the candidates: how they are drawn, and how each is trained."""
+    whole = config.to_dict()
+    # These are for the network found, which is trained afterwards.
+    del whole["train"]["epochs"], whole["train"]["num_cells"]
+    parts = {part: whole[part] for part in ("parse", "train")}
+    return identity.defining(config, "search", dataset.num_train) | parts
+
+
 def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -> Genotype:
     """Searches at random; continues an interrupted search in the same workdir.
 
-    Writes `genotype.json`, `alphas.npy` (the logits of its probabilities, float32 [cells, E, O]), and in
-    `candidates/<number>` what `train.run` leaves of each.
+    Writes `config.json`, `genotype.json`, `alphas.npy` (the logits of its probabilities, float32
+    [cells, E, O]), and in `candidates/<number>` what `train.run` leaves of each.
 
     Args:
         config: the whole config; `search.random` is the number of candidates, which share
@@ -82,7 +92,8 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         The genotype of the best candidate.
 
     Raises:
-        UserError: see `draw`; there are more candidates than epochs.
+        UserError: see `draw`; there are too few epochs for the candidates; or the workdir holds
+            candidates of another config.
     """
     count = config.search.random
     shortened = config.copy_and_resolve_references()
@@ -92,6 +103,15 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
             f"config.search.random={count} candidates cannot share "
             f"config.search.epochs={config.search.epochs}: ask for fewer, or for more epochs"
         )
+    if shortened.train.warmup_epochs >= shortened.train.epochs:
+        raise UserError(
+            f"config.search.epochs={config.search.epochs} give each of config.search.random={count} "
+            f"candidates {shortened.train.epochs}, no more than config.train.warmup_epochs="
+            f"{config.train.warmup_epochs}: ask for more epochs, or for a shorter warm-up"
+        )
+    owner = workdir / "candidates" / "config.json"
+    processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
+    configuration.save(config, workdir / "config.json")
     rng = np.random.default_rng(config.seed)
     halves = between_halves(dataset, config.seed)
     writer.rewind("random", 1)
@@ -106,7 +126,13 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         finally:
             own.close()
         tested = evaluate_dataset(net, variables, halves, config.data.batch_size, dtype)
-        writer.write("random", number, {"accuracy": tested["accuracy"], "loss": tested["loss"]})
+        epochs = metrics.read(directory / "metrics.jsonl")  # from all starts of this candidate
+        record = {
+            "accuracy": tested["accuracy"],
+            "loss": tested["loss"],
+            "seconds": sum(row["seconds"] for row in epochs),
+        }
+        writer.write("random", number, record)
         _logger.info("search: candidate %d of %d: %.4f", number, count, tested["accuracy"])
         if best is None or tested["accuracy"] > best[0]:
             best = tested["accuracy"], probabilities, genotype

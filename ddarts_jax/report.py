@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddarts_jax import config as configuration
-from ddarts_jax import drawing, metrics
+from ddarts_jax import drawing, identity, metrics
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotype import Genotype, num_edges
@@ -32,6 +32,7 @@ class Run:
         config: {dotted key: value}.
         search: rows of the metrics, one an epoch.
         train: likewise.
+        candidates: likewise of a random search, one row a candidate.
         genotypes: the parsed genotype by epoch of the search, ascending.
         probabilities: by epoch, float [distinct cells, E, O], of the candidates `primitives`.
         primitives: the search's candidates, empty if the config does not say them.
@@ -45,6 +46,7 @@ class Run:
     config: dict[str, Any]
     search: list[dict]
     train: list[dict]
+    candidates: list[dict]
     genotypes: dict[int, Genotype]
     probabilities: dict[int, np.ndarray]
     primitives: tuple[str, ...]
@@ -72,7 +74,7 @@ def read(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     path = workdir / "metrics.jsonl"
     rows = metrics.read(path) if path.exists() else []
-    config = configuration.flatten(_read_object(workdir / "config.json"))
+    config = identity.up_to_date(_read_object(workdir / "config.json"))
     if not rows and not config:
         raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
     genotypes = _read_genotypes(workdir / "genotypes")
@@ -82,7 +84,10 @@ def read(workdir: str | Path) -> Run:
     return Run(
         workdir,
         config,
-        *([row for row in rows if row["phase"] == phase] for phase in ("search", "train")),
+        *(
+            [row for row in rows if row["phase"] == phase]
+            for phase in ("search", "train", "random")
+        ),
         genotypes,
         _read_probabilities(workdir, config, genotypes, primitives),
         primitives,
@@ -200,8 +205,8 @@ def _findings(run: Run) -> list[str]:
     masked, gap = last(run.search, "discrete_accuracy"), last_number(gaps(run.search))
     if gap is not None:
         sentences.append(
-            f"With only the kept primitives that supernet is right on {masked:.1%} of the held-out "
-            f"images in place of {masked + gap:.1%}: the discretisation gap."
+            f"With only the kept primitives that supernet is right on {masked:.1%} of images that the "
+            f"architecture learns from instead of {masked + gap:.1%}: the discretisation gap."
         )
     moved = last(run.search, "distance_to_start")
     if moved is not None:
@@ -225,6 +230,11 @@ def _standing(run: Run) -> str:
                 epochs.append(run.config.get("search.start.epochs"))
             planned = f" of {sum(epochs)}" if all(isinstance(e, int) for e in epochs) else ""
             return f"The run has not ended: epoch {rows[-1]['epoch']}{planned} of the {name}."
+    if run.candidates:
+        count = run.config.get("search.random")
+        planned = f" of {count}" if isinstance(count, int) else ""
+        number = run.candidates[-1]["epoch"]
+        return f"The run has not ended: candidate {number}{planned} of the random search."
     return "The run has no finished epoch yet."
 
 
@@ -336,8 +346,9 @@ def _add_search(page: Page, run: Run) -> None:
     )
     page.chart(
         "Discretisation gap",
-        "Accuracy on held-out images of the supernet with all its candidates, of the same supernet "
-        "masked to the parsed genotype, and their difference: how much the alphas still have to decide.",
+        "Accuracy, on some of the images that move the alphas, of the supernet with all its candidates, "
+        "of the same supernet masked to the parsed genotype, and their difference: how much the alphas "
+        "still have to decide.",
         [
             *curves(
                 ("supernet", "supernet_accuracy", "solid"),
@@ -503,7 +514,11 @@ def _add_cost(page: Page, run: Run) -> None:
     parts = [_numbers(evaluation.get(key)) for key in ("cell_params", "cell_macs")]
     times = [
         (name, len(rows), duration(sum(v or 0 for v in series(rows, "seconds"))))
-        for name, rows in (("search", run.search), ("training", run.train))
+        for name, rows in (
+            ("search", run.search),
+            ("random search", run.candidates),
+            ("training", run.train),
+        )
         if rows
     ]
     if None in totals and not times:
@@ -526,7 +541,7 @@ def _add_cost(page: Page, run: Run) -> None:
         )
     page.table(
         "Time",
-        "Sum over the epochs, without compiling.",
+        "Sum over the epochs, without compiling; a random search counts its candidates instead.",
         ("phase", "epochs", "time"),
         times,
     )

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ddarts_jax import config as configuration
-from ddarts_jax import loop, sharding, train
+from ddarts_jax import identity, loop, sharding, train
 from ddarts_jax.data import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.evaluate import evaluate_dataset
@@ -49,8 +49,15 @@ def proxy(num_cells: int, cell: int, node: int, primitive: str) -> Genotype:
     return Genotype(genes, reduction_positions(num_cells), resnet.concat)
 
 
-def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
-    """Trains a network once for every seed; returns the accuracies on the test split, fractions."""
+def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float | None]:
+    """Trains a network once per seed.
+
+    Returns:
+        The accuracies on the test split, fractions; None where the training diverged.
+
+    Raises:
+        UserError: the training diverged for every seed.
+    """
     settings = config.train
     plan = loop.schedule(
         dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
@@ -66,11 +73,22 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float]:
         seeded = configuration.with_seed(config, seed)
         _, variables = train.build(seeded, genotype, dataset, dtype)
         running = loop.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
+        flags = []
         for _ in range(plan.epochs * plan.chunks):
-            running, _ = chunk(running, data, np.uint32(seed))
+            running, finite = chunk(running, data, np.uint32(seed))
+            flags.append(finite)
+        if not all(leaf.all() for leaf in jax.tree.leaves(jax.device_get(flags))):
+            _logger.warning("the training with seed %d diverged and does not count", seed)
+            accuracies.append(None)
+            continue
         variables = running.state.variables
         tested = evaluate_dataset(net, variables, dataset, config.data.batch_size, dtype)
         accuracies.append(tested["accuracy"])
+    if accuracies.count(None) == len(accuracies):
+        raise UserError(
+            f"The training diverged for each of {len(accuracies)} seeds: lower "
+            "config.train.learning_rate or check the data, and use another --workdir."
+        )
     return accuracies
 
 
@@ -90,12 +108,13 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         What `scores.json` holds: `scores` and `means` in per cent by primitive, and the protocol.
 
     Raises:
-        UserError: an unknown primitive, or a workdir with measurements of another config.
+        UserError: an unknown primitive, a workdir with measurements of another config, or a network
+            whose training diverges for every seed.
     """
     names = config.score.primitives or DARTOPTI_PRIMITIVES
     if unknown := set(names) - set(DARTOPTI_PRIMITIVES):
         raise UserError(
-            f"config.score.primitives names {', '.join(sorted(unknown))}: there are only "
+            f"config.score.primitives names {', '.join(sorted(map(str, unknown)))}: there are only "
             f"{', '.join(DARTOPTI_PRIMITIVES)}."
         )
     num_cells = config.train.num_cells
@@ -124,12 +143,10 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         left = (time.monotonic() - begun) / (done + 1) * (len(todo) - done - 1)
         _logger.info(
             "%d/%d: %s into node %d of cell %d: %.2f%% (about %.0f min left)",
-            *(done + 1, len(todo), name, node, cell, 100 * max(accuracies), left / 60),
+            *(done + 1, len(todo), name, node, cell, _best(accuracies), left / 60),
         )
 
-    best = {
-        name: [100 * max(measured[name, *place]) for place in places(num_cells)] for name in names
-    }
+    best = {name: [_best(measured[name, *place]) for place in places(num_cells)] for name in names}
     result = {
         "scores": {name: statistics.median(values) for name, values in best.items()},
         "means": {name: statistics.fmean(values) for name, values in best.items()},
@@ -143,24 +160,21 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
     return result
 
 
+def _best(accuracies: list[float | None]) -> float:
+    """The best of several trainings, in per cent; those that diverged are None."""
+    return 100 * max(accuracy for accuracy in accuracies if accuracy is not None)
+
+
 def _claim(config, dataset, workdir) -> dict:
-    """Returns what the measurements depend on; refuses a workdir whose measurements have another."""
+    """Returns the settings of the measurements; refuses a workdir that has measurements of others."""
     protocol = config.to_dict()
-    del protocol["data"]["data_dir"], protocol["score"]["primitives"]
+    del protocol["score"]["primitives"]
     protocol["num_images"] = dataset.num_train
-    path = workdir / "protocol.json"
-    if path.is_file():
-        differences = configuration.differences(json.loads(path.read_bytes()), protocol)
-        if differences:
-            raise UserError(
-                f"{workdir} holds measurements of another config (there, here): "
-                f"{'; '.join(differences)}. Use another --workdir."
-            )
-    write_json(path, protocol)
+    identity.claim(workdir / "protocol.json", protocol, "measurements")
     return protocol
 
 
-def _read(path: Path) -> dict[tuple[str, int, int], list[float]]:
+def _read(path: Path) -> dict[tuple[str, int, int], list[float | None]]:
     """The measurements so far; a last line that a crash has cut is measured again."""
     measured, whole = {}, []
     for line in path.read_text().splitlines() if path.is_file() else []:

@@ -84,7 +84,9 @@ def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0)
         )
 
     if settings.accumulated_gradients:
-        accumulating = accumulated.make_step(net, settings, weights_optimizer, alphas_optimizer)
+        accumulating = accumulated.make_step(
+            net, settings, weights_optimizer, alphas_optimizer, fixed_steps
+        )
         return init, jax.jit(accumulating)
 
     def step(state: SearchState, key, weight_batch, architecture_batch):
@@ -96,11 +98,12 @@ def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0)
                 gradient, state.alphas_optimizer, state.alphas
             )
             alphas = optax.apply_updates(state.alphas, updates)
-            if fixed_steps:
-                old, new = (state.alphas, state.alphas_optimizer), (alphas, alphas_state)
-                alphas, alphas_state = jax.tree.map(
-                    lambda o, n: jnp.where(state.step < fixed_steps, o, n), old, new
-                )
+            alphas, alphas_state = optim.held(
+                state.step,
+                fixed_steps,
+                (state.alphas, state.alphas_optimizer),
+                (alphas, alphas_state),
+            )
 
         with jax.named_scope("weight_step"):
             differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
@@ -251,6 +254,9 @@ def run(
     if start is not None:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
         identity["start"] = start.to_dict()
+        identity["parse"] = (
+            config.parse.to_dict()
+        )  # on which the distances, so the early stop, depend
         origin = derive(alphas, net, config.parse)
         if not any(origin.genes):
             raise UserError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddarts_jax import config as configuration
-from ddarts_jax import metrics
+from ddarts_jax import identity, metrics
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
 from ddarts_jax.loop import Stopped
@@ -116,7 +116,7 @@ def _finished(command: list[str], workdir: Path, seed: int) -> bool:
         return False
     found = read_json(directory / "config.json", "Configuration")
     wanted = json.loads(configuration.to_json(wanted))
-    if differences := configuration.differences(found, wanted):
+    if differences := identity.differing(found, wanted):
         raise UserError(
             f"{directory} holds a run of another config (there, here): {'; '.join(differences)}. "
             "Use another --workdir."
@@ -223,7 +223,7 @@ def _record(directory: Path) -> dict:
     summary = read_json(directory / "summary.json", "Summary")
     record = {name: summary[name] for name in _COLUMNS if name in summary}
     rows = metrics.read(directory / "metrics.jsonl")
-    return record | {"seconds": sum(row["seconds"] for row in rows)}
+    return record | {"seconds": sum(row.get("seconds") or 0 for row in rows)}
 
 
 def _summarize(records: dict[int, dict]) -> dict[str, dict]:

@@ -78,6 +78,37 @@ def test_two_steps_of_the_authors_program(tmp_path):
             assert difference(state.leftover, left) < 0.05 * np.linalg.norm(left), t
 
 
+def test_alphas_stand_still_while_they_are_fixed():
+    """In the first steps of a search from a network nothing of the alphas moves or accumulates."""
+    net, variables = supernet.build(
+        num_cells=2,
+        num_nodes=1,
+        channels=2,
+        num_classes=3,
+        image_channels=1,
+        primitives=("max_pool_3x3", "skip_connect"),
+        stem_multiplier=1,
+        key=jax.random.key(0),
+    )
+    settings = default_config().search
+    settings.accumulated_gradients = True
+    settings.ablation.gradient = "none"
+    init, step = search.search_step(net, settings, total_steps=6, fixed_steps=2)
+    alphas = 0.1 * jax.random.normal(jax.random.key(1), net.alphas_shape)
+    state, fresh = init(variables, alphas), init(variables, alphas)
+    images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
+    batch = images, jnp.array([0, 1, 2, 0])
+
+    for _ in range(2):
+        state, _ = step(state, jax.random.key(3), batch, batch)
+        for name in ("alphas", "alphas_optimizer", "leftover"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(fresh, name))
+    assert difference(state.variables.weights, variables.weights) > 0, "the weights settle"
+
+    state, _ = step(state, jax.random.key(3), batch, batch)
+    assert np.abs(state.alphas - alphas).max() > 1e-4 and np.abs(state.leftover).max() > 0
+
+
 def difference(tree, other):
     """The norm of the difference of all leaves."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)

@@ -182,6 +182,79 @@ def test_a_value_out_of_range_is_named(key, value):
         validate(config)
 
 
+@pytest.mark.parametrize(
+    "values, parts",
+    [
+        ({"search.random": 2, "search.start.genotype": "ResNet18"}, ["starts from nothing"]),
+        ({"search.random": 2, "search.share_cells": True}, ["share_cells=False"]),
+        ({"search.random": 2, "search.accumulated_gradients": True}, ["no supernet"]),
+        ({"search.random": 2, "search.relaxation": "softmax"}, ["no supernet"]),
+        ({"search.random": 2, "search.zero_one_weight": 0.0}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.weight": 0.0}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.gradient": "none"}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.removal": "random"}, ["no supernet"]),
+        ({"search.random": 2, "search.alphas.cell_learning_rates": (0.1,)}, ["no supernet"]),
+        ({"search.start.genotype": "ResNet18", "search.share_cells": True}, ["share_cells=False"]),
+        (
+            {
+                "search.accumulated_gradients": True,
+                "search.share_cells": True,
+                "search.ablation.gradient": "none",
+            },
+            ["search.accumulated_gradients", "search.share_cells"],
+        ),
+        ({"search.accumulated_gradients": True}, ["config.search.ablation.gradient is 'full'"]),
+        ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
+        ({"genotype": "ResNet18", "task": "search"}, ["config.task is 'search'"]),
+        ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
+        ({"train.warmup_epochs": 600}, ["warmup_epochs is 600", "train.epochs, which is 600"]),
+    ],
+)
+def test_values_that_exclude_each_other_are_named(values, parts):
+    """A value that would be ignored, or fail after hours, is refused before anything starts."""
+    config = default_config()
+    config.update_from_flattened_dict(values)
+    with pytest.raises(UserError) as error:
+        validate(config)
+    for part in [*parts, *(f"config.{key}" for key in list(values)[:2])]:
+        assert part in str(error.value)
+    assert str(error.value).endswith(".") and len(str(error.value).splitlines()) == 1
+
+
+def test_values_that_only_seem_to_exclude_each_other():
+    """Training takes a genotype and weights; a short warm-up and a search from a start are as meant."""
+    for values in (
+        {"task": "train", "genotype": "ResNet18", "weights": "network.npz"},
+        {"task": "evaluate", "genotype": "ResNet18", "weights": "network.npz"},
+        {"train.warmup_epochs": 599},
+        {
+            "search.start.genotype": "ResNet18",
+            "search.accumulated_gradients": True,
+            "search.ablation.gradient": "none",
+        },
+    ):
+        config = default_config()
+        config.update_from_flattened_dict(values)
+        validate(config)
+
+
+def test_none_is_no_value():
+    """ml_collections takes None for any type; here it is told, not a traceback later."""
+    for key in flatten(default_config()):
+        config = default_config()
+        config.update_from_flattened_dict({key: None})
+        with pytest.raises(UserError, match=f"config.{key} is None"):
+            validate(config)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_config_file_is_valid(path):
+    """No file in configs/ holds values that are refused."""
+    parse(str(path))
+
+
 def test_every_number_has_a_range():
     """No number of the configuration is left unchecked: -5 is allowed nowhere."""
     for key, value in flatten(default_config()).items():

@@ -66,8 +66,9 @@ def genotypes(draw):
     last = draw(st.integers(2, 5))
     entries = st.sampled_from([entry for entry in ENTRIES if entry[1] <= last])
     genes = draw(st.lists(st.lists(entries, unique=True, max_size=8), min_size=1, max_size=3))
-    indices = st.lists(st.integers(0, len(genes) - 1), min_size=1, max_size=4)
-    return Genotype(genes, [], [last], draw(st.none() | indices))
+    more = st.lists(st.integers(0, len(genes) - 1), max_size=4 - len(genes))
+    orders = more.flatmap(lambda indices: st.permutations([*range(len(genes)), *indices]))
+    return Genotype(genes, [], [last], draw(st.none() | orders))
 
 
 # The definitions, with plain sets and loops ----------------------------------------------------------

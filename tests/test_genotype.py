@@ -45,8 +45,9 @@ def genotypes(draw):
         lambda e: (e[0], *e[1])
     )
     genes = draw(st.lists(st.lists(entry, unique=True, max_size=8), min_size=1, max_size=4))
-    indices = st.lists(st.integers(0, len(genes) - 1), min_size=1, max_size=9)
-    seq = draw(st.none() | indices)
+    more = st.lists(st.integers(0, len(genes) - 1), max_size=5)
+    orders = more.flatmap(lambda indices: st.permutations([*range(len(genes)), *indices]))
+    seq = draw(st.none() | orders)
     length = len(genes if seq is None else seq)
     reductions = draw(st.lists(st.integers(0, length - 1), unique=True))
     concat = draw(st.lists(st.integers(2, 6), unique=True, min_size=1))
@@ -266,6 +267,14 @@ def test_expand_with_seq():
     assert expanded.seq == (0, 0, 0, 0, 1, 2, 0, 2, 0, 1, 0, 2, 0, 2)
 
 
+def test_expand_leaves_out_a_shared_cell_that_loses_its_place():
+    """A stretch may become shorter where reductions move; its last cell is then in no place."""
+    shared = Genotype(chain(4).genes, (4, 6), (2,), (0, 0, 0, 1, 2, 3, 2, 3))
+    expanded = expand(shared, 9)
+    assert expanded.genes == tuple(shared.genes[i] for i in (0, 2, 3))
+    assert expanded.cells == tuple(shared.genes[i] for i in (0, 0, 0, 2, 3, 3, 2, 3, 3))
+
+
 def test_expand_moves_unusual_reductions():
     """Stretches are those between the genotype's own reductions, wherever they are."""
     expanded = expand(chain(6, (1, 3)), 9)
@@ -345,6 +354,7 @@ BROKEN_FIELDS = [
     {"concat": [2, 2]},
     {"seq": []},
     {"seq": [1]},
+    {"seq": [1, 1], "genes": [[["a", 2, 0]], [["b", 2, 0]]]},  # cell 0 has no place
     {"seq": "0"},
 ]
 

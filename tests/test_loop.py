@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import types
 from typing import NamedTuple
 
 import jax
@@ -75,16 +76,29 @@ class _Run:
         self.chunk = loop.make_chunk(step, plan, settings, "float32", mesh)
         self.seed = np.uint32(seed)
 
-    def __call__(self, workdir, kill_after=None, stop=lambda epoch: None, profile=None):
-        """Runs in `workdir`; gets SIGTERM when the checkpoint of step `kill_after` is saved."""
+    def __call__(
+        self,
+        workdir,
+        kill_after=None,
+        stop=lambda epoch: None,
+        profile=None,
+        kill_in_evaluation=None,
+    ):
+        """Runs in `workdir`.
+
+        Gets SIGTERM when the checkpoint of step `kill_after` is saved, or while the epoch
+        `kill_in_evaluation` is evaluated.
+        """
 
         class Killing(Checkpoints):
-            def save(self, step, *arguments):
-                super().save(step, *arguments)
+            def save(self, step, *arguments, **named):
+                super().save(step, *arguments, **named)
                 if step == kill_after:
                     os.kill(os.getpid(), signal.SIGTERM)
 
         def end_epoch(epoch, state, means):
+            if epoch == kill_in_evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
             return means | {"accuracy": epoch / 10}
 
         writer = MetricsWriter(workdir)
@@ -202,9 +216,9 @@ def test_the_step_is_traced_once(tmp_path):
     assert run.traces == 1
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 10])
+@pytest.mark.parametrize("step", [2, 4, 6, 10, 12])
 def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbroken, step):
-    """After SIGTERM within (2, 6, 10) or at the end of an epoch (4) the run ends as if unbroken."""
+    """After SIGTERM within an epoch (2, 6, 10), at its end (4) or at the last (12): as if unbroken."""
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Stopped, match=f"SIGTERM in search, saved at step {step}:") as stopped:
         _Run()(tmp_path, kill_after=step)
@@ -212,6 +226,24 @@ def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbrok
     assert signal.getsignal(signal.SIGTERM) == handler
     _assert_same(jax.device_get(_Run()(tmp_path)), unbroken[0])
     assert _metrics(tmp_path) == unbroken[1]
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_signal_in_an_evaluation_is_not_lost(tmp_path, unbroken, epoch):
+    """The run stops after the evaluation, the last one too, and continues as if unbroken."""
+    with pytest.raises(loop.Stopped, match=f"saved at step {epoch * _PLAN.epoch}:"):
+        _Run()(tmp_path, kill_in_evaluation=epoch)
+    _assert_same(jax.device_get(_Run()(tmp_path)), unbroken[0])
+    assert _metrics(tmp_path) == unbroken[1]
+
+
+def test_a_signal_at_an_early_stop_is_not_lost(tmp_path):
+    """The phase has ended early, but the next one must not begin; the same command goes on there."""
+    with pytest.raises(loop.Stopped, match=f"saved at step {_PLAN.epoch}:"):
+        _Run()(tmp_path, kill_after=_PLAN.epoch, stop=lambda epoch: "enough")
+    again = _Run()
+    again.chunk = None  # nothing is compiled
+    assert again(tmp_path, stop=lambda epoch: "enough").step == _PLAN.epoch
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, unbroken):
@@ -291,13 +323,48 @@ def test_a_profile_changes_nothing(tmp_path, unbroken, capsys):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_profile_of_one_chunk_is_that_of_the_first(tmp_path, capsys):
+    """Where no second chunk follows, the only one is traced, and the printed line says so."""
+    plan = loop.Schedule(epochs=1, chunks=1, chunk=2, batch_size=4)
+    _Run(plan)(tmp_path, profile=tmp_path / "profile")
+    printed = capsys.readouterr().out
+    assert f"search: 2 first steps, traced in {tmp_path / 'profile'}" in printed
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_an_interrupted_epoch_counts_all_of_its_seconds(tmp_path, monkeypatch):
+    """The line of an epoch has the time of its steps in every start, the speed that of this start."""
+    now, resident = 0.0, loop.resident
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    def slow(*arguments):
+        program = resident(*arguments)
+
+        def advance(*arguments):
+            nonlocal now
+            now += 10
+            return program.advance(*arguments)
+
+        return loop.Program(advance, program.compiled)
+
+    monkeypatch.setattr(loop, "resident", slow)
+    with pytest.raises(loop.Stopped):
+        _Run()(tmp_path, kill_after=6)
+    now += 1000  # between the starts
+    _Run()(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seconds"] for line in lines] == [20, 20, 20]
+    speeds = {json.loads(line)["images_per_second"] for line in lines}
+    assert speeds == {2 * 2 * _PLAN.batch_size / 10}
+
+
 def test_memory_is_told_before_the_run(tmp_path, caplog, monkeypatch):
     """What the program needs and what there is; where it does not fit, what to change."""
     with caplog.at_level(logging.INFO, "ddarts_jax"):
         _Run()(tmp_path / "enough")
     assert "search: needs 0.00 GB of memory on each device, which has" in caplog.text
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
-    monkeypatch.setattr(loop.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(loop.memory, "available", lambda: 1)
     _Run()(tmp_path / "short")
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "search.microbatch" in warning and "data.batch_size" in warning

@@ -166,9 +166,13 @@ def test_a_search_from_a_network(place, tmp_path, capsys):
     output = capsys.readouterr().out
     assert f"distance to {tmp_path / 'start.json'}: {distances[-1]:.4f}" in output
 
-    # The same command finds it finished; another start is another search.
+    # The same command finds it finished; another start, or another parsing, on which the early stop
+    # depends, is another search.
     assert _main(place, tmp_path / "run", *overrides) == 0
     assert _metrics(tmp_path / "run") == records
+    assert _summary(tmp_path / "run")["seconds"] > summary["seconds"], "of both starts"
+    assert _main(place, tmp_path / "run", *overrides, "--config.parse.threshold=0.5") == 2
+    assert "parse.threshold: 0.85, 0.5" in capsys.readouterr().err.splitlines()[-1]
     Genotype(start.genes, (0,), (2,), (0, 0)).save(tmp_path / "start.json")
     assert _main(place, tmp_path / "run", *overrides) == 2
     assert "start" in capsys.readouterr().err.splitlines()[-1]
@@ -181,7 +185,7 @@ def test_evaluate_repeats_the_accuracy(place, unbroken):
     config = (workdir / "config.json").read_text()
     assert _main(place, workdir, "--config.task=evaluate") == 0
     after = _summary(workdir)
-    for name in ("test_accuracy", "params", "macs"):
+    for name in ("test_accuracy", "params", "macs", "seconds"):
         assert after[name] == before[name]
     assert after["test_loss"] == pytest.approx(before["test_loss"], rel=1e-5)
     assert (workdir / "config.json").read_text() == config
@@ -216,7 +220,7 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(place, unbroken):
     process = _start(place, workdir)
     step = _newest(workdir, "search") + 4
     output = _signal_after(process, workdir, "search", step, signal.SIGTERM)
-    assert process.returncode == 0, output
+    assert process.returncode == 128 + signal.SIGTERM, output
     stopped = re.search(r"stopped by SIGTERM in search, saved at step (\d+): .*", output)
     assert stopped and "the same command with the same --workdir continues" in stopped[0]
     assert re.search(rf"search: continues after step \d+ of {_SEARCH_STEPS}", output)
@@ -253,8 +257,11 @@ def test_train_another_genotype_with_more_cells(place, trained):
     assert not (trained / "alphas.npy").exists()
     genotype = f"--config.genotype={place / 'genotype.json'}"
     cells = "--config.train.num_cells=7"
-    assert _main(place, trained, "--config.task=evaluate", genotype, cells) == 0
-    assert _summary(trained)["test_accuracy"] == summary["test_accuracy"]
+    # The last two take the network's own genotype, which has been expanded already.
+    for overrides in ([genotype, cells], [], [cells]):
+        assert _main(place, trained, "--config.task=evaluate", *overrides) == 0
+        assert _summary(trained)["test_accuracy"] == summary["test_accuracy"]
+        assert Genotype.load(trained / "network_genotype.json") == network
 
 
 def _assert_one_line_error(capsys, status, *parts):

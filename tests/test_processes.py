@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from ddarts_jax import processes
@@ -44,13 +47,18 @@ from ddarts_jax import processes
 processes._SILENCE_SECONDS = 5.0
 processes.start(processes.parse_flags(sys.argv[1:])[0])
 try:
-    while True:
-        processes.highest(1)
-        print("step", flush=True)
-        time.sleep(0.1)
+    with processes.scratch() as scratch:
+        print("scratch", scratch, flush=True)
+        while True:
+            processes.highest(1)
+            print("step", flush=True)
+            time.sleep(0.1)
 except Exception:
     processes.wait_for_verdict()
 """
+
+# The same without a step that fails when the other process is gone.
+_APART = _TOGETHER.replace("processes.highest(1)", "pass")
 
 
 def _group():
@@ -100,7 +108,7 @@ def test_a_search_in_two_processes_that_is_finished_by_one(tmp_path):
         assert all(process.poll() is None for process in pair), [p.communicate() for p in pair]
         time.sleep(0.1)
     pair[1].send_signal(signal.SIGTERM)  # the other one is not told
-    outputs = _finish(pair)
+    outputs = _finish(pair, 128 + signal.SIGTERM)
     (step,) = {re.search(r"saved at step (\d+)", output)[1] for output in outputs}
     assert 0 < int(step) < 8
     assert "search: compiled in" in outputs[0] and "search:" not in outputs[1]
@@ -161,19 +169,28 @@ def test_a_streamed_training_in_two_processes(tmp_path):
         assert len(read) - len(train) == 3 * (4 if index == 0 else 2)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_other(tmp_path, victim):
-    """Within a minute, with a status that is not 0 and a message that names the dead one."""
-    pair = [_start(tmp_path, ["-c", _TOGETHER, *flags], 1) for flags in _group()]
+@pytest.mark.parametrize("victim, script", [(0, _TOGETHER), (1, _TOGETHER), (1, _APART)])
+def test_a_process_that_is_killed_ends_the_other(tmp_path, victim, script):
+    """Within a minute, with a status that is not 0 and a message that names the dead one.
+
+    The survivor, too, leaves nothing behind.
+    """
+    pair = [_start(tmp_path, ["-c", script, *flags], 1) for flags in _group()]
+    folders = []
     for process in pair:
         for line in process.stdout:
+            if line.startswith("scratch "):
+                folders.append(Path(line.split()[1]))
             if line == "step\n":
                 break
+    assert all(folder.is_dir() for folder in folders)
     pair[victim].kill()
     output, _ = pair[1 - victim].communicate(timeout=60)
     pair[victim].communicate()
     assert pair[1 - victim].returncode == 3, output
     assert re.search(rf"^error: process {victim} of 2 .*--workdir continue", output, re.M), output
+    assert not folders[1 - victim].exists()
+    shutil.rmtree(folders[victim])  # nobody can ask a killed process for that
 
 
 def test_a_process_that_fails_ends_the_other(tmp_path):
@@ -239,6 +256,32 @@ def test_a_launcher_is_asked_only_where_it_started_several(monkeypatch):
     monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1:34911")
     processes.start(None)
     assert joined == [(), ()]
+
+
+@pytest.mark.parametrize("length", [0, 1, 300])
+def test_what_the_first_process_read_is_sent_in_pieces(monkeypatch, length):
+    """No number or array is longer than a piece, so that more than an int32 can count comes through."""
+    sent = []
+
+    def send(array):
+        assert array.dtype in (np.uint8, np.int32) and array.size <= 64
+        sent.append(array)
+        return array
+
+    monkeypatch.setattr(processes, "_PIECE", 64)
+    monkeypatch.setattr(processes._watch, "count", 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", send)
+    state = bytes(range(256)) * 2
+    assert processes.from_main(lambda: state[:length]) == state[:length]
+
+    def receive(array):
+        assert array.shape == sent[0].shape, "the others wait for as much as is sent"
+        return sent.pop(0)
+
+    monkeypatch.setattr(processes._watch, "index", 1)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", receive)
+    assert processes.from_main(lambda: pytest.fail("only the first reads")) == state[:length]
+    assert not sent
 
 
 def test_one_process_needs_no_other():

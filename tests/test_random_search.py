@@ -1,10 +1,12 @@
 """Tests of random search."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 
-from ddarts_jax import data, metrics, random_search, train
+from ddarts_jax import data, metrics, random_search, report, seeds, train
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotype import Genotype, parse, reduction_positions
 from ddarts_jax.primitives import SPACES
@@ -37,6 +39,7 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
         own = metrics.read(tmp_path / "run" / "candidates" / str(number) / "metrics.jsonl")
         assert len(own) == 3 // 2  # epochs
         assert own[-1]["accuracy"] == pytest.approx(rows[number - 1]["accuracy"])
+        assert rows[number - 1]["seconds"] == sum(row["seconds"] for row in own) > 0
     rng = np.random.default_rng(config.seed)
     drawn = [random_search.draw(config, data.load(config.data), rng)[1] for _ in rows]
     best = int(np.argmax([row["accuracy"] for row in rows]))
@@ -51,6 +54,24 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
 
     monkeypatch.setattr(train.loop, "resident", lambda *_: pytest.fail("it steps again"))
     assert search(config, tmp_path / "run") == found
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl") == rows, "times too"
+
+    # The workdir says whose it is: report and comparison read that, another config is refused.
+    read = report.read(tmp_path / "run")
+    assert read.config["search.random"] == 2 and read.candidates == rows
+    words = Path(report.write(tmp_path / "run")).read_text()
+    assert "candidate 2 of 2 of the random search" in words
+    config.train.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"candidates of another config .*train\.learning_rate"):
+        search(config, tmp_path / "run")
+
+
+def test_seeds_of_a_random_search_are_summed_up(tmp_path):
+    """A row of a candidate, also one of an older version without a time, makes a record."""
+    (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5}')
+    rows = '{"phase": "random", "epoch": 1}', '{"phase": "train", "epoch": 1, "seconds": 2.0}'
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    assert seeds._record(tmp_path) == {"test_accuracy": 0.5, "seconds": 2.0}
 
 
 def test_candidates_see_the_weight_split_and_are_chosen_on_the_other(config):
@@ -67,7 +88,10 @@ def test_what_cannot_be_searched_is_said(config, tmp_path):
     config.search.random = 4
     with pytest.raises(UserError, match=r"random=4 .*epochs=3"):
         search(config, tmp_path / "a")
-    config.search.random = 1
+    config.search.random, config.train.warmup_epochs = 2, 1
+    with pytest.raises(UserError, match=r"random=2 candidates 1, no more than .*warmup_epochs=1"):
+        search(config, tmp_path / "c")
+    config.search.random, config.train.warmup_epochs = 1, 0
     config.parse.method, config.parse.threshold = "sparse", 1.0
     with pytest.raises(UserError, match=r"threshold=1\.0"):
         search(config, tmp_path / "b")

@@ -82,6 +82,7 @@ def test_a_finished_run_says_what_it_found(run):
         f"{summary['test_accuracy']:.2%} on the test images",
         "63,210 parameters",
         "3.00 million MACs",
+        "of images that the architecture learns from instead of",  # the gap is not of held-out images
         "discretisation gap",
         f"network's 3 cells keep {sum(map(len, kept.genes))} primitives",
     ):

@@ -79,6 +79,9 @@ def test_an_interrupted_measurement_goes_on(images, tmp_path, monkeypatch, caplo
     measured = distance.edge_distance({"skip_connect"}, set(), scores)
     assert measured == pytest.approx(30 / 105)
 
+    config.data.data_dir = "/elsewhere"  # does not change what is measured
+    assert scoring.run(config, dataset, tmp_path, "float32")["scores"] == result["scores"]
+    assert len(calls) == 2 + 1 + 6
     config.train.epochs = 2
     with pytest.raises(UserError, match=r"train\.epochs: 1, 2.*another --workdir"):
         scoring.run(config, dataset, tmp_path, "float32")
@@ -97,9 +100,29 @@ def test_a_network_is_trained_for_every_seed(images):
     assert scoring.measure(config, genotype, dataset, "float32") == accuracies[1:]
 
 
+def test_a_training_that_diverges_does_not_count(images, tmp_path, monkeypatch, caplog):
+    """It would score as chance does; where the trainings of all seeds diverge, the run ends."""
+    config = make_config(images)
+    dataset = data.load(config.data)
+    config.train.learning_rate, config.train.clip = 1e30, 1e30
+    config.train.epochs = 2  # the loss is NaN after the first step
+    genotype = scoring.proxy(1, 0, 3, "skip_connect")
+    with pytest.raises(
+        UserError, match=r"diverged for each of 2 seeds: lower config\.train\.learn"
+    ):
+        scoring.measure(config, genotype, dataset, "float32")
+    assert "with seed 1 diverged" in caplog.text
+
+    monkeypatch.setattr(scoring, "measure", lambda *_: [None, 0.5])
+    assert set(scoring.run(config, dataset, tmp_path, "float32")["scores"].values()) == {50.0}
+    first = json.loads((tmp_path / "measurements.jsonl").read_text().splitlines()[0])
+    assert first["accuracies"] == [None, 0.5]
+
+
 def test_unknown_primitive_is_named(images, tmp_path):
     """A misspelt primitive stops the run before anything is trained."""
     config = make_config(images)
-    config.score.primitives = ("skip_connect", "skip_conect")
-    with pytest.raises(UserError, match="names skip_conect"):
-        scoring.run(config, data.load(config.data), tmp_path, "float32")
+    for unknown in ("skip_conect", 1):
+        config.score.primitives = ("skip_connect", unknown)
+        with pytest.raises(UserError, match=f"names {unknown}: there are only"):
+            scoring.run(config, data.load(config.data), tmp_path, "float32")

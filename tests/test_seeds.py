@@ -79,6 +79,8 @@ def test_a_seed_that_fails_is_named_and_the_others_finish(config, tmp_path):
     text = (workdir / "seeds.md").read_text()
     assert "| mean | 60.00 | 100 | 1,000 | 2.0 |" in text and "| spread | 10.00 | 0 |" in text
 
+    config.overrides = ("train.channels=8", "data.num_workers=0", "search.remat=False")
+    assert seeds.run(config, workdir) == result | {"overrides": list(config.overrides)}
     config.overrides = ("train.channels=9",)
     with pytest.raises(UserError, match=r"seed_0 holds a run of another config.*channels: 8, 9"):
         seeds.run(config, workdir)
@@ -133,9 +135,9 @@ def test_a_mistake_is_told_before_anything_runs(config, tmp_path, key, value, na
     assert not list(tmp_path.glob("seed_*"))
 
 
-@pytest.mark.parametrize("value", ["()", "(1, 1)", "(-1,)"])
+@pytest.mark.parametrize("value", ["()", "(1, 1)", "(-1,)", "('a',)", "(0.5,)"])
 def test_seeds_that_cannot_be(value):
-    """No seed, one twice, or one out of range is refused."""
+    """No seed, one twice, one out of range or one that is not a whole number is refused."""
     with pytest.raises(UserError, match=r"config\.seeds"):
         parse_flags(["main", "--config=configs/seeds.py", f"--config.seeds={value}"])
 

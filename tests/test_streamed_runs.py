@@ -88,8 +88,8 @@ def test_training_resumes_in_the_middle_of_an_epoch(place, tmp_path, monkeypatch
 
     save, saved = Checkpoints.save, []
 
-    def stop_after_third(self, step, *arguments):
-        save(self, step, *arguments)
+    def stop_after_third(self, step, *arguments, **named):
+        save(self, step, *arguments, **named)
         saved.append(step)
         if len(saved) == 3:
             self.wait()

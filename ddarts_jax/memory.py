@@ -1,0 +1,47 @@
+"""How much of the machine's memory this process may use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def available() -> int:
+    """Returns the bytes of the machine, or fewer where a cgroup or SLURM allows fewer."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_of_cgroups(), *_of_slurm()])
+
+
+def _of_cgroups() -> Iterator[int]:
+    """The limits of this process's cgroup and of those around it, of either version."""
+    lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # In a container the path may be the host's; then the root is the container's own cgroup.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root) and (folder / name).is_file():
+                text = (folder / name).read_text().strip()
+                if text.isdecimal():  # else "max"
+                    yield int(text)
+
+
+def _of_slurm() -> Iterator[int]:
+    """The limits of a SLURM job on this node; its variables are in MiB, 0 is the whole node."""
+    number = {
+        name: int(value)
+        for name, value in os.environ.items()
+        if name.startswith("SLURM_") and value.isdecimal()
+    }
+    per_cpu = number.get("SLURM_MEM_PER_CPU", 0) * number.get("SLURM_CPUS_ON_NODE", 0)
+    for limit in (number.get("SLURM_MEM_PER_NODE", 0), per_cpu):
+        if limit:
+            yield limit * 2**20

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from ddarts_jax import backend, compilation, search, sharding, supernet
+from ddarts_jax import backend, compilation, identity, search, sharding, supernet
 from ddarts_jax import config as configuration
 from ddarts_jax import data as images_of
 from ddarts_jax import primitives as prim
@@ -74,7 +74,7 @@ def trained_problem(arguments):
     mesh = sharding.data_mesh(config.data.batch_size)
     plan = Schedule(1, 1, 1, config.data.batch_size)
     empty = start(init(variables, alphas), step, 2, dataset.image_shape, plan, "float32", mesh)
-    defining = configuration.defining(config, "search", dataset.num_train)
+    defining = identity.defining(config, "search", dataset.num_train)
     with Checkpoints(run / "checkpoints" / "search", defining, 1) as checkpoints:
         _, (state, _) = checkpoints.restore(empty)
     split = np.asarray(dataset.halves(config.seed)[1])

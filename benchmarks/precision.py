@@ -3,24 +3,30 @@
     python benchmarks/precision.py                          # random weights: 3 cells of 4 nodes, 32x32
     python benchmarks/precision.py --run RUN --batches 20   # a finished search, on its own images
     python benchmarks/precision.py --run RUN --sources      # ... and which roundings the error is from
-    python benchmarks/precision.py --run RUN --torch        # ... beside PyTorch's autocast
+    python benchmarks/precision.py --run RUN --torch        # ... beside PyTorch's autocast on the same
 
 Gradients of every cell's alphas (g: of the full network, h: of the ablated ones), marginal contributions
 and the gradient of the weights, each on the same batches of images. Errors are norms relative to the
 norm of the float64 array, by cell, mean and largest over the batches. `--backend gpu` takes the
 implementations of operations that run on a GPU; XLA's CPU compiler runs them all the same.
 
-With `--sources` the computation is float32 and only one kind of intermediate result is rounded to
-bfloat16 at a time, forwards and backwards.
+With `--sources` the computation is float32, and one kind of intermediate result at a time is rounded to
+bfloat16: forwards what it is, backwards its cotangent. `--reference FILE` keeps the float64 results.
 """
 
 import argparse
+import contextlib
+import datetime
 import functools
 import json
+import sys
+import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from sklearn.datasets import load_sample_images
 
@@ -118,6 +124,106 @@ def run(measure, variables, alphas, batches, dtype):
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+@jax.custom_vjp
+def rounded(x):
+    """`x` and its cotangent, both rounded to bfloat16."""
+    return x.astype(jnp.bfloat16).astype(x.dtype)
+
+
+rounded.defvjp(
+    lambda x: (rounded(x), None),
+    lambda _, cotangent: (cotangent.astype(jnp.bfloat16).astype(cotangent.dtype),),
+)
+
+
+def _then_rounded(function):
+    return lambda *args, **keywords: rounded(function(*args, **keywords))
+
+
+def _kernel_rounded(function):
+    return lambda rule, x, kernel: function(rule, x, rounded(kernel))
+
+
+# Where a kind of intermediate result is made: (owner, attribute, what wraps it). A separable convolution
+# is two convolutions, as on a GPU.
+SOURCES = {
+    "kernels": (prim, "_apply", _kernel_rounded),
+    "convolutions": (prim, "convolve", _then_rounded),
+    "normalised": (prim.BatchNorm, "__call__", _then_rounded),
+    "mixed": (supernet.MixedOperation, "__call__", _then_rounded),
+    "cells": (supernet.Cell, "__call__", _then_rounded),
+}
+
+
+def by_source(net, problem, expected):
+    """Errors where a single kind of result is rounded, and where all are."""
+    found = {}
+    for kinds in [*((kind,) for kind in SOURCES), tuple(SOURCES)]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(backend.compiling_for("gpu"))
+            for owner, name, wrap in (SOURCES[kind] for kind in kinds):
+                stack.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
+            jax.clear_caches()
+            result = errors(run(make_measure(net), *problem, "float32"), expected)
+            found[" + ".join(kinds)] = {name: result[name]["error"] for name in ("g", "weights")}
+            tell(f"rounded: {', '.join(kinds)}")
+    jax.clear_caches()
+    return found
+
+
+def cross_entropy_of(plain, images, labels, gates, autocast: bool, without):
+    """The PyTorch program's loss, without a cell if `without` is its position."""
+    import torch
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        return torch.nn.functional.cross_entropy(plain(images, gates, without), labels)
+
+
+def by_torch(net, variables, alphas, batches, expected):
+    """Errors of PyTorch's autocast in bfloat16: g and contributions, from the same parameters."""
+    import pytorch_step
+    import torch
+
+    cells, channels = len(net.seq), variables.weights["cells"][0]["preprocess1"]["kernel"].shape[-1]
+    image_channels = batches[0][0].shape[-1]
+    found = {}
+    for dtype in ("float64", "bfloat16"):
+        kind = torch.float64 if dtype == "float64" else torch.float32
+        plain = pytorch_step.Supernet(
+            *(net.primitives, cells, net.num_nodes, channels),
+            image_channels=image_channels,
+            num_classes=variables.weights["head"]["classifier"]["bias"].shape[0],
+        )
+        pytorch_step.fill(plain, variables)
+        plain = plain.to(kind)
+        own = [torch.tensor(np.array(cell), dtype=kind, requires_grad=True) for cell in alphas]
+        rows = []
+        for images, labels in batches:
+            gates = [torch.sigmoid(cell) for cell in own]
+            images = torch.tensor(np.array(images).transpose(0, 3, 1, 2), dtype=kind)
+
+            loss = functools.partial(
+                cross_entropy_of, plain, images, torch.tensor(labels), gates, dtype == "bfloat16"
+            )
+            full = loss(None)
+            gradient = torch.autograd.grad(full, own)
+            with torch.no_grad():
+                ablated = torch.stack([loss(k) for k in range(cells)])
+            rows.append(
+                (np.stack([g.numpy() for g in gradient]), (full - ablated).detach().numpy())
+            )
+        g, contribution = map(np.stack, zip(*rows))
+        results = {"g": g, "contribution": contribution}
+        found[dtype] = errors(expected | results, expected)
+        tell(f"PyTorch in {dtype}")
+    return {dtype: {key: row[key] for key in ("g", "contribution")} for dtype, row in found.items()}
+
+
+def tell(what: str):
+    """Says on stderr how far the measurement is."""
+    print(f"{time.strftime('%X')} {what}", file=sys.stderr, flush=True)
+
+
 def errors(found, expected):
     """Relative errors of each array, and how often a sign or a rank is wrong."""
     summary = {}
@@ -158,18 +264,47 @@ def main():
     parser.add_argument("--deviation", type=float, default=1e-3, help="of random alphas")
     parser.add_argument("--space", default="darts", choices=prim.SPACES)
     parser.add_argument("--run", help="the workdir of a finished search")
-    parser.add_argument("--backend", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument(
+        "--backend",
+        choices=["cpu", "gpu"],
+        help="whose implementations; default: the present one's",
+    )
+    parser.add_argument("--dtypes", default="bfloat16", help="to measure, as bfloat16,float32")
+    parser.add_argument("--reference", help="an .npz of the float64 results, made or read")
+    parser.add_argument("--sources", action="store_true", help="round one kind of result at a time")
+    parser.add_argument(
+        "--torch", action="store_true", help="PyTorch's autocast on the same batches"
+    )
     arguments = parser.parse_args()
     problem = trained_problem(arguments) if arguments.run else random_problem(arguments)
     compilation.keep_programs()
     net, *rest = problem
     measure = make_measure(net)
-    with jax.enable_x64(True):
-        expected = run(measure, *rest, "float64")
+    kept = Path(arguments.reference) if arguments.reference else None
+    if kept and kept.exists():
+        with np.load(kept) as file:
+            expected = dict(file)
+    else:
+        with jax.enable_x64(True), backend.compiling_for("gpu"):  # which compiles quickest
+            expected = run(measure, *rest, "float64")
+        if kept:
+            np.savez(kept, **expected)
+    tell("float64")
     result = {"benchmark": "precision", **vars(arguments)}
-    with backend.compiling_for(arguments.backend):
-        for dtype in ("float32", "bfloat16"):
+    backend_name = arguments.backend or backend.name()
+    with backend.compiling_for(backend_name), jax.default_matmul_precision("highest"):
+        for dtype in arguments.dtypes.split(","):
             result[dtype] = errors(run(measure, *rest, dtype), expected)
+            tell(f"{dtype}, as on a {backend_name}")
+    if arguments.sources:
+        result["sources"] = by_source(net, rest, expected)
+    if arguments.torch:
+        result["pytorch"] = by_torch(net, *rest, expected)
+    result |= {
+        "device": jax.devices()[0].device_kind,
+        "date": datetime.date.today().isoformat(),
+        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__},
+    }
     print(json.dumps(result))
 
 

@@ -192,10 +192,12 @@ class Cell(nn.Module):
 class Supernet(nn.Module):
     """The supernet for small images."""
 
-    def __init__(self, names, num_cells, num_nodes, channels):
+    def __init__(
+        self, names, num_cells, num_nodes, channels, *, image_channels=3, num_classes=_NUM_CLASSES
+    ):
         super().__init__()
         width = 3 * channels
-        self.stem = nn.Sequential(convolution(3, width, 3), nn.BatchNorm2d(width))
+        self.stem = nn.Sequential(convolution(image_channels, width, 3), nn.BatchNorm2d(width))
         self.cells = nn.ModuleList()
         reductions, cin = (num_cells // 3, 2 * num_cells // 3), (width, width)
         for position in range(num_cells):
@@ -204,7 +206,7 @@ class Supernet(nn.Module):
             before = position - 1 in reductions
             self.cells.append(Cell(names, num_nodes, cin, channels, reduction, before))
             cin = cin[1], num_nodes * channels
-        self.classifier = nn.Linear(cin[1], _NUM_CLASSES)
+        self.classifier = nn.Linear(cin[1], num_classes)
 
     def forward(self, images, gates, without=None):
         """Maps images [B, 3, H, W] to logits; `without` is the position of a cell that is removed."""
@@ -301,10 +303,33 @@ class PyTorch:
                 name: kept[parameter]["momentum_buffer"]
                 for name, parameter in self.net.named_parameters()
             }
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "supernet.pt"
-            torch.save(tensors, path)
-            return load_torch(path, None).variables
+        return as_variables(tensors)
+
+
+def as_variables(tensors):
+    """The state dict of a `Supernet` as our variables."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "supernet.pt"
+        torch.save(tensors, path)
+        return load_torch(path, None).variables
+
+
+def fill(net: Supernet, variables):
+    """Gives a `Supernet` the weights and statistics of our variables.
+
+    Where each number goes is found out by importing numbers that count the entries of the state dict.
+    """
+    tensors = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    sizes = [tensor.numel() for tensor in tensors.values()]
+    assert sum(sizes) < 2**24  # whole numbers of float32
+    places = torch.arange(sum(sizes), dtype=torch.float32).split(sizes)
+    counted = {k: p.reshape(t.shape) for (k, t), p in zip(tensors.items(), places)}
+    numbers = np.zeros(sum(sizes), np.float32)
+    for place, leaf in zip(jax.tree.leaves(as_variables(counted)), jax.tree.leaves(variables)):
+        numbers[np.asarray(place, np.int64).ravel()] = np.asarray(leaf, np.float32).ravel()
+    parts = torch.tensor(numbers).split(sizes)
+    filled = {k: p.reshape(t.shape) for (k, t), p in zip(tensors.items(), parts)}
+    net.load_state_dict(filled, strict=False)
 
 
 # Our program.

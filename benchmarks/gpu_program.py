@@ -16,12 +16,12 @@ convolutions and matrix products their bytes alone.
 import argparse
 import collections
 import dataclasses
-import importlib.util
 import json
 import os
 import platform
 import re
 import time
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,8 +59,13 @@ DD1 = Path(__file__).with_name("dd1.json")
 
 def unavailable() -> str:
     """Why nothing can be compiled for a GPU here; empty: it can."""
-    if not importlib.util.find_spec("jax_plugins.xla_cuda12"):
+    try:
+        plugin = metadata.version("jax-cuda12-plugin")
+        metadata.version("nvidia-cuda-nvcc-cu12")
+    except metadata.PackageNotFoundError:
         return "the wheels of '.[gpu_compile]' are not installed"
+    if plugin != jaxlib.__version__:
+        return f"jax-cuda12-plugin is of version {plugin}, jaxlib of {jaxlib.__version__}"
     if jax.config.jax_platforms != "cpu":
         return "JAX_PLATFORMS is not cpu"
     return ""

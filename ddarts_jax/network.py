@@ -69,11 +69,13 @@ class Cell(nnx.Module):
         """
         states = {0: self.preprocess0(s0, train), 1: self.preprocess1(s1, train)}
         for i, (node, inputs) in enumerate(self.nodes):
+            wide = jnp.promote_types(s1.dtype, jnp.float32)
             total = sum(
-                self.operations[_operation(name, node, source)](states[source], train)
+                self.operations[_operation(name, node, source)](states[source], train).astype(wide)
                 for name, source in inputs
             )
-            states[node] = total if scales is None else total * scales[i].astype(total.dtype)
+            total = total if scales is None else total * scales[i].astype(wide)
+            states[node] = total.astype(s1.dtype)
         return jnp.concatenate([states[node] for node, _ in self.nodes], axis=-1)
 
 
@@ -107,7 +109,9 @@ class AuxiliaryHead(nnx.Module):
 
     def __call__(self, x, train):
         """Maps features [B, H, W, channels], sides of `_POOL + stride` or more, to logits."""
-        x = nnx.avg_pool(jax.nn.relu(x), (_POOL, _POOL), strides=(self.stride, self.stride))
+        wide = jax.nn.relu(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+        pooled = nnx.avg_pool(wide, (_POOL, _POOL), strides=(self.stride, self.stride))
+        x = pooled.astype(x.dtype)
         x = self.project_norm(prim.convolve(x, self.project[...]), train)
         return self.head(jax.nn.relu(self.expand(x, train)), train)
 

@@ -185,6 +185,7 @@ def by_torch(net, variables, alphas, batches, expected):
     import pytorch_step
     import torch
 
+    torch.set_num_threads(1)  # threads that share their cores wait for each other
     cells, channels = len(net.seq), variables.weights["cells"][0]["preprocess1"]["kernel"].shape[-1]
     image_channels = batches[0][0].shape[-1]
     found = {}
@@ -275,7 +276,9 @@ def main():
         choices=["cpu", "gpu"],
         help="whose implementations; default: the present one's",
     )
-    parser.add_argument("--dtypes", default="bfloat16", help="to measure, as bfloat16,float32")
+    parser.add_argument(
+        "--dtypes", default="bfloat16", help="to measure, as bfloat16,float32; may be empty"
+    )
     parser.add_argument("--reference", help="an .npz of the float64 results, made or read")
     parser.add_argument("--sources", action="store_true", help="round one kind of result at a time")
     parser.add_argument(
@@ -299,7 +302,7 @@ def main():
     result = {"benchmark": "precision", **vars(arguments)}
     backend_name = arguments.backend or backend.name()
     with backend.compiling_for(backend_name), jax.default_matmul_precision("highest"):
-        for dtype in arguments.dtypes.split(","):
+        for dtype in filter(None, arguments.dtypes.split(",")):
             result[dtype] = errors(run(measure, *rest, dtype), expected)
             tell(f"{dtype}, as on a {backend_name}")
     if arguments.sources:

@@ -118,7 +118,7 @@ def _dataset(image_shape, num_classes: int, count: int):
 
 
 def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) -> Program:
-    """The chunk of steps that `loop` runs, or with `alone` its step by itself."""
+    """The program that `loop` runs, a chunk of steps or a streamed one, or with `alone` the step."""
     gpus = mesh(plan.batch_size, devices)
     whole = sharding.replicated(gpus)
     running = loop.start(
@@ -131,8 +131,15 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
         key = jax.random.key(0)
         arguments = described((running.state, key, *[batch] * len(splits)), whole)
         return Program(jax.jit(step, donate_argnums=0), arguments)
-    chunk = loop.make_chunk(step, plan, config[phase].augment, "bfloat16", gpus)
-    moments = dataset.mean, dataset.std
+    settings, moments = config[phase].augment, (dataset.mean, dataset.std)
+    if config.data.stream:
+        one_step = loop.make_streamed_step(step, plan, settings, *moments, "bfloat16", gpus)
+        shape = (plan.batch_size, *dataset.image_shape)
+        batch = jnp.zeros(shape, jnp.uint8), jnp.zeros(shape[:1], jnp.int32)
+        batches = described([batch] * len(splits), sharding.batch_sharding(gpus))
+        running, seed = described((running, np.uint32(0)), whole)
+        return Program(one_step, (running, batches, seed))
+    chunk = loop.make_chunk(step, plan, settings, "bfloat16", gpus)
     images = loop.Images(dataset.train_images, dataset.train_labels, splits, *moments)
     return Program(chunk, described((running, images, np.uint32(0)), whole))
 
@@ -148,8 +155,8 @@ def search_program(
         num_classes: logits.
         start: see `search.build`.
         devices: GPUs that share a batch.
-        alone: the step by itself; else the chunk of two steps that `loop` runs, with drawing of the
-            batches and augmentation.
+        alone: the step by itself; else what `loop` runs, a chunk of two steps with drawing of the
+            batches and augmentation, or with `config.data.stream` one step with augmentation.
     """
     batch_size = config.data.batch_size
     dataset = _dataset(image_shape, num_classes, 4 * batch_size)

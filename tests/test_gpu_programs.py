@@ -61,8 +61,7 @@ def few(monkeypatch):
 
 def check(program, loops=True):
     """Compiles a program; its text has loops of known length and holds no float64."""
-    compiled = program.compile()
-    text = compiled.as_text()
+    text = program.compile().as_text()
     found = gpu_program.describe(text)
     assert found["kernels"] > 0
     assert found["unknown_loops"] == 0
@@ -132,6 +131,22 @@ def test_training(stem, size, auto_augment):
     config.train.label_smoothing = 0.1
     config.train.augment.color_jitter = 0.4 if stem == "strided" else 0.0
     check(gpu_program.training_program(config, _ALL, (size, size, 3)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("phase", ["search", "train"])
+def test_streamed_steps(few, phase):
+    """Batches of a stream, already split over two devices."""
+    config = small_config()
+    config.data.stream = True
+    config.train.auxiliary_weight = 0.0
+    config[phase].augment.color_jitter = 0.4
+    if phase == "search":
+        check(gpu_program.search_program(config, _IMAGE, devices=2))
+    else:
+        image = (16, 16, 3)
+        program = gpu_program.training_program(config, tiny.GENOTYPE, image, devices=2)
+        check(program, loops=False)
 
 
 @needs_compiler

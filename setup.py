@@ -33,7 +33,7 @@ setup(
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10.2"],
         # To compile for a GPU where there is none; versions must be that of jaxlib.
-        "gpu_compile": ["jax-cuda12-plugin>=0.10.2", "nvidia-cuda-nvcc-cu12>=12.9"],
+        "gpu-compile": ["jax-cuda12-plugin>=0.10.2", "nvidia-cuda-nvcc-cu12>=12.9"],
         # Not newer: later converters pin an orbax-checkpoint that is older than the one above.
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.32"],
         "torch": ["torch>=2.13"],

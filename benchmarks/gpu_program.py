@@ -4,7 +4,7 @@
     python benchmarks/gpu_program.py --program train     # the training step of DD-1
     python benchmarks/gpu_program.py --scopes 20         # ... and which parts launch most kernels
 
-XLA compiles ahead of time for a described GPU. `pip install '.[gpu_compile]'` brings what it needs
+XLA compiles ahead of time for a described GPU. `pip install '.[gpu-compile]'` brings what it needs
 beside JAX: the CUDA plugin's wheels, neither CUDA nor cuDNN. JAX_PLATFORMS must then be "cpu".
 
 It tells whether XLA's GPU compiler accepts a program, how long it takes (without autotuning, which needs
@@ -63,7 +63,7 @@ def unavailable() -> str:
         plugin = metadata.version("jax-cuda12-plugin")
         metadata.version("nvidia-cuda-nvcc-cu12")
     except metadata.PackageNotFoundError:
-        return "the wheels of '.[gpu_compile]' are not installed"
+        return "the wheels of '.[gpu-compile]' are not installed"
     if plugin != jaxlib.__version__:
         return f"jax-cuda12-plugin is of version {plugin}, jaxlib of {jaxlib.__version__}"
     if jax.config.jax_platforms != "cpu":

@@ -194,6 +194,12 @@ def run(
             f"data.batch_size={plan.batch_size} cannot be split into train.accumulate="
             f"{settings.accumulate} equal parts: choose a divisor."
         )
+    if plan.batch_size // settings.accumulate % jax.device_count():
+        raise UserError(
+            f"data.batch_size={plan.batch_size} in train.accumulate={settings.accumulate} parts leaves "
+            f"{plan.batch_size // settings.accumulate} images for {jax.device_count()} devices, which "
+            f"cannot share them evenly: choose a smaller train.accumulate or a larger batch."
+        )
     net, variables = build(config, genotype, dataset, dtype)
     identity = {"genotype": genotype.to_dict()}
     if config.weights:

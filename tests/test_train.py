@@ -213,3 +213,12 @@ def test_a_batch_that_does_not_divide_is_refused(dataset, tmp_path):
     config.train.accumulate = 3
     with pytest.raises(UserError, match=r"batch_size=8 .*accumulate=3"):
         run(config, dataset, tmp_path)
+
+
+def test_parts_that_devices_cannot_share_are_refused(dataset, tmp_path, monkeypatch):
+    """Parts of an accumulated batch are split over the devices as the batch is."""
+    config = make_config()
+    config.train.accumulate = 2
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=r"accumulate=2 parts leaves 4 images for 8 devices"):
+        run(config, dataset, tmp_path)

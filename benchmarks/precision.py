@@ -166,8 +166,9 @@ def by_source(net, problem, expected):
                 stack.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
             jax.clear_caches()
             result = errors(run(make_measure(net), *problem, "float32"), expected)
-            found[" + ".join(kinds)] = {name: result[name]["error"] for name in ("g", "weights")}
-            tell(f"rounded: {', '.join(kinds)}")
+        kind = " + ".join(kinds)
+        found[kind] = {name: result[name]["error"] for name in ("g", "weights")}
+        tell(f"rounded: {kind}: {found[kind]}")
     jax.clear_caches()
     return found
 

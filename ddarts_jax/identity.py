@@ -5,7 +5,6 @@ continued there only if its own identity is the same, so that nothing is mixed w
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from ddarts_jax import config as configuration
 from ddarts_jax.config import differences, flatten
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
 
 # Keys that do not change the result of a run, except for rounding.
 INCIDENTAL = {
@@ -80,9 +80,7 @@ def claim(path: Path, wanted: Mapping[str, Any], content: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True))
-            os.replace(temporary, path)
+            write_json(path, wanted)
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("no object")

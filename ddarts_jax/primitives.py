@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +152,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @backend.implementation("convolution", "library")
 @backend.implementation("strided_pointwise", "library")
-class Library(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # which, unlike tuples, differ by their class
+class Library:
     """XLA's convolution, with the gradients that JAX derives.
 
     Attributes:
@@ -161,9 +161,9 @@ class Library(NamedTuple):
     """
 
     stride: tuple[int, int]
-    dilation: int
-    padding: tuple[int, int]
-    groups: int
+    dilation: int = 1
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
 
     def forward(self, x, kernel):
         """The convolution."""
@@ -188,22 +188,13 @@ class Library(NamedTuple):
 
 
 @backend.implementation("convolution", "canonical")
-class Canonical(NamedTuple):
+class Canonical(Library):
     """XLA's convolution, with gradients in the one layout that its CPU compiler is quick at.
 
     The gradients that JAX derives have other layouts. Outside of loops the compiler changes them;
     inside (the scans over edges and over steps) it runs them by naive code, 10 to 20 times slower.
-    Attributes are those of `Library`; there is one group.
+    There is one group.
     """
-
-    stride: tuple[int, int]
-    dilation: int
-    padding: tuple[int, int]
-    groups: int = 1
-
-    def forward(self, x, kernel):
-        """The convolution."""
-        return Library(*self).forward(x, kernel)
 
     def to_input(self, cotangent, kernel, x):
         """Gradient by `x`: the transposed convolution.
@@ -246,13 +237,8 @@ class Canonical(NamedTuple):
 
 
 @backend.implementation("strided_pointwise", "product")
-class Product(NamedTuple):
-    """A 1x1 convolution without padding as a matrix product; attributes are those of `Library`."""
-
-    stride: tuple[int, int]
-    dilation: int = 1
-    padding: tuple[int, int] = (0, 0)
-    groups: int = 1
+class Product(Library):
+    """A 1x1 convolution without padding, in one group, as a matrix product."""
 
     def _pixels(self, x):
         return x[:, :: self.stride[0], :: self.stride[1]]

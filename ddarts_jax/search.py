@@ -254,9 +254,8 @@ def run(
     if start is not None:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
         identity["start"] = start.to_dict()
-        identity["parse"] = (
-            config.parse.to_dict()
-        )  # on which the distances, so the early stop, depend
+        # The distances, so the early stop, depend on it.
+        identity["parse"] = config.parse.to_dict()
         origin = derive(alphas, net, config.parse)
         if not any(origin.genes):
             raise UserError(

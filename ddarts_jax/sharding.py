@@ -6,7 +6,7 @@ same program on the same state.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -84,11 +84,9 @@ def split_batch(batch, mesh: Mesh):
     return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
-@contextlib.contextmanager
-def over(mesh: Mesh) -> Iterator[None]:
+def over(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
     """While a step is traced: says to `sum_over_batch` over which devices batches are split."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def sum_over_batch(function: Callable, *batches) -> jax.Array:

@@ -132,7 +132,7 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
         arguments = described((running.state, key, *[batch] * len(splits)), whole)
         return Program(jax.jit(step, donate_argnums=0), arguments)
     settings, moments = config[phase].augment, (dataset.mean, dataset.std)
-    if config.data.stream:
+    if config.data.get("stream", False):  # a scoring has no such key
         one_step = loop.make_streamed_step(step, plan, settings, *moments, "bfloat16", gpus)
         shape = (plan.batch_size, *dataset.image_shape)
         batch = jnp.zeros(shape, jnp.uint8), jnp.zeros(shape[:1], jnp.int32)

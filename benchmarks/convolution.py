@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ddarts_jax import primitives
+from ddarts_jax.models import primitives
 
 _CASES = (  # images, size, channels, taps, stride
     (16, 32, 16, (3, 3), 1),

@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from ddarts_jax.distance import SCORES, architecture_distance
-from ddarts_jax.genotype import Genotype, edges, num_edges, parse, reduction_positions
+from ddarts_jax.genotypes.distance import SCORES, architecture_distance
+from ddarts_jax.genotypes.genotype import Genotype, edges, num_edges, parse, reduction_positions
 
 
 def random_network(rng, num_cells, num_nodes) -> Genotype:

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddarts_jax import supernet
-from ddarts_jax.genotype import edges
-from ddarts_jax.primitives import SPACES, initialise
-from ddarts_jax.supernet import StackedEdges, Variables
+from ddarts_jax.genotypes.genotype import edges
+from ddarts_jax.models import supernet
+from ddarts_jax.models.primitives import SPACES, initialise
+from ddarts_jax.models.supernet import StackedEdges, Variables
 
 
 def scanned(arguments, pairs, unroll):

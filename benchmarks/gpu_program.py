@@ -30,9 +30,12 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from ddarts_jax import backend, compilation, loop, profiling, search, sharding, train
-from ddarts_jax.config import default_config
-from ddarts_jax.genotype import Genotype
+from ddarts_jax.configuration import default_config
+from ddarts_jax.distributed import sharding
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.ops import backend
+from ddarts_jax.searching import search
+from ddarts_jax.training import compilation, loop, profiling, train
 
 # An H100 as XLA describes it (tools/gpu_specs of its sources, of CUDA 12.8 and cuDNN 9.7).
 H100 = """

@@ -19,8 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ddarts_jax import data, loop, profiling, search, sharding
-from ddarts_jax.config import default_config, without_augmentation
+from ddarts_jax.configuration import default_config, without_augmentation
+from ddarts_jax.data import dataset as data
+from ddarts_jax.distributed import sharding
+from ddarts_jax.searching import search
+from ddarts_jax.training import loop, profiling
 
 _TRACED = 10
 

@@ -25,7 +25,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from ddarts_jax import stream
+from ddarts_jax.data import stream
 
 _CLASSES = 10
 

@@ -30,15 +30,20 @@ import jaxlib
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from ddarts_jax import backend, compilation, identity, search, sharding, supernet
-from ddarts_jax import config as configuration
-from ddarts_jax import data as images_of
-from ddarts_jax import primitives as prim
-from ddarts_jax.augment import normalize
-from ddarts_jax.checkpoint import Checkpoints
-from ddarts_jax.contributions import contributions
-from ddarts_jax.loop import Schedule, start
-from ddarts_jax.supernet import Variables
+from ddarts_jax import configuration
+from ddarts_jax.data import dataset as images_of
+from ddarts_jax.data.augment import normalize
+from ddarts_jax.distributed import sharding
+from ddarts_jax.models import primitives as prim
+from ddarts_jax.models import supernet
+from ddarts_jax.models.supernet import Variables
+from ddarts_jax.ops import backend
+from ddarts_jax.runs import identity
+from ddarts_jax.searching import search
+from ddarts_jax.searching.contributions import contributions
+from ddarts_jax.training import compilation
+from ddarts_jax.training.checkpoint import Checkpoints
+from ddarts_jax.training.loop import Schedule, start
 
 
 def random_problem(arguments):

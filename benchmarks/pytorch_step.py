@@ -41,11 +41,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ddarts_jax import optim, search
-from ddarts_jax.config import default_config
-from ddarts_jax.importing import load_torch
-from ddarts_jax.losses import EPSILON
-from ddarts_jax.primitives import SPACES
+from ddarts_jax.configuration import default_config
+from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.searching import search
+from ddarts_jax.searching.losses import EPSILON
+from ddarts_jax.tasks.importing import load_torch
+from ddarts_jax.training import optim
 
 _NUM_CLASSES = 10
 # Largest differences that are let through, relative to the largest entry: of losses and contributions,
@@ -54,7 +55,7 @@ _NUM_CLASSES = 10
 _TOLERANCES = {"float64": (1e-9, 1e-9), "float32": (1e-4, 1e-2)}
 
 # The PyTorch program. Its parameters are named as in the authors' checkpoints, so that the importer
-# (`ddarts_jax.importing.load_torch`) reads them.
+# (`ddarts_jax.tasks.importing.load_torch`) reads them.
 
 
 class Layers(nn.Module):

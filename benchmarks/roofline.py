@@ -48,9 +48,11 @@ import jaxlib
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
-from ddarts_jax import backend, search, supernet
-from ddarts_jax.config import default_config
-from ddarts_jax.genotype import edges, reduction_positions
+from ddarts_jax.configuration import default_config
+from ddarts_jax.genotypes.genotype import edges, reduction_positions
+from ddarts_jax.models import supernet
+from ddarts_jax.ops import backend
+from ddarts_jax.searching import search
 
 _NUM_CLASSES = 10
 

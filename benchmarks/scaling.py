@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from roofline import called, computations, trip_count
 from search_step import random_supernet
 
-from ddarts_jax import optim, sharding
-from ddarts_jax.config import default_config
-from ddarts_jax.search import search_step
+from ddarts_jax.configuration import default_config
+from ddarts_jax.distributed import sharding
+from ddarts_jax.searching.search import search_step
+from ddarts_jax.training import optim
 
 _FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
 _ASSUMED = {  # seconds an all-reduce at least takes, bytes a second of each device

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import jaxlib
 from flax import __version__ as flax_version
 
-from ddarts_jax import optim, supernet
-from ddarts_jax.compilation import lower
-from ddarts_jax.config import default_config
-from ddarts_jax.primitives import SPACES
-from ddarts_jax.search import search_step
+from ddarts_jax.configuration import default_config
+from ddarts_jax.models import supernet
+from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.searching.search import search_step
+from ddarts_jax.training import optim
+from ddarts_jax.training.compilation import lower
 
 
 def random_supernet(arguments, **options):

@@ -6,7 +6,7 @@ Needs CIFAR-100 prepared by tensorflow-datasets as ArrayRecord. Made for a GPU; 
 been run yet, so no accuracy is given (the paper: DD-4, 83.86% after full training).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

@@ -8,7 +8,7 @@ ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy 
 given (the paper: DD-5, 81.92%).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

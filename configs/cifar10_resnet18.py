@@ -8,7 +8,7 @@ channels. Made for a GPU; the whole search has not been run yet, so no accuracy 
 its full training: 36.32 M parameters, 97.39%).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

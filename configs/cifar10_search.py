@@ -7,7 +7,7 @@ defaults of `default_config`. Made for a GPU: benchmarks/RESULTS.md has what a s
 search has not been run yet, so no accuracy is given (the paper: DD-1, 97.02% after full training).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

@@ -6,7 +6,7 @@
 compiling. The accuracy means nothing.
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

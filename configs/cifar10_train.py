@@ -8,7 +8,7 @@ ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy 
 given (the paper: DD-1, 97.02%).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

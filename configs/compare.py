@@ -7,7 +7,7 @@ Runs are workdirs, finished or not; those whose configs differ by no more than t
 Writes `report.html`, `comparison.json` and `comparison.md` in seconds, and prints the table.
 """
 
-from ddarts_jax.config import compare_config
+from ddarts_jax.configuration import compare_config
 
 
 def get_config():

@@ -6,7 +6,7 @@
 test split (seeds 0 to 2).
 """
 
-from ddarts_jax.config import default_config, without_augmentation
+from ddarts_jax.configuration import default_config, without_augmentation
 
 
 def get_config():

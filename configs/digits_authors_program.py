@@ -6,7 +6,7 @@ ablation loss without gradient, gradients that pile up.
 A baseline: all else is that of configs/digits.py.
 """
 
-from ddarts_jax.config import based_on
+from ddarts_jax.configuration import based_on
 
 
 def get_config():

@@ -7,7 +7,7 @@ until the distance to ResNet18 is stable, training and evaluation. 5 minutes on 
 of them compiling; 98.89 ± 1.00% on the test split (seeds 0 to 2).
 """
 
-from ddarts_jax.config import default_config, without_augmentation
+from ddarts_jax.configuration import default_config, without_augmentation
 
 
 def get_config():

@@ -9,7 +9,7 @@ A network is a genotype.json, a file of the authors' genotype text, or a handcra
 runs, with their curves, compare by configs/compare.py.
 """
 
-from ddarts_jax.config import distance_config
+from ddarts_jax.configuration import distance_config
 
 
 def get_config():

@@ -11,7 +11,7 @@ data must still be where they were. Own images:
     python -m ddarts_jax.predict DIR IMAGE...
 """
 
-from ddarts_jax.config import export_config
+from ddarts_jax.configuration import export_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ tensorflow-datasets as ArrayRecord. Images are streamed. Made for GPUs; the whol
 yet, so no accuracy is given (the paper: DD-7, 75.5% after full training).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

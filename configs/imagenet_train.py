@@ -8,7 +8,7 @@ Data as for imagenet_search.py, streamed. `--config.train.augment.auto_augment=i
 Made for GPUs; the whole training has not been run yet, so no accuracy is given (the paper: DD-7, 75.5%).
 """
 
-from ddarts_jax.config import default_config
+from ddarts_jax.configuration import default_config
 
 
 def get_config():

@@ -8,7 +8,7 @@ seconds. A `.pth.tar` needs PyTorch (pip install 'ddarts_jax[torch]'); an `.npz`
 state dict under their names does not.
 """
 
-from ddarts_jax.config import import_config
+from ddarts_jax.configuration import import_config
 
 
 def get_config():

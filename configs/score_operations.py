@@ -7,7 +7,7 @@ the handwritten digits on 2 CPU cores: 25 minutes, nearly all of them compiling 
 and CIFAR: `--config.train.channels=16 --config.data.name=cifar10`.
 """
 
-from ddarts_jax.config import score_config, without_augmentation
+from ddarts_jax.configuration import score_config, without_augmentation
 
 
 def get_config():

@@ -9,7 +9,7 @@ command continues. Alone on 2 CPU cores a seed of digits takes 3 minutes, or 1.5
 compiled.
 """
 
-from ddarts_jax.config import seeds_config
+from ddarts_jax.configuration import seeds_config
 
 
 def get_config():

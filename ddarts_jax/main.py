@@ -9,11 +9,11 @@ import traceback
 from importlib import metadata
 from pathlib import Path
 
-from ddarts_jax import config as configuration
-from ddarts_jax import processes
+from ddarts_jax import configuration
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
-from ddarts_jax.workdir import Clock, locked
+from ddarts_jax.runs.workdir import Clock, locked
 
 _logger = logging.getLogger("ddarts_jax")
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         processes.start(group)
     except UserError as error:
         return _fail(error)
-    from ddarts_jax.loop import Stopped
+    from ddarts_jax.training.loop import Stopped
 
     failure = ""
     try:
@@ -92,31 +92,24 @@ def _run_task(config, workdir: Path) -> dict:
     """Runs the task as `run` describes, which keeps other processes out of the workdir."""
     clock = Clock(workdir, counts=config.task != "evaluate")
     if config.task == "seeds":
-        from ddarts_jax import seeds
+        from ddarts_jax.tasks import seeds
 
         return seeds.run(config, workdir)  # uses no device, which its runs need
     import jax
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ddarts_jax import (
-        backend,
-        compare,
-        comparison,
-        compilation,
-        data,
-        export,
-        importing,
-        random_search,
-        report,
-        scoring,
-        search,
-        stream,
-        train,
-    )
-    from ddarts_jax.genotype import expand
-    from ddarts_jax.loop import Stopped
-    from ddarts_jax.metrics import MetricsWriter
+    from ddarts_jax.data import dataset as data
+    from ddarts_jax.data import stream
+    from ddarts_jax.genotypes.genotype import expand
+    from ddarts_jax.ops import backend
+    from ddarts_jax.reports import comparison, report
+    from ddarts_jax.runs.metrics import MetricsWriter
+    from ddarts_jax.searching import random_search, search
+    from ddarts_jax.tasks import distances as compare
+    from ddarts_jax.tasks import export, importing, scoring
+    from ddarts_jax.training import compilation, train
+    from ddarts_jax.training.loop import Stopped
 
     compilation.keep_programs()
     if config.task == "export":
@@ -223,8 +216,10 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
     trained network `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
     picture `confusion`; after a search with a start the picture `distance`.
     """
-    from ddarts_jax import compare, drawing, evaluate, train
-    from ddarts_jax.genotype import Genotype
+    from ddarts_jax.genotypes.genotype import Genotype
+    from ddarts_jax.reports import drawing
+    from ddarts_jax.tasks import distances as compare
+    from ddarts_jax.training import evaluate, train
 
     summary = {"task": config.task, "data": dataset.name}
     try:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import data, stream
+from ddarts_jax.data import dataset as data
+from ddarts_jax.data import stream
 from ddarts_jax.errors import UserError
 
 FORMAT = 1  # of the folder; to be raised when an older reader would misread a newer folder
@@ -107,7 +108,7 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
     import jax
     from jax import export
 
-    from ddarts_jax import backend
+    from ddarts_jax.ops import backend
 
     path = Path(directory) / "model.stablehlo"
     given = meta["preprocessing"]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import config as configuration
-from ddarts_jax.distance import architecture_distance
+from ddarts_jax import configuration
 from ddarts_jax.files import write_json
-from ddarts_jax.genotype import Genotype, num_edges, parse, reduction_positions
-from ddarts_jax.primitives import DARTS_PRIMITIVES
+from ddarts_jax.genotypes.distance import architecture_distance
+from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
+from ddarts_jax.models.primitives import DARTS_PRIMITIVES
 
 
 def write_run(

@@ -13,10 +13,9 @@ import pytest
 import tiny
 
 from ddarts_jax import main
-from ddarts_jax.genotype import Genotype
-from ddarts_jax.primitives import DARTS_PRIMITIVES
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models.primitives import DARTS_PRIMITIVES
 
-_SHARED = Path(__file__).parents[2] / "shared"
 _SEARCH_EPOCHS, _TRAIN_EPOCHS = 12, 3
 _SEARCH_STEPS, _TRAIN_STEPS = 4 * _SEARCH_EPOCHS, 8 * _TRAIN_EPOCHS
 _TIMES = ("seconds", "images_per_second")
@@ -332,10 +331,10 @@ def test_divergence_is_one_line(place, tmp_path, capsys):
 @pytest.fixture(scope="session")
 def cifar(tmp_path_factory):
     """A directory with some real CIFAR-10 and CIFAR-100 images as TFDS prepares them."""
-    if not _SHARED.is_dir():
-        pytest.skip(f"needs real CIFAR images in {_SHARED}")
+    if not tiny.SHARED.is_dir():
+        pytest.skip(f"needs real CIFAR images in {tiny.SHARED}")
     directory = tmp_path_factory.mktemp("cifar")
-    script = [str(_SHARED / "data" / "cifar.py"), "prepare", str(directory), "--limit", "1000"]
+    script = [str(tiny.SHARED / "data" / "cifar.py"), "prepare", str(directory), "--limit", "1000"]
     process = tiny.start(script, directory)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -367,8 +366,8 @@ def test_the_search_from_resnet18_starts_on_real_cifar_images(cifar, tmp_path, m
         started.append(running)
         return running.state
 
-    monkeypatch.setattr("ddarts_jax.loop.run", run)
-    monkeypatch.setattr("ddarts_jax.compare.draw_history", lambda *_: None)
+    monkeypatch.setattr("ddarts_jax.training.loop.run", run)
+    monkeypatch.setattr("ddarts_jax.tasks.distances.draw_history", lambda *_: None)
     arguments = ["--config", "configs/cifar10_resnet18.py", "--workdir", str(tmp_path)]
     arguments += [f"--config.data.data_dir={cifar}", "--config.search.channels=2"]
     assert main.main(["main", *arguments]) == 0

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ddarts_jax import data, network, predict
+from ddarts_jax import predict
+from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotype import Genotype
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network
 
 _NAMES = [str(digit) for digit in range(10)]
 _MEAN, _STD = 0.3, 0.4

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ddarts_jax.config import default_config
-from ddarts_jax.genotype import Genotype
+from ddarts_jax.configuration import default_config
+from ddarts_jax.genotypes.genotype import Genotype
 
 ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"  # reference data, where there are any
 
 # Five cells that compile quickly.
 GENOTYPE = Genotype(

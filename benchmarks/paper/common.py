@@ -25,15 +25,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
-from ddarts_jax import comparison, main, metrics, report
-from ddarts_jax import config as configuration
-from ddarts_jax.comparison import Column
+from ddarts_jax import configuration, main
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
-from ddarts_jax.genotype import Genotype, existing_nodes
-from ddarts_jax.loop import Stopped
-from ddarts_jax.page import COLOURS
-from ddarts_jax.report import Run
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
+from ddarts_jax.reports import comparison, report
+from ddarts_jax.reports.comparison import Column
+from ddarts_jax.reports.page import COLOURS
+from ddarts_jax.reports.report import Run
+from ddarts_jax.runs import metrics
+from ddarts_jax.training.loop import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RESULTS = Path(__file__).parent / "results"

@@ -10,8 +10,8 @@ import sys
 
 import common
 
-from ddarts_jax import report
-from ddarts_jax.comparison import Column
+from ddarts_jax.reports import report
+from ddarts_jax.reports.comparison import Column
 
 NOTES = [
     "The values of Fig. 6 could not be read. The mean over the epochs is the larger, the sooner the "

@@ -10,8 +10,8 @@ import sys
 import common
 import numpy as np
 
-from ddarts_jax import report
-from ddarts_jax.comparison import Column
+from ddarts_jax.reports import report
+from ddarts_jax.reports.comparison import Column
 
 ALL, EARLY = "all epochs", "stopped early"
 PAPER = {

@@ -1,0 +1,1 @@
+"""Images: where they are from, how they are split, streamed and augmented."""

@@ -1,0 +1,1 @@
+"""Flax modules: primitives, cells, the supernet and the derived network."""

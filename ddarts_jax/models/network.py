@@ -1,0 +1,321 @@
+"""The discrete network of a genotype, which is trained from scratch and evaluated.
+
+Cells follow each other as in DARTS: each reads the outputs of the two cells before it, reduction
+cells halve the size and double the channels, BatchNorm is affine. A node without inputs does not
+exist: edges from it are dropped, and a cell's output concatenates the intermediate nodes that do.
+
+As in the supernet the modules are built once and split; `forward` is a pure function over pytrees.
+"""
+
+import dataclasses
+import itertools
+import operator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import genotype as genotypes
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import primitives as prim
+from ddarts_jax.models.supernet import Head, Variables
+
+_POOL = 5  # pixels a side that the auxiliary head's pooling takes together
+# Its stride, by stem: the features that it was made for are 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
+_POOL_STRIDE = {"plain": 3, "strided": 2}
+
+
+class Cell(nnx.Module):
+    """One cell of the network: the chosen primitives of its genotype, with weights of their own."""
+
+    def __init__(
+        self,
+        entries: genotypes.Cell,
+        cin,
+        channels,
+        reduction,
+        reduction_before,
+    ):
+        self.preprocess0, self.preprocess1 = prim.preprocess(
+            cin, channels, reduction_before, affine=True
+        )
+
+        self.nodes = _nodes(entries)
+        self.operations = nnx.Dict(
+            {
+                _operation(name, node, source): prim.create(
+                    name,
+                    channels,
+                    stride=2 if reduction and source < 2 else 1,
+                    affine=True,
+                )
+                for node, inputs in self.nodes
+                for name, source in inputs
+            }
+        )
+
+    def __call__(self, s0, s1, train, scales=None):
+        """Runs the cell.
+
+        Args:
+            s0: output of the cell before the last, [B, H0, W0, C0].
+            s1: output of the last cell, [B, H, W, C1].
+            train: whether BatchNorm uses the batch.
+            scales: [nodes, B, 1, 1, 1], drop path's factor for each node and image; None: 1.
+
+        Returns:
+            The existing intermediate nodes, concatenated: [B, H', W', nodes * channels].
+        """
+        states = {0: self.preprocess0(s0, train), 1: self.preprocess1(s1, train)}
+        for i, (node, inputs) in enumerate(self.nodes):
+            wide = jnp.promote_types(s1.dtype, jnp.float32)
+            total = sum(
+                self.operations[_operation(name, node, source)](states[source], train).astype(wide)
+                for name, source in inputs
+            )
+            total = total if scales is None else total * scales[i].astype(wide)
+            states[node] = total.astype(s1.dtype)
+        return jnp.concatenate([states[node] for node, _ in self.nodes], axis=-1)
+
+
+def _nodes(entries: genotypes.Cell):
+    """The existing intermediate nodes in order and their inputs: (node, ((name, source), ...))."""
+    exist = genotypes.existing_nodes(entries)
+    kept = (entry for entry in entries if entry[2] in exist)
+    return tuple(
+        (node, tuple((name, source) for name, _, source in group))
+        for node, group in itertools.groupby(kept, key=operator.itemgetter(1))
+    )
+
+
+def _operation(name, node, source):
+    return f"{source}_to_{node}_{name}"
+
+
+class AuxiliaryHead(nnx.Module):
+    """A second classifier half-way, whose loss helps to train the deep network (DARTS, CIFAR).
+
+    Of the features that it was made for (see `_POOL_STRIDE`) one position remains; of larger ones the
+    mean is taken.
+    """
+
+    def __init__(self, channels, num_classes, stride):
+        self.stride = stride
+        self.project = prim.kernel(1, 1, channels, 128)
+        self.project_norm = prim.BatchNorm(128, True)
+        self.expand = prim.ConvBN(128, 768, 2, affine=True, padding=0)
+        self.head = Head(768, num_classes)
+
+    def __call__(self, x, train):
+        """Maps features [B, H, W, channels], sides of `_POOL + stride` or more, to logits."""
+        wide = jax.nn.relu(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+        pooled = nnx.avg_pool(wide, (_POOL, _POOL), strides=(self.stride, self.stride))
+        x = pooled.astype(x.dtype)
+        x = self.project_norm(prim.convolve(x, self.project[...]), train)
+        return self.head(jax.nn.relu(self.expand(x, train)), train)
+
+
+class DerivedNetwork(nnx.Module):
+    """Stem, cells and classifier; see `build` for the arguments."""
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        *,
+        channels,
+        num_classes,
+        image_channels,
+        auxiliary,
+        stem,
+        stem_multiplier,
+    ):
+        strided = stem == "strided"
+        widths = [channels if strided else stem_multiplier * channels] * 2  # of cell 0's inputs
+        if strided:
+            self.stem = prim.StridedStem(image_channels, channels)
+        else:
+            self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
+        self.second_stem = prim.ConvBN(channels, channels, 3, 2, affine=True) if strided else None
+        self.cells = nnx.Dict()
+        for position, entries in enumerate(genotype.cells):
+            reduction = position in genotype.reductions
+            channels *= 2 if reduction else 1
+            cell = Cell(
+                entries,
+                widths[-2:],
+                channels,
+                reduction,
+                position - 1 in genotype.reductions or (position == 0 and strided),
+            )
+            self.cells[str(position)] = cell
+            widths.append(len(cell.nodes) * channels)
+        self.head = Head(widths[-1], num_classes)
+        self.auxiliary_position = _auxiliary_position(genotype)
+        auxiliary_width = widths[self.auxiliary_position + 2]
+        head = (auxiliary_width, num_classes, _POOL_STRIDE[stem])
+        self.auxiliary = AuxiliaryHead(*head) if auxiliary else None
+
+    def __call__(self, images, train, scales=None):
+        """Computes logits [B, classes] and, in training, the auxiliary head's (None without one).
+
+        Args:
+            images: [B, H, W, image channels].
+            train: whether BatchNorm uses the batch.
+            scales: drop path's factors, [cells, nodes, B, 1, 1, 1]; None: 1.
+        """
+        auxiliary_logits = None
+        with jax.named_scope("stem"):
+            s0 = s1 = self.stem(images, train)
+            if self.second_stem is not None:
+                s1 = self.second_stem(s0, train)
+        for position in range(len(self.cells)):
+            with jax.named_scope(f"cell_{position}"):
+                cell_scales = None if scales is None else scales[position]
+                s0, s1 = s1, self.cells[str(position)](s0, s1, train, cell_scales)
+            if train and self.auxiliary is not None and position == self.auxiliary_position:
+                with jax.named_scope("auxiliary"):
+                    auxiliary_logits = self.auxiliary(s1, train)
+        with jax.named_scope("head"):
+            return self.head(s1, train), auxiliary_logits
+
+
+def _auxiliary_position(genotype: Genotype) -> int:
+    """The last reduction cell; where the reductions of the search would put it if there is none."""
+    return max(genotype.reductions, default=2 * genotype.num_cells // 3)
+
+
+def smallest_image(genotype: Genotype, stem: str = "plain") -> int:
+    """Pixels a side that the images need for the auxiliary head."""
+    halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
+    halvings += 3 if stem == "strided" else 0
+    needed = _POOL + _POOL_STRIDE[stem]  # two positions for the 2x2 convolution
+    return (needed - 1) * 2**halvings + 1  # sizes are halved upwards
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network's structure (static and hashable); its numbers live in `Variables`.
+
+    Attributes:
+        graph: definition of the modules.
+        num_nodes: for each cell, the number of its existing intermediate nodes.
+    """
+
+    graph: nnx.GraphDef
+    num_nodes: tuple[int, ...]
+
+
+def build(
+    genotype: Genotype,
+    *,
+    channels: int,
+    num_classes: int,
+    image_channels: int,
+    image_size: int,
+    auxiliary: bool = False,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+    key: jax.Array | None,
+) -> tuple[Network, Variables]:
+    """Builds the network of a genotype with random weights.
+
+    All existing nodes of a cell are concatenated, as in the authors' network, whatever
+    `genotype.concat` says.
+
+    Args:
+        genotype: what the cells compute, and which of them are reduction cells.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_channels: channels of the input images.
+        image_size: pixels a side.
+        auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
+        stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
+            quarter and an eighth of it (DARTS, ImageNet).
+        stem_multiplier: the plain stem has this many times `channels`.
+        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
+
+    Returns:
+        The structure and its variables, each part of which has the keys stem, cells (by position),
+        head and auxiliary, as far as they hold anything.
+
+    Raises:
+        UserError: for a cell without intermediate nodes, an unknown primitive, or images too small
+            for the auxiliary head.
+    """
+    for position, cell in enumerate(genotype.cells):
+        if not _nodes(cell):
+            raise UserError(
+                f"cell {position} of the genotype has no operation that reads its inputs, so the "
+                f"network ends there: lower parse.threshold or use another parse.method."
+            )
+    if auxiliary:
+        smallest = smallest_image(genotype, stem)
+        if image_size < smallest:
+            raise UserError(
+                f"train.auxiliary_weight asks for the auxiliary head, which needs images of at "
+                f"least {smallest}x{smallest} pixels here, but these have "
+                f"{image_size}x{image_size}: set train.auxiliary_weight to 0 or use larger images "
+                f"(data.image_size)."
+            )
+    module = DerivedNetwork(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        auxiliary=auxiliary,
+        stem=stem,
+        stem_multiplier=stem_multiplier,
+    )
+    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
+    weights = nnx.to_pure_dict(weights)
+    if key is not None:
+        weights = prim.initialise(key, weights)
+    variables = Variables(weights, nnx.to_pure_dict(statistics))
+    return Network(graph, num_nodes), variables
+
+
+def forward(
+    network: Network, variables: Variables, images, train: bool, *, drop_path=0.0, key=None
+):
+    """Runs the network.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        images: [B, H, W, channels], normalised, in the compute dtype.
+        train: whether BatchNorm uses the batch, and drop path and the auxiliary head are on.
+        drop_path: probability, below 1, with which a node is zeroed; a number or a traced scalar.
+        key: of drop path's draws; None: no drop path.
+
+    Returns:
+        logits [B, num_classes], float32 or better; the auxiliary head's likewise, or None; new
+        statistics.
+    """
+    scales = None
+    if train and key is not None:
+        scales = drop_path_scales(key, drop_path, network.num_nodes, len(images))
+    module = nnx.merge(network.graph, *variables)
+    logits, auxiliary_logits = module(images, train, scales)
+    return logits, auxiliary_logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def drop_path_scales(key, drop_path, num_nodes, batch):
+    """Draws drop path's factors: 0 with probability `drop_path`, else 1 / (1 - drop_path).
+
+    DARTS drops each path into a node by itself and never an identity; the authors of D-DARTS drop a
+    node, that is the sum of all its inputs. This follows the latter.
+
+    Args:
+        key: of the draws.
+        drop_path: probability, below 1; a number or a traced scalar.
+        num_nodes: intermediate nodes of each cell.
+        batch: number of images, each of which draws its own.
+
+    Returns:
+        float32 [cells, nodes of the largest cell, batch, 1, 1, 1].
+    """
+    keep = 1 - jnp.asarray(drop_path, jnp.float32)
+    shape = (len(num_nodes), max(num_nodes), batch, 1, 1, 1)
+    return jax.random.bernoulli(key, keep, shape) / keep

@@ -1,0 +1,412 @@
+"""The supernet: a network of individual cells in which every edge mixes all primitives.
+
+A cell of the supernet has two inputs (the outputs of the two cells before it), S intermediate nodes and
+an edge from every earlier node to every later one. The edge's mixed operation is
+`sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1) or, for comparison,
+`softmax(alpha)_o` (DARTS). Every cell has alphas of its own (D-DARTS section 3.1), unless cells share
+them. The output concatenates the intermediate nodes.
+
+Modules are built once and split (`nnx.split`); everything that runs is a pure function over pytrees.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from ddarts_jax.genotypes.genotype import edges, reduction_positions
+from ddarts_jax.models import primitives as prim
+from ddarts_jax.searching.losses import cross_entropy
+
+PyTree = Any
+
+
+class MixedOperation(nnx.Module):
+    """All primitives of one edge, weighted by the edge's gates."""
+
+    def __init__(self, names: Sequence[str], channels, stride):
+        # A merged nnx.Dict lists its keys alphabetically: the gates follow the names, not the Dict.
+        self.names = tuple(names)
+        self.candidates = nnx.Dict(
+            {name: prim.create(name, channels, stride, affine=False) for name in names}
+        )
+
+    def __call__(self, x, gates, train):
+        """Mixes the primitives' outputs, in float32 or better.
+
+        The gradient of a gate is a sum over all images and pixels: in bfloat16 it would be off by
+        15% and more.
+
+        Args:
+            x: [B, H, W, C].
+            gates: [O], the weight of each primitive.
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            [B, H / stride, W / stride, C].
+        """
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        total = 0
+        for o, name in enumerate(self.names):
+            with jax.named_scope(name):
+                total += gates[o] * self.candidates[name](x, train).astype(wide)
+        return total.astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _mix(graph, variables, x, gates, train):
+    """Runs a split `MixedOperation`; jitted, so that edges of one shape are traced once."""
+    return apply(graph, variables, x, gates, train)
+
+
+@jax.custom_vjp
+def _kept_apart(x):
+    """The identity, whose cotangent is computed before it is added to others."""
+    return x
+
+
+_kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (prim.unfused(cotangent),))
+
+
+class StackedEdges(nnx.Module):
+    """Mixed operations of several edges of one stride: parameters have a leading edge axis.
+
+    Edges of one stride have parameters of one shape, so `lax.scan` over them compiles one mixed
+    operation in place of up to fourteen.
+    """
+
+    def __init__(self, names, pairs, channels, stride, *, unroll, remat):
+        # One mixed operation, repeated along the edge axis; `initialise` draws each edge its own.
+        graph, state = nnx.split(MixedOperation(names, channels, stride))
+        self.mixed = nnx.merge(
+            graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
+        )
+        self.pairs = tuple(pairs)
+        self.unroll, self.remat = unroll, remat
+
+    def __call__(self, sources, nodes, gates, train):
+        """Adds every edge's output to its target node, edge after edge.
+
+        Args:
+            sources: [nodes, B, H, W, C] to read from; None reads from `nodes` as they fill.
+            nodes: [nodes, B, H', W', C].
+            gates: [edges, O].
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            `nodes` with the edges' outputs added.
+        """
+        graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
+        variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
+
+        mix = _mix
+        if self.remat:
+            mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4))
+
+        def add_edge(nodes, edge):
+            (source, target), gates, variables = edge
+            x = _kept_apart((nodes if sources is None else sources)[source])
+            output, statistics = mix(graph, variables, x, gates, train)
+            return nodes.at[target].add(output), statistics
+
+        pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
+        with jax.named_scope("edges"):
+            nodes, statistics = lax.scan(
+                add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
+            )
+        nnx.update(self.mixed, statistics)
+        return nodes
+
+
+class Cell(nnx.Module):
+    """One cell of the supernet, with its own weights; its alphas come as an argument."""
+
+    def __init__(
+        self,
+        names,
+        num_nodes,
+        cin,
+        channels,
+        reduction,
+        reduction_before,
+        *,
+        unroll,
+        remat,
+    ):
+        self.preprocess0, self.preprocess1 = prim.preprocess(
+            cin, channels, reduction_before, affine=False
+        )
+
+        pairs = edges(num_nodes)
+        # In a reduction cell the edges that leave the two inputs are strided, so their shapes differ.
+        strided = [e for e, (source, _) in enumerate(pairs) if reduction and source < 2]
+        plain = [e for e in range(len(pairs)) if e not in strided]
+
+        def stack(edge_numbers, stride):
+            return StackedEdges(
+                names,
+                [pairs[e] for e in edge_numbers],
+                channels,
+                stride,
+                unroll=unroll,
+                remat=remat,
+            )
+
+        self.strided = stack(strided, 2) if strided else None
+        self.plain = stack(plain, 1) if plain else None
+        self.strided_edges, self.plain_edges = tuple(strided), tuple(plain)
+        self.num_nodes = num_nodes
+
+    def __call__(self, s0, s1, gates, train):
+        """Runs the cell.
+
+        Args:
+            s0: output of the cell before the last, [B, H0, W0, C0].
+            s1: output of the last cell, [B, H, W, C1].
+            gates: [E, O], edges in the order of `genotype.edges`.
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            The intermediate nodes, concatenated: [B, H', W', num_nodes * channels].
+        """
+        inputs = jnp.stack([self.preprocess0(s0, train), self.preprocess1(s1, train)])
+        if self.strided is None:
+            nodes = jnp.concatenate(
+                [inputs, jnp.zeros((self.num_nodes, *inputs.shape[1:]), s1.dtype)]
+            )
+        else:
+            batch, height, width, channels = inputs.shape[1:]
+            halved = (batch, (height + 1) // 2, (width + 1) // 2, channels)
+            # The two inputs keep their places, so that node numbers stay those of the genotype.
+            nodes = jnp.zeros((2 + self.num_nodes, *halved), s1.dtype)
+            nodes = self.strided(inputs, nodes, gates[jnp.array(self.strided_edges)], train)
+        if self.plain is not None:
+            nodes = self.plain(None, nodes, gates[jnp.array(self.plain_edges)], train)
+        return jnp.concatenate(list(nodes[2:]), axis=-1)
+
+
+class Head(nnx.Module):
+    """Global average pooling and the classifier; logits are float32 or better."""
+
+    def __init__(self, channels, num_classes):
+        # Zeros: `primitives.initialise` draws the kernel.
+        zeros = nnx.initializers.zeros_init()
+        self.classifier = nnx.Linear(channels, num_classes, kernel_init=zeros, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, train):
+        """Maps features [B, H, W, C] to logits [B, num_classes]."""
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        return self.classifier(x)
+
+
+class Variables(NamedTuple):
+    """What the modules hold, by part: `{"stem": ..., "cells": [...], "head": ...}` each.
+
+    Attributes:
+        weights: trainable parameters.
+        statistics: running means and variances of BatchNorm.
+    """
+
+    weights: PyTree
+    statistics: PyTree
+
+
+def apply(graph, variables: Variables, *args):
+    """Runs a split module purely: returns its output and its new statistics."""
+    module = nnx.merge(graph, *variables)
+    return module(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+@dataclasses.dataclass(frozen=True)
+class Supernet:
+    """The supernet's structure (static and hashable); its numbers live in `Variables`.
+
+    Attributes:
+        stem, cells, head: graph definitions.
+        seq: for each position in the network, the distinct cell whose alphas stand there.
+        reductions: positions of the reduction cells.
+        primitives: names of the candidates, in the order of the last axis of the alphas.
+        num_nodes: intermediate nodes of a cell.
+        relaxation: see `build`.
+    """
+
+    stem: nnx.GraphDef
+    cells: tuple[nnx.GraphDef, ...]
+    head: nnx.GraphDef
+    seq: tuple[int, ...]
+    reductions: tuple[int, ...]
+    primitives: tuple[str, ...]
+    num_nodes: int
+    relaxation: str
+
+    def gates(self, alphas):
+        """The weights of the primitives on every edge: [distinct cells, E, O], between 0 and 1."""
+        relax = jax.nn.softmax if self.relaxation == "softmax" else jax.nn.sigmoid
+        return relax(alphas)
+
+    @property
+    def alphas_shape(self) -> tuple[int, int, int]:
+        """[distinct cells, edges, primitives]."""
+        return len(set(self.seq)), len(edges(self.num_nodes)), len(self.primitives)
+
+    def run_stem(self, variables: Variables, images, train):
+        """Maps images [B, H, W, channels in] to features; returns them and the new statistics."""
+        with jax.named_scope("stem"):
+            return apply(self.stem, _part(variables, "stem"), images, train)
+
+    def run_cell(self, position: int, variables: Variables, s0, s1, gates, train):
+        """Runs the cell at `position` with `gates` [E, O]; returns output and new statistics."""
+        with jax.named_scope(f"cell/{position}"):
+            return apply(
+                self.cells[position], _part(variables, "cells", position), s0, s1, gates, train
+            )
+
+    def run_head(self, variables: Variables, features):
+        """Maps the last cell's output to logits [B, num_classes]."""
+        with jax.named_scope("head"):
+            return apply(self.head, _part(variables, "head"), features, False)[0]
+
+
+def _part(variables: Variables, name: str, index: int | None = None) -> Variables:
+    return Variables(*(v[name] if index is None else v[name][index] for v in variables))
+
+
+def build(
+    *,
+    num_cells: int,
+    num_nodes: int,
+    channels: int,
+    num_classes: int,
+    image_channels: int,
+    primitives: Sequence[str] = prim.DARTS_PRIMITIVES,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+    unroll: int = 1,
+    remat: bool = True,
+    reductions: Sequence[int] | None = None,
+    seq: Sequence[int] | None = None,
+    relaxation: str = "sigmoid",
+    key: jax.Array | None,
+) -> tuple[Supernet, Variables]:
+    """Builds a supernet with random weights.
+
+    Args:
+        num_cells: N.
+        num_nodes: intermediate nodes of a cell.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_channels: channels of the input images.
+        primitives: names of the candidates.
+        stem: "plain" keeps the images' size; "strided", for large ones, a quarter of it.
+        stem_multiplier: the plain stem has this many times `channels`.
+        unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
+        remat: backward passes compute the inside of an edge again instead of keeping it.
+        reductions: positions of the cells that halve the size and double the channels; None: N // 3
+            and 2N // 3.
+        seq: for each position the number of the distinct cell that stands there; None: all differ.
+        relaxation: "sigmoid" of every alpha, or "softmax" over the primitives of an edge (DARTS).
+        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
+
+    Returns:
+        The structure and its variables.
+    """
+    reductions = reduction_positions(num_cells) if reductions is None else tuple(reductions)
+    seq = tuple(range(num_cells) if seq is None else seq)
+    if stem == "strided":
+        width = channels
+        stem_module = prim.StridedStem(image_channels, width)
+    else:
+        width = stem_multiplier * channels
+        stem_module = prim.ConvBN(image_channels, width, 3, affine=True, relu=False)
+    cells, cin, reduction_before = [], (width, width), False
+    for position in range(num_cells):
+        reduction = position in reductions
+        channels *= 2 if reduction else 1
+        cells.append(
+            Cell(
+                tuple(primitives),
+                num_nodes,
+                cin,
+                channels,
+                reduction,
+                reduction_before,
+                unroll=unroll,
+                remat=remat,
+            )
+        )
+        cin, reduction_before = (cin[1], num_nodes * channels), reduction
+    head = Head(cin[1], num_classes)
+
+    def split(module):
+        graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+        return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
+
+    parts = {"stem": split(stem_module), "cells": [split(c) for c in cells], "head": split(head)}
+
+    def pick(i):
+        return {k: [p[i] for p in v] if k == "cells" else v[i] for k, v in parts.items()}
+
+    graphs = pick(0)
+    supernet = Supernet(
+        graphs["stem"],
+        tuple(graphs["cells"]),
+        graphs["head"],
+        seq,
+        reductions,
+        tuple(primitives),
+        num_nodes,
+        relaxation,
+    )
+    weights = pick(1) if key is None else prim.initialise(key, pick(1))
+    return supernet, Variables(weights, pick(2))
+
+
+def forward(supernet: Supernet, variables: Variables, gates, images, train: bool):
+    """Runs the whole supernet.
+
+    Args:
+        supernet: structure.
+        variables: weights and statistics.
+        gates: [distinct cells, E, O]; `supernet.gates(alphas)`.
+        images: [B, H, W, channels], normalised, in the compute dtype.
+        train: whether BatchNorm uses the batch.
+
+    Returns:
+        logits [B, num_classes]; the outputs [stem, cell 0, ..., cell N-1]; new statistics.
+    """
+    stem, stem_statistics = supernet.run_stem(variables, images, train)
+    outputs, statistics = [stem], []
+    for position, distinct in enumerate(supernet.seq):
+        s0, s1 = outputs[max(position - 1, 0)], outputs[position]
+        output, new = supernet.run_cell(position, variables, s0, s1, gates[distinct], train)
+        outputs.append(output)
+        statistics.append(new)
+    logits = supernet.run_head(variables, outputs[-1])
+    head = variables.statistics["head"]
+    return logits, outputs, {"stem": stem_statistics, "cells": statistics, "head": head}
+
+
+def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels):
+    """The cross-entropy on which the weights train, in the form that `jax.value_and_grad` takes.
+
+    Args:
+        weights: of `Variables`.
+        alphas: [distinct cells, E, O].
+        supernet: structure.
+        statistics: of `Variables`.
+        images: [B, H, W, channels], normalised, in the compute dtype.
+        labels: [B].
+
+    Returns:
+        L_CE, and (new statistics, accuracy as a fraction).
+    """
+    variables = Variables(weights, statistics)
+    logits, _, statistics = forward(supernet, variables, supernet.gates(alphas), images, True)
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+    return cross_entropy(logits, labels), (statistics, accuracy)

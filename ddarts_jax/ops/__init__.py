@@ -1,0 +1,1 @@
+"""Operations on arrays, their gradients, and which implementation runs on which backend."""

@@ -1,0 +1,434 @@
+"""Runs side by side: the task `compare`."""
+
+import dataclasses
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddarts_jax import configuration
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
+from ddarts_jax.genotypes import distance
+from ddarts_jax.reports import report
+from ddarts_jax.reports.page import COLOURS, Page, line
+from ddarts_jax.reports.report import Run
+from ddarts_jax.runs import identity
+from ddarts_jax.runs.metrics import mean_and_spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seeds only.
+
+    Attributes:
+        letter: short name, "A".
+        differs: the config's {dotted key: value} in which the groups differ.
+        runs: {number from 1 on: run}.
+    """
+
+    letter: str
+    differs: dict[str, Any]
+    runs: dict[int, Run]
+
+    @property
+    def name(self) -> str:
+        """The values that set it apart: "zero_one_weight=7.0", with whole keys where needed."""
+        lasts = Counter(key.rpartition(".")[2] for key in self.differs)
+        parts = []
+        for key, value in self.differs.items():
+            last = key.rpartition(".")[2]
+            parts.append(f"{last if lasts[last] == 1 else key}={_said(value)}")
+        return ", ".join(parts) or "all runs"
+
+    @property
+    def label(self) -> str:
+        """A name that fits into a legend on a phone."""
+        label = f"{self.letter}: {self.name}"
+        return label if len(label) <= 34 else f"group {self.letter}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A number that every run may have: a column of the table.
+
+    Attributes:
+        key: in `comparison.json`.
+        title: of the column.
+        of: takes it from a run, None where the run has none.
+        scale: of the number in the table.
+        digits: after the point there.
+        unit: behind the number there.
+    """
+
+    key: str
+    title: str
+    of: Callable[[Run], float | None]
+    scale: float = 1
+    digits: int = 0
+    unit: str = ""
+
+    def say(self, values: list[float], runs: int) -> str:
+        """Mean, and sample standard deviation if there are two values or more."""
+        if not values:
+            return ""
+        mean, spread = mean_and_spread(values)
+        text = f"{self.scale * mean:,.{self.digits}f}"
+        if spread is not None:
+            text += f" ± {self.scale * spread:,.{self.digits}f}"
+        return text + self.unit + (f" (n = {len(values)})" if len(values) < runs else "")
+
+
+def _seconds(rows: list[dict]) -> float | None:
+    return sum(value or 0 for value in report.series(rows, "seconds")) if rows else None
+
+
+COLUMNS = (
+    Column("test_accuracy", "test accuracy", lambda run: run.outcome("test_accuracy"), 100, 2, "%"),
+    Column(
+        "search_accuracy",
+        "supernet's accuracy",
+        lambda run: report.last(run.search, "accuracy"),
+        *(100, 2, "%"),
+    ),
+    Column(
+        "discretisation_gap",
+        "discretisation gap",
+        lambda run: report.last_number(report.gaps(run.search)),
+        *(100, 2, "%"),
+    ),
+    Column("decided", "decided", lambda run: report.last(run.search, "decided"), 100, 1, "%"),
+    Column(
+        "parameter_free_share",
+        "parameter-free",
+        lambda run: report.parameter_free_share(run.network) if run.network else None,
+        *(100, 1, "%"),
+    ),
+    Column("params", "parameters", lambda run: run.outcome("params")),
+    Column("macs", "MACs", lambda run: run.outcome("macs")),
+    Column(
+        "search_seconds",
+        "search time",
+        lambda run: _seconds(run.search or run.candidates),
+        *(1, 0, " s"),
+    ),
+    Column("train_seconds", "training time", lambda run: _seconds(run.train), 1, 0, " s"),
+)
+
+
+def run(config, workdir: Path) -> dict:
+    """Compares the runs that the config names (see `config.compare_config`).
+
+    Writes `report.html`, `comparison.json` and `comparison.md`, and prints the table of the latter.
+
+    Returns:
+        What `comparison.json` holds.
+
+    Raises:
+        UserError: fewer than two runs are named, one of them twice, or one cannot be read.
+    """
+    names = [name.strip() for name in config.runs.split(",") if name.strip()]
+    paths = {Path(name).resolve(): name for name in names}
+    if len(paths) < 2:
+        raise UserError(
+            "Name the workdirs of at least two runs, separated by commas: --config.runs=a,b,c."
+        )
+    if len(paths) < len(names):
+        raise UserError(f"A run is named twice in --config.runs={config.runs}: name each once.")
+    runs = [report.read(name) for name in names]
+    for found in runs:
+        if not found.config:
+            raise UserError(f"Run {found.workdir} has no config.json, so nothing says what it is.")
+    groups = group(runs)
+    networks = {number: found.network for number, found in enumerate(runs, 1) if found.network}
+    matrices = {
+        name: distance.distance_matrix(list(networks.values()), None, function).tolist()
+        for name, function in (
+            ("distances", distance.architecture_distance),
+            ("positional_distances", distance.positional_distance),
+        )
+    }
+    comparison = {
+        "groups": [_group_record(each) for each in groups],
+        "networks": list(networks),
+        **matrices,
+    }
+    header, rows = _table(groups)
+    write_json(workdir / "comparison.json", comparison)
+    (workdir / "comparison.md").write_text(_markdown(header, rows), encoding="utf-8")
+    _write_page(workdir / "report.html", groups, runs, header, rows, matrices)
+    print(_markdown(header, rows), end="")
+    print(f"written to {workdir}: report.html, comparison.json, comparison.md")
+    return comparison
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """Puts runs whose configs differ by no more than the seed together, in order of appearance.
+
+    A key that a run's config lacks, as of an older version, has its default there.
+    """
+    defaults = configuration.defaults("pipeline")
+    passing = identity.INCIDENTAL | {"seed"}
+    configs = [
+        {key: value for key, value in (defaults | found.config).items() if key not in passing}
+        for found in runs
+    ]
+    distinct = [c for index, c in enumerate(configs) if c not in configs[:index]]
+    keys = sorted({key for c in distinct for key in c})
+    differing = [key for key in keys if any(c.get(key) != distinct[0].get(key) for c in distinct)]
+    return [
+        Group(
+            _letter(index),
+            {key: own.get(key) for key in differing},
+            {number: found for number, found in enumerate(runs, 1) if configs[number - 1] == own},
+        )
+        for index, own in enumerate(distinct)
+    ]
+
+
+def _values(column: Column, group: Group) -> list[float]:
+    found = [column.of(run) for run in group.runs.values()]
+    return [value for value in found if value is not None]
+
+
+def _group_record(group: Group) -> dict:
+    found = {}
+    for column in COLUMNS:
+        values = _values(column, group)
+        if values:
+            mean, spread = mean_and_spread(values)
+            found[column.key] = {"mean": mean, "std": spread, "n": len(values)}
+    return {
+        "group": group.letter,
+        "differs": group.differs,
+        "runs": [
+            {"run": number, "workdir": str(run.workdir), "seed": run.config.get("seed")}
+            | {column.key: column.of(run) for column in COLUMNS}
+            for number, run in group.runs.items()
+        ],
+        "statistics": found,
+    }
+
+
+def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
+    """Header and rows, one a group; a column that no run has is left out."""
+    present = [column for column in COLUMNS if any(_values(column, each) for each in groups)]
+    header = ["group", "what differs", "n", *(column.title for column in present)]
+    rows = [
+        [
+            each.letter,
+            each.name,
+            len(each.runs),
+            *(column.say(_values(column, each), len(each.runs)) for column in present),
+        ]
+        for each in groups
+    ]
+    return header, rows
+
+
+def _markdown(header: list[str], rows: list[list]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    table = "".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |\n"
+        for cells in lines
+    )
+    return f"{table}\nMean ± sample standard deviation over n runs that differ by their seeds.\n"
+
+
+def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
+    page = Page(f"{len(runs)} runs compared")
+    page.sentences(_findings(groups))
+    page.sentences(_warnings(groups), "warning")
+    page.table(
+        "Groups",
+        "Mean ± sample standard deviation over the n runs of a group, which differ by their seeds. "
+        "Times are sums over the epochs, without compiling.",
+        *(header, rows),
+        wide=True,
+    )
+    page.table(
+        "Runs",
+        "Every run by itself.",
+        ("run", "workdir", "group", "seed", "test accuracy", "parameters"),
+        [
+            (
+                *(number, str(found.workdir), each.letter, found.config.get("seed")),
+                _percent(found.outcome("test_accuracy")),
+                found.outcome("params"),
+            )
+            for each in groups
+            for number, found in each.runs.items()
+        ],
+        wide=True,
+    )
+    page.heading("Curves")
+    _add_curves(page, groups)
+    _add_genotypes(page, runs)
+    _add_distances(page, runs, matrices)
+    page.write(path)
+
+
+def _findings(groups: list[Group]) -> list[str]:
+    count = sum(len(each.runs) for each in groups)
+    if len(groups) == 1:
+        sentences = [f"The {count} runs differ by no more than the seed."]
+    else:
+        sentences = [
+            f"The {count} runs form {len(groups)} groups; within one only the seed differs."
+        ]
+    tested = [(each, _values(COLUMNS[0], each)) for each in groups]
+    tested = [(each, values) for each, values in tested if values]
+    if tested:
+        best, values = max(tested, key=lambda pair: statistics.fmean(pair[1]))
+        said = COLUMNS[0].say(values, len(values))
+        sentences.append(
+            f"The best mean test accuracy is that of group {best.letter} ({best.name}): {said}, "
+            f"n = {len(values)}."
+        )
+    return sentences
+
+
+def _warnings(groups: list[Group]) -> list[str]:
+    sentences = []
+    single = [each.letter for each in groups if len(each.runs) == 1]
+    if single:
+        sentences.append(
+            f"Of group {', '.join(single)} there is one run only, so its spread is unknown and a "
+            "difference to it may be chance."
+        )
+    going = [str(n) for each in groups for n, found in each.runs.items() if not found.summary]
+    if going:
+        sentences.append(f"Not ended yet: run {', '.join(going)}.")
+    return sentences
+
+
+_CURVES = (
+    ("Accuracy of the supernet", "On the half of the images that moves the alphas.", "accuracy"),
+    ("Loss of the supernet", "Cross-entropy on that half.", "loss"),
+    ("Accuracy with the genotype only", "Masked to the parsed genotype.", "discrete_accuracy"),
+    ("Decided candidates", "Probability above 0.9 or below 0.1.", "decided"),
+    ("Distance to the epoch before", "The paper's distance of architectures.", "distance_to_last"),
+    ("Distance to the start", "The paper's distance of architectures.", "distance_to_start"),
+)
+_PERCENT = {"tickformat": ".1~%"}
+
+
+def _add_curves(page: Page, groups: list[Group]) -> None:
+    for title, caption, key in _CURVES:
+        fraction = key.endswith("accuracy") or key == "decided"
+        page.chart(
+            title,
+            caption,
+            _curves(groups, lambda run, key=key: _points(run.search, key)),
+            yaxis=_PERCENT if fraction else {},
+            hovermode="closest",
+        )
+    page.chart(
+        "Parameter-free primitives",
+        "Share of pools and skip connections in what the parsed genotype keeps.",
+        _curves(
+            groups,
+            lambda run: (
+                list(run.genotypes),
+                [*map(report.parameter_free_share, run.genotypes.values())],
+            ),
+        ),
+        yaxis=_PERCENT | {"range": [0, 1.02]},
+        hovermode="closest",
+    )
+    page.chart(
+        "Test accuracy of the network",
+        "Of the derived network, after each epoch of its training.",
+        _curves(groups, lambda run: _points(run.train, "accuracy")),
+        yaxis=_PERCENT,
+        hovermode="closest",
+    )
+
+
+def _points(rows: list[dict], key: str) -> tuple[list, list]:
+    return [row["epoch"] for row in rows], report.series(rows, key)
+
+
+def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list[dict]:
+    """One curve a run, in the colour of its group."""
+    return [
+        line(
+            each.label,
+            *points(run),
+            COLOURS[index % len(COLOURS)],
+            ("solid", "dash", "dot")[index // len(COLOURS) % 3],
+            legendgroup=each.letter,
+            showlegend=number == min(each.runs),
+            hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
+        )
+        for index, each in enumerate(groups)
+        for number, run in each.runs.items()
+    ]
+
+
+def _add_genotypes(page: Page, runs: list[Run]) -> None:
+    networks = {number: run.network for number, run in enumerate(runs, 1) if run.network}
+    if not networks:
+        return
+    page.heading("Genotypes side by side")
+    deepest = max(network.num_cells for network in networks.values())
+    for position in range(deepest):
+        page.cells(
+            f"Cell {position}",
+            "Cells of the networks found; those that reduce the image are yellow."
+            if position == deepest - 1
+            else "",
+            [
+                (f"run {number}", network, network.cells[position], position in network.reductions)
+                for number, network in networks.items()
+                if position < network.num_cells
+            ],
+        )
+
+
+def _add_distances(page: Page, runs: list[Run], matrices: dict) -> None:
+    names = [f"run {number}" for number, run in enumerate(runs, 1) if run.network]
+    if len(names) < 2:
+        return
+    page.heading("Distances between the networks")
+    captions = {
+        "distances": "The paper's: mean over the cells of the Hausdorff distance of their edges.",
+        "positional_distances": "Positional: edge by edge.",
+    }
+    for name, caption in captions.items():
+        page.chart(
+            name.replace("_", " ").capitalize(),
+            caption,
+            [
+                {
+                    "type": "heatmap",
+                    "x": names,
+                    "y": names,
+                    "z": matrices[name],
+                    "texttemplate": "%{z:.3f}" if len(names) <= 8 else "",
+                    # No darker than black numbers can be read on.
+                    "colorscale": [[0, "#ffffff"], [1, "#6aaed6"]],
+                    "showscale": len(names) > 8,
+                }
+            ],
+            xaxis={"type": "category"},
+            yaxis={"type": "category", "autorange": "reversed"},
+            hovermode="closest",
+            showlegend=False,
+        )
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%}"
+
+
+def _letter(index: int) -> str:
+    """A to Z, then A1, B1 and so on."""
+    turn, place = divmod(index, 26)
+    return chr(ord("A") + place) + (str(turn) if turn else "")

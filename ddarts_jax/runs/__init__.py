@@ -1,0 +1,1 @@
+"""What a workdir holds, and what makes a run the same run."""

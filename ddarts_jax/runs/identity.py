@@ -1,0 +1,101 @@
+"""The identity of a run: the values that make it this run, and the claim of a folder by them.
+
+A folder that holds the state or the results of a run keeps the run's identity in a JSON file. A run is
+continued there only if its own identity is the same, so that nothing is mixed with another run's.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddarts_jax import configuration
+from ddarts_jax.configuration import differences, flatten
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
+
+# Keys that do not change the result of a run, except for rounding.
+INCIDENTAL = {
+    "data.data_dir",
+    "data.num_workers",
+    "search.unroll",
+    "search.remat",
+    "search.microbatch",
+    "search.gap_images",
+    "evaluate.batch_sizes",
+    "profile",
+    "checkpoint.every_minutes",
+    "checkpoint.keep_last",
+}
+
+# {former dotted key: today's}. Whoever renames a key of the config adds a line, and older runs continue.
+FORMER_NAMES: dict[str, str] = {}
+
+
+def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
+    """Returns the settings that identify a phase: its checkpoints are resumed only if they match.
+
+    Args:
+        config: the whole config.
+        phase: 'search' or 'train', which is also the name of its section.
+        num_images: in the training split: where an epoch ends depends on it.
+    """
+    whole = config.to_dict()
+    kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
+    return kept | {"num_images": num_images}
+
+
+def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {dotted key: value} of a config, flat or nested, with today's names of its keys."""
+    return {FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Returns 'dotted.key: value found, value wanted' of every essential key in which two runs differ.
+
+    Args:
+        found: identity or config of the run that is there, perhaps of an older version: a key that it
+            lacks has today's default.
+        wanted: identity or config of the run that is to continue.
+    """
+    found, wanted = up_to_date(found), flatten(json.loads(json.dumps(wanted)))
+    defaults = configuration.defaults(wanted.get("task", "pipeline"))
+    found |= {key: defaults[key] for key in defaults if key in wanted and key not in found}
+    return differences(_essential(found), _essential(wanted))
+
+
+def claim(path: Path, wanted: Mapping[str, Any], content: str) -> None:
+    """Writes the identity of a folder's run, or checks that it is the same.
+
+    Args:
+        path: the JSON file; its folder is created if needed.
+        wanted: identity of the run.
+        content: of the folder, as the messages say it: "checkpoints".
+
+    Raises:
+        UserError: the folder cannot be used, or belongs to another run.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_json(path, wanted)
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except OSError as error:
+        raise UserError(
+            f"Cannot keep {content} in {path.parent}: {error}; use another --workdir."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; use another --workdir.") from error
+    if different := differing(found, wanted):
+        raise UserError(
+            f"{path.parent} holds {content} of another config (there, here): {'; '.join(different)}. "
+            "Use the same values, or another --workdir."
+        )
+
+
+def _essential(flat: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key not in INCIDENTAL}

@@ -1,0 +1,162 @@
+"""What a run reports while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import logging
+import math
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from ddarts_jax.distributed import processes
+from ddarts_jax.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl`, one line an epoch and phase, and TensorBoard events in a workdir.
+
+    TensorBoard gets one run a phase, in `tensorboard/<phase>`, so that a resumed phase can withdraw
+    its own later events and no other's.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, after: Callable[[Path], Any] | None = None):
+        """Opens a workdir.
+
+        Args:
+          workdir: made if it does not exist.
+          after: called with the workdir after each line, see `report`.
+        """
+        self._after = after
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._path = self._workdir / "metrics.jsonl"
+        self._boards: dict[str, SummaryWriter] = {}
+
+    def write(self, phase: str, epoch: int, metrics: dict[str, Any]) -> None:
+        """Appends one line, and the numbers in it to TensorBoard at step `epoch`.
+
+        Args:
+          phase: as 'search' or 'train'.
+          epoch: counted from 1.
+          metrics: numbers, strings, arrays, nested in lists and dictionaries. What is not finite
+            becomes null: JSON has no NaN.
+        """
+        metrics = _plain(jax.device_get(metrics))
+        line = json.dumps({"phase": phase, "epoch": int(epoch), **metrics}, allow_nan=False)
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+        if phase not in self._boards:
+            self._boards[phase] = SummaryWriter(str(self._workdir / "tensorboard" / phase))
+        for name, value in _scalars(phase, metrics):
+            self._boards[phase].add_scalar(name, value, epoch)
+        self._boards[phase].flush()
+        self.report()
+
+    def report(self) -> None:
+        """Calls `after`; where it fails, one warning says so and it is called no more."""
+        if self._after:
+            try:
+                self._after(self._workdir)
+            except Exception as error:  # a run of hours is worth more than what is told of it
+                _logger.warning("no report of %s: %r", self._workdir, error)
+                self._after = None
+
+    def rewind(self, phase: str, epoch: int) -> None:
+        """Forgets `phase` from `epoch` on, which a resumed run writes anew, and broken lines."""
+        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        kept = []
+        for line in lines:
+            record = _record(line)
+            if record and not (record["phase"] == phase and record["epoch"] >= epoch):
+                kept.append(line + b"\n")
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, self._path)
+        if phase in self._boards:
+            self._boards[phase].close()
+        directory = str(self._workdir / "tensorboard" / phase)
+        self._boards[phase] = SummaryWriter(directory, purge_step=epoch)
+
+    def close(self) -> None:
+        """Closes the TensorBoard files."""
+        for board in self._boards.values():
+            board.close()
+
+
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a metrics.jsonl, but for a last line that is still being written.
+
+    Raises:
+      UserError: there is no such file, or a line is not one that `MetricsWriter` writes.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"Cannot read the metrics {str(path)!r}: {error.strerror}.") from error
+    records = [_record(line) for line in lines[:-1]]
+    if None in records:
+        raise UserError(f"Line {records.index(None) + 1} of {str(path)!r} is not a metrics line.")
+    return records
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and sample standard deviation (n - 1); that of a single value is None."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), spread
+
+
+def progress(description: str, images: int) -> tqdm:
+    """Returns a bar over `images` images: images a second, time left; silent if not on a terminal.
+
+    Call `update(n)` after n images; use it as a context manager.
+    """
+    return tqdm(
+        total=images,
+        desc=description,
+        unit=" images",
+        disable=None if processes.is_main() else True,  # None: unless stderr is a terminal
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Returns the record in a line of metrics.jsonl, None if it has none."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # of JSON or of UTF-8
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("phase"), str)
+    return record if whole and isinstance(record.get("epoch"), int) else None
+
+
+def _plain(value: Any) -> Any:
+    """Returns `value` made of what strict JSON can say."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        # bfloat16 and the like have no Python numbers of their own.
+        known = value.dtype.kind in "biufSU"
+        return _plain((value if known else value.astype(np.float32)).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _scalars(name: str, value: Any) -> list[tuple[str, float]]:
+    """Returns (name/key/index..., number) of every number in nested dictionaries and lists."""
+    if isinstance(value, dict):
+        return [pair for key, item in value.items() for pair in _scalars(f"{name}/{key}", item)]
+    if isinstance(value, list):
+        return [pair for i, item in enumerate(value) for pair in _scalars(f"{name}/{i}", item)]
+    return [(name, float(value))] if isinstance(value, int | float) else []

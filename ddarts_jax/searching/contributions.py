@@ -1,0 +1,203 @@
+r"""Marginal contributions: what the network loses without a cell (D-DARTS section 3.2).
+
+`M_i = L_CE(C) - L_CE(C \ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
+(`removal="zero"`); as the authors' program does it, `removal="random"` replaces the cell's gates by
+random numbers instead.
+
+The N ablated networks run as a `vmap` over *streams*: stream d is the network without distinct cell d.
+Before cell d stands, its stream is the full network, so a cell only sees the streams that already
+differ: N(N-1)/2 cell evaluations in place of N*N, exactly. A cell that stands several times (DARTOpti)
+is removed everywhere at once.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddarts_jax.models.supernet import Supernet, Variables, forward
+from ddarts_jax.searching.losses import cross_entropy
+
+
+class Contributions(NamedTuple):
+    r"""Losses of the full and the ablated networks on one batch, and their gradients.
+
+    Attributes:
+        loss: L_CE(C), scalar.
+        ablated_losses: [cells], L_CE(C \ {C_i}); None where not asked for.
+        gradient: [cells, E, O], g = dL_CE(C) / dalpha.
+        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \ {C_j}) / dalpha; None where not asked for.
+        accuracy: of the full network, a fraction.
+    """
+
+    loss: jax.Array
+    ablated_losses: jax.Array | None
+    gradient: jax.Array
+    ablated_gradient: jax.Array | None
+    accuracy: jax.Array
+
+    @property
+    def marginal(self):
+        """M [cells] (D-DARTS equation 3)."""
+        return self.loss - self.ablated_losses
+
+
+def ablated_losses(
+    supernet: Supernet, variables: Variables, gates, outputs, labels, table=None, microbatch=0
+):
+    """Cross-entropy of the network without each of its distinct cells.
+
+    Args:
+        supernet: structure.
+        variables: weights and statistics; BatchNorm uses the batch, no statistics change.
+        gates: [cells, E, O].
+        outputs: of the full network, as `supernet.forward` returns them: what the streams share.
+        labels: [B].
+        table: None removes a cell by a zero output; [cells, E, O] replaces its gates by these numbers.
+        microbatch: see `contributions`.
+
+    Returns:
+        [cells].
+    """
+    streams = []  # Distinct cells already removed upstream, in order of their first position.
+    before_last = last = Outputs(outputs[0], [], None)
+    for position, distinct in enumerate(supernet.seq):
+        if distinct not in streams:
+            streams.append(distinct)
+        # With a zero output there is nothing to compute for the removed cell itself.
+        running = [d for d in streams if table is not None or d != distinct]
+        removed = None if table is not None else distinct
+        rows = None
+        if running:
+            own = gates[distinct]
+            if table is not None:
+                own = jnp.stack([(table if d == distinct else gates)[distinct] for d in running])
+
+            def run(s0, s1, own, position=position):
+                return supernet.run_cell(position, variables, s0, s1, own, True)[0]
+
+            rows = _over_streams(run, (before_last, last), running, own, microbatch)
+        before_last, last = last, Outputs(outputs[position + 1], running, rows, removed)
+    features = jnp.stack([last.of(d) for d in sorted(streams)])
+    logits = jax.vmap(lambda x: supernet.run_head(variables, x))(features)
+    return jax.vmap(cross_entropy, in_axes=(0, None))(logits, labels)
+
+
+class Outputs(NamedTuple):
+    """What a cell gives in every stream.
+
+    Attributes:
+        full: in the full network, and so in every stream that does not differ yet.
+        streams: those that differ.
+        rows: [streams, ...]; None without any.
+        removed: the stream in which this cell gives zero; None: there is none.
+    """
+
+    full: jax.Array
+    streams: list[int]
+    rows: jax.Array | None
+    removed: int | None = None
+
+    def of(self, stream):
+        """The output in one stream."""
+        if stream == self.removed:
+            return jnp.zeros_like(self.full)
+        return self.rows[self.streams.index(stream)] if stream in self.streams else self.full
+
+    def place(self, stream) -> int:
+        """The number by which `at` finds a stream."""
+        places = [*self.streams, self.removed]
+        return places.index(stream) if stream in places else len(places)
+
+    def at(self, place):
+        """The output at a place that is known to the running program only."""
+        count = len(self.streams)
+        other = jnp.where(place == count, 0, self.full)
+        return jnp.where(place < count, self.rows[place], other) if count else other
+
+
+def _over_streams(run, sources, streams, own, microbatch):
+    """Runs a cell that reads from two `Outputs`: all streams at once, or `microbatch` at a time."""
+    shared = own.ndim == 2
+    if not microbatch:
+        inputs = (jnp.stack([source.of(stream) for stream in streams]) for source in sources)
+        return jax.vmap(run, in_axes=(0, 0, None if shared else 0))(*inputs, own)
+
+    @jax.checkpoint
+    def run_one(item):
+        # By place, not by value: no stack of inputs has to be kept for the backward pass.
+        inputs = (source.at(place) for source, place in zip(sources, item))
+        return run(*inputs, own if shared else own[item[2]])
+
+    places = [jnp.array([source.place(stream) for stream in streams]) for source in sources]
+    items = (*places, jnp.arange(len(streams)))
+    return jax.lax.map(run_one, items, batch_size=microbatch if microbatch > 1 else None)
+
+
+def contributions(
+    supernet: Supernet,
+    variables: Variables,
+    alphas,
+    images,
+    labels,
+    *,
+    ablate: bool = True,
+    gradient: str = "full",
+    table=None,
+    microbatch: int = 0,
+) -> Contributions:
+    """Measures every cell's contribution on one batch, with exact gradients for all cells.
+
+    Two backward passes serve every cell: the network without cell i does not see alpha_i, so
+    dM_i/dalpha_i = g_i, and d mean(M)/dalpha_i = g_i - h_i. Both passes go through the full network
+    together; only the second goes through the ablated ones, which share the full network's outputs
+    before the removed cell.
+
+    Args:
+        supernet: structure.
+        variables: weights and statistics.
+        alphas: [cells, E, O], float32.
+        images: [B, H, W, channels], normalised.
+        labels: [B].
+        ablate: False skips the ablated networks (w_AB = 0).
+        gradient: "full", or "none" to measure the ablated networks without differentiating them.
+        table: see `ablated_losses`.
+        microbatch: ablated networks that run at a time, whose insides backward passes compute again:
+            less memory, more time; 0: all, by `vmap`, without that.
+
+    Returns:
+        `Contributions`.
+    """
+
+    def full(alphas):
+        gates = supernet.gates(alphas)
+        logits, outputs, _ = forward(supernet, variables, gates, images, True)
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        return (cross_entropy(logits, labels), outputs), accuracy
+
+    def ablated(alphas, outputs):
+        with jax.named_scope("marginal_contributions"):
+            gates = supernet.gates(alphas)
+            return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
+
+    differentiated = ablate and gradient == "full"
+    if microbatch and differentiated:
+        full = jax.checkpoint(full)  # its inside does not lie in memory while the ablated ones run
+    (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
+    no_outputs = jax.tree.map(jnp.zeros_like, outputs)
+    if not differentiated:
+        losses = ablated(alphas, outputs) if ablate else None
+        (g,) = pull_back((jnp.ones_like(loss), no_outputs))
+        return Contributions(loss, losses, g, None, accuracy)
+
+    losses, pull_back_ablated = jax.vjp(ablated, alphas, outputs)
+    h_ablated, through_outputs = pull_back_ablated(jnp.full_like(losses, 1 / len(losses)))
+    cotangents = (
+        jnp.array([1, 0], loss.dtype),
+        jax.tree.map(lambda *pair: jnp.stack(pair), no_outputs, through_outputs),
+    )
+    if microbatch:
+        (both,) = jax.lax.map(pull_back, cotangents)
+    else:
+        (both,) = jax.vmap(pull_back)(cotangents)
+    return Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy)

@@ -1,0 +1,96 @@
+"""The discretisation gap: what the supernet loses when all but the genotype's primitives go.
+
+A search optimises the supernet, but a genotype keeps a few of its primitives. The gap is the accuracy of
+the supernet with all its gates minus its accuracy with the gates of the parsed genotype alone, both on
+the same images and by the same compiled function. A gap near 0 says that the alphas have decided.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ddarts_jax.data.augment import normalize
+from ddarts_jax.data.stream import Streamed, prefetch
+from ddarts_jax.distributed import sharding
+from ddarts_jax.genotypes.genotype import Genotype, encode
+from ddarts_jax.models.supernet import Supernet, forward
+
+
+def masked(gates, genotype: Genotype, primitives: tuple[str, ...]):
+    """The gates [cells, E, O] of the genotype's primitives; those of all others are 0."""
+    return jnp.where(encode(genotype, primitives, 1.0) > 0, gates, 0)
+
+
+def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Builds the jitted function that measures the supernet's accuracy under any gates.
+
+    Args:
+        net: the supernet.
+        mean, std: [C], of the pixels in [0, 1].
+        dtype: of the computation.
+        mesh: over which batches are split.
+
+    Returns:
+        `(variables, gates, images uint8 [B, H, W, C], labels [B]) -> accuracy`, a fraction.
+    """
+    mean, std = (np.asarray(moment, np.float32) for moment in (mean, std))
+
+    @jax.jit
+    def accuracy(variables, gates, images, labels):
+        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
+        logits, _, _ = forward(net, variables, gates, images, True)
+        return jnp.mean(jnp.argmax(logits, -1) == labels)
+
+    return accuracy
+
+
+def make_measure(
+    net: Supernet, dataset, split, count: int, batch_size: int, dtype
+) -> Callable[..., dict]:
+    """Builds the function that measures both accuracies.
+
+    BatchNorm uses the batch, as in the steps of the search: running statistics would be those of the
+    supernet with all its gates, unfair to the masked one.
+
+    Args:
+        net: the supernet.
+        dataset: images, in memory or streamed.
+        split: that of the alphas: indices of the training images, or `stream.Records`.
+        count: images to use, rounded down to whole batches, at least one.
+        batch_size: images at a time.
+        dtype: of the computation.
+
+    Returns:
+        `(variables, alphas, genotype) -> {"supernet_accuracy", "discrete_accuracy"}`, fractions.
+    """
+    mesh = sharding.data_mesh(batch_size)
+    batches = max(1, min(count, len(split)) // batch_size)
+    if isinstance(dataset, Streamed):
+        stream = dataclasses.replace(dataset, test=split).testing(batch_size).batches()
+        feed = prefetch(stream, sharding.batch_sharding(mesh))
+        data = [next(feed)[:2] for _ in range(batches)]
+        feed.close()
+    else:
+        chosen = np.reshape(split[: batches * batch_size], (batches, batch_size))
+        labels = np.asarray(dataset.train_labels, np.int32)
+        data = [
+            jax.device_put(
+                (dataset.train_images[some], labels[some]), sharding.batch_sharding(mesh)
+            )
+            for some in chosen
+        ]
+    accuracy = make_accuracy(net, dataset.mean, dataset.std, dtype, mesh)
+
+    def measure(variables, alphas, genotype: Genotype) -> dict:
+        gates = net.gates(alphas)
+        kept = masked(gates, genotype, net.primitives)
+        return {
+            name: float(np.mean([accuracy(variables, used, *batch) for batch in data]))
+            for name, used in (("supernet_accuracy", gates), ("discrete_accuracy", kept))
+        }
+
+    return measure

@@ -1,0 +1,291 @@
+"""What a derived network costs (parameters, MACs) and how good it is (accuracy, loss)."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.typing import ArrayLike, DTypeLike
+
+from ddarts_jax.data.augment import normalize
+from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.data.stream import Streamed, prefetch
+from ddarts_jax.distributed import sharding
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network as networks
+from ddarts_jax.models.network import Network
+from ddarts_jax.models.supernet import Variables
+from ddarts_jax.ops import backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of a derived network.
+
+    Attributes:
+        params: trainable parameters.
+        macs: multiply-accumulates of convolutions and linear layers, for one image in evaluation.
+        cell_params: trainable parameters of each cell.
+        cell_macs: multiply-accumulates of each cell.
+    """
+
+    params: int
+    macs: int
+    cell_params: tuple[int, ...]
+    cell_macs: tuple[int, ...]
+
+
+def cost(
+    genotype: Genotype,
+    channels: int,
+    num_classes: int,
+    image_size: int,
+    auxiliary: bool = False,
+    image_channels: int = 3,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+) -> Cost:
+    """Counts the parameters and MACs of a derived network, from the network itself.
+
+    The network is traced, not run.
+
+    Args:
+        genotype: see `network.build`, as for the other arguments.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_size: pixels a side.
+        auxiliary: whether to count the parameters of the auxiliary head; it has no part in
+            evaluation, so never in the MACs.
+        image_channels: channels of the input images.
+        stem: "plain" or "strided".
+        stem_multiplier: the plain stem has `stem_multiplier * channels` channels.
+
+    Raises:
+        UserError: see `network.build`.
+    """
+    network, variables = networks.build(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        image_size=image_size,
+        auxiliary=auxiliary,
+        stem=stem,
+        stem_multiplier=stem_multiplier,
+        key=None,
+    )
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
+    run = functools.partial(networks.forward, network, train=False)
+    with backend.compiling_for("gpu"):  # where all are convolutions or products, which are counted
+        closed = jax.make_jaxpr(run)(variables, image)
+    weights = variables.weights
+    macs = collections.Counter()
+    for scope, equation in _equations(closed.jaxpr):
+        macs[scope] += _macs(equation)
+    positions = range(genotype.num_cells)
+    return Cost(
+        _size(weights),
+        macs.total(),
+        tuple(_size(weights["cells"][str(position)]) for position in positions),
+        tuple(macs[f"cell_{position}"] for position in positions),
+    )
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
+    """All equations, those of nested calls too, each with the outermost `jax.named_scope`."""
+    for equation in jaxpr.eqns:
+        inner = scope or str(equation.source_info.name_stack).split("/")[0]
+        yield inner, equation
+        for nested in jaxprs_in_params(equation.params):
+            yield from _equations(nested, inner)
+
+
+def _macs(equation: JaxprEqn) -> int:
+    """Multiply-accumulates of one equation: outputs times the products that are summed for each."""
+    match equation.primitive:
+        case lax.conv_general_dilated_p:
+            kernel = equation.invars[1].aval
+            out_channels = equation.params["dimension_numbers"].rhs_spec[0]
+            terms = kernel.size // kernel.shape[out_channels]
+        case lax.dot_general_p:
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        case _:
+            return 0
+    return equation.outvars[0].aval.size * terms
+
+
+def evaluate(
+    network: Network,
+    variables: Variables,
+    images: ArrayLike,
+    labels: ArrayLike,
+    mean: ArrayLike,
+    std: ArrayLike,
+    *,
+    batch_size: int,
+    dtype: DTypeLike,
+) -> dict:
+    """Measures a trained network on images, each of which counts exactly once.
+
+    Compiles once for a network, a number of images and a batch size. The result does not depend on
+    the batch size nor on the number of devices, over which batches are split, but for rounding in the
+    loss.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        images: uint8 [n, H, W, channels], n at least 1.
+        labels: integers [n].
+        mean: of the training data, [channels], in units of [0, 1].
+        std: likewise.
+        batch_size: images that are run at a time.
+        dtype: of the computation.
+
+    Returns:
+        accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (number of images) and
+        confusion, int32 [classes, classes]: images of each class (row) by answer (column).
+    """
+    batch_size = sharding.divisible(min(batch_size, len(labels)))
+    mesh = sharding.data_mesh(batch_size)
+    arguments = sharding.replicate((variables, images, np.asarray(labels), mean, std), mesh)
+    return _measured(_sums(network, *arguments, batch_size=batch_size, dtype=dtype, mesh=mesh))
+
+
+def evaluate_dataset(
+    network: Network, variables: Variables, dataset: Dataset | Streamed, batch_size: int, dtype
+) -> dict:
+    """Measures a trained network on the test images of a data set; returns what `evaluate` does."""
+    moments = dataset.mean, dataset.std
+    if isinstance(dataset, Dataset):
+        images, labels = dataset.test_images, dataset.test_labels
+        return evaluate(
+            *(network, variables, images, labels, *moments), batch_size=batch_size, dtype=dtype
+        )
+    batch_size = sharding.divisible(batch_size)
+    mesh = sharding.data_mesh(batch_size)
+    variables, moments = sharding.replicate((variables, moments), mesh)
+    sums = None
+    batches = prefetch(dataset.testing(batch_size).batches(), sharding.batch_sharding(mesh))
+    with contextlib.closing(batches):
+        for batch in batches:
+            new = _batch_sums(network, variables, *batch, *moments, dtype=dtype, mesh=mesh)
+            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+    return _measured(sums)
+
+
+def _measured(sums) -> dict:
+    confusion, in_top5, loss = jax.device_get(sums)
+    count = confusion.sum()
+    return {
+        "accuracy": float(np.trace(confusion) / count),
+        "top5_accuracy": float(in_top5 / count),
+        "loss": float(loss / count),
+        "count": int(count),
+        "confusion": confusion,
+    }
+
+
+def details(tested: dict, class_names) -> dict:
+    """What `evaluate` found, by class, as JSON can say it; the accuracy of an absent class is null."""
+    confusion = tested["confusion"]
+    counts, right = confusion.sum(1), np.diagonal(confusion)
+    return {
+        "accuracy": tested["accuracy"],
+        "top5_accuracy": tested["top5_accuracy"],
+        "loss": tested["loss"],
+        "classes": {
+            name: {"images": int(n), "accuracy": float(k / n) if n else None}
+            for name, n, k in zip(class_names, counts, right)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("network", "batch_size", "dtype", "mesh"))
+def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype, mesh):
+    """`_batch_sums` of all images."""
+    count = len(labels)
+    # The last batch is filled up with the last image, which weighs nothing there.
+    indices = jnp.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
+
+    def add_batch(sums, indices):
+        taken = jnp.minimum(indices, count - 1)
+        batch = images[taken], labels[taken], indices < count
+        new = _batch_sums(network, variables, *batch, mean, std, dtype=dtype, mesh=mesh)
+        return jax.tree.map(jnp.add, sums, new), None
+
+    classes = variables.weights["head"]["classifier"]["bias"].shape[0]
+    zeros = jnp.zeros((classes, classes), jnp.int32), jnp.int32(0), jnp.float32(0)
+    sums, _ = lax.scan(add_batch, zeros, indices)
+    return sums
+
+
+@functools.partial(jax.jit, static_argnames=("network", "dtype", "mesh"))
+def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype, mesh):
+    """Sums over the real images: confusion [classes, classes], right answers among 5, loss."""
+    images, labels, real = sharding.split_batch((images, labels, real), mesh)
+    batch, real = normalize(images, mean, std, dtype), jnp.asarray(real, bool)
+    logits, _, _ = networks.forward(network, variables, batch, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    # Ties, as of logits that are all NaN, count against the network.
+    in_top5 = jnp.sum(~(logits < own), -1) <= 5
+    confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+    sums = (
+        confusion.at[labels, jnp.argmax(logits, -1)].add(real.astype(jnp.int32)),
+        jnp.sum(in_top5 & real, dtype=jnp.int32),
+        jnp.sum(losses, dtype=jnp.float32, where=real),
+    )
+    return lax.with_sharding_constraint(sums, sharding.replicated(mesh))
+
+
+def speed(
+    network: Network, variables: Variables, image_shape, batch_sizes, dtype, repeats: int = 20
+) -> list[dict]:
+    """Measures how fast a network answers on the present device, images already there.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        image_shape: (H, W, channels).
+        batch_sizes: to measure.
+        dtype: of the computation.
+        repeats: runs of which the median counts, after one that warms up.
+
+    Returns:
+        For each batch size batch_size, milliseconds (a batch) and images_per_second.
+    """
+    run = jax.jit(lambda variables, x: networks.forward(network, variables, x, train=False)[0])
+    measured = []
+    for batch_size in batch_sizes:
+        images = jnp.zeros((batch_size, *image_shape), dtype)
+        run(variables, images).block_until_ready()
+        seconds = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            run(variables, images).block_until_ready()
+            seconds.append(time.perf_counter() - begun)
+        median = statistics.median(seconds)
+        measured.append(
+            {
+                "batch_size": batch_size,
+                "milliseconds": 1e3 * median,
+                "images_per_second": batch_size / median,
+            }
+        )
+    return measured

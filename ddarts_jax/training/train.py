@@ -1,0 +1,281 @@
+"""Training of a derived network from scratch, by the recipe of DARTS (section 3.1.2)."""
+
+import logging
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network
+from ddarts_jax.models.network import Network
+from ddarts_jax.models.supernet import Variables
+from ddarts_jax.runs.metrics import MetricsWriter
+from ddarts_jax.searching.losses import cross_entropy
+from ddarts_jax.training import evaluate, loop, optim
+from ddarts_jax.training.evaluate import Cost
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainState(NamedTuple):
+    """The whole state of a training.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        variables: the network's weights and BatchNorm statistics.
+        optimizer: SGD's state.
+        average: moving average of `variables`; empty without `train.average`.
+    """
+
+    step: jax.Array
+    variables: Variables
+    optimizer: optax.OptState
+    average: Variables | tuple[()]
+
+    @property
+    def evaluated(self) -> Variables:
+        """What is evaluated and kept as the result."""
+        return self.average or self.variables
+
+
+def drop_path_at(step, settings, plan: loop.Schedule):
+    """Probability of drop path at a step: from 0 in the first epoch by equal parts towards its value."""
+    return settings.drop_path * (step // plan.epoch) / plan.epochs
+
+
+def train_step(net: Network, settings, plan: loop.Schedule):
+    """Builds the training step.
+
+    Args:
+        net: the derived network.
+        settings: the config's `train` section.
+        plan: steps and epochs, over which the learning rate falls and drop path rises.
+
+    Returns:
+        `init(variables) -> TrainState` and `step(state, key, batch) -> (state, metrics)`, where a
+        batch is (images [B, H, W, C], labels [B]) and metrics are scalars.
+    """
+    warmup_steps = settings.warmup_epochs * plan.epoch
+    optimizer = optim.weights_optimizer(settings, plan.total, warmup_steps)
+    parts = settings.accumulate
+
+    def init(variables):
+        average = variables if settings.average else ()
+        optimizer_state = optimizer.init(variables.weights)
+        return TrainState(jnp.zeros((), jnp.int32), variables, optimizer_state, average)
+
+    def loss_of(weights, statistics, key, images, labels, drop_path):
+        logits, auxiliary, statistics = network.forward(
+            net,
+            Variables(weights, statistics),
+            images,
+            True,
+            drop_path=drop_path,
+            key=key if settings.drop_path else None,
+        )
+        loss = cross_entropy(logits, labels, settings.label_smoothing)
+        if auxiliary is not None:
+            loss += settings.auxiliary_weight * cross_entropy(
+                auxiliary, labels, settings.label_smoothing
+            )
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        return loss, (statistics, accuracy)
+
+    def step(state: TrainState, key, batch):
+        drop_path = drop_path_at(state.step, settings, plan)
+        weights = state.variables.weights
+
+        def add_part(statistics, part):
+            (loss, (statistics, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+                weights, statistics, *part, drop_path
+            )
+            return statistics, (loss, accuracy, gradient)
+
+        if parts == 1:
+            statistics, results = add_part(state.variables.statistics, (key, *batch))
+        else:
+            # Part p has the images p, p + parts, ...: each device keeps those that it has.
+            split = jax.tree.map(
+                lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
+            )
+            statistics, results = lax.scan(
+                add_part, state.variables.statistics, (jax.random.split(key, parts), *split)
+            )
+            results = jax.tree.map(lambda x: x.mean(0), results)
+        loss, accuracy, gradient = results
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
+        variables = Variables(optax.apply_updates(weights, updates), statistics)
+        average = state.average
+        if settings.average:
+            average = optax.incremental_update(variables, average, 1 - settings.average)
+        measured = {
+            "loss": loss,
+            "train_accuracy": accuracy,
+            "gradient_norm": optax.global_norm(gradient),
+            "update_norm": optax.global_norm(updates),
+        }
+        return TrainState(state.step + 1, variables, optimizer_state, average), measured
+
+    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    return init, jax.jit(step)
+
+
+def build(
+    config, genotype: Genotype, dataset: Dataset, dtype, *, trained: bool = False
+) -> tuple[Network, Variables]:
+    """Builds the network of `genotype` that the config asks for.
+
+    Random weights; with `trained` none yet, and no auxiliary head, for weights that are loaded.
+    """
+    net, variables = network.build(
+        genotype,
+        channels=config.train.channels,
+        num_classes=dataset.num_classes,
+        image_channels=dataset.channels,
+        image_size=dataset.image_size,
+        auxiliary=config.train.auxiliary_weight > 0 and not trained,
+        stem=config.train.stem,
+        stem_multiplier=config.train.stem_multiplier,
+        key=None if trained else jax.random.key(config.seed),
+    )
+    return net, optim.at_least_float32(variables, dtype)
+
+
+def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
+    """What the network of `genotype` that the config asks for costs; see `evaluate.cost`."""
+    return evaluate.cost(
+        genotype,
+        config.train.channels,
+        dataset.num_classes,
+        dataset.image_size,
+        image_channels=dataset.channels,
+        stem=config.train.stem,
+        stem_multiplier=config.train.stem_multiplier,
+    )
+
+
+def run(
+    config,
+    genotype: Genotype,
+    dataset: Dataset,
+    workdir: Path,
+    writer: MetricsWriter,
+    dtype,
+) -> tuple[Network, Variables]:
+    """Trains the network of `genotype`; continues an interrupted training in the same workdir.
+
+    Writes `config.json`, `network.npz` (see `save_network`), checkpoints in `checkpoints/train/`.
+
+    Args:
+        config: the whole config; `config.weights`: a file of `save_network` to begin with.
+        genotype: of the network, expanded already if it is to be.
+        dataset: images; those of the test split are evaluated after every epoch.
+        workdir: exists.
+        writer: of the metrics.
+        dtype: of the computation.
+
+    Returns:
+        The trained network.
+    """
+    settings = config.train
+    plan = loop.schedule(
+        dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
+    )
+    if plan.batch_size % settings.accumulate:
+        raise UserError(
+            f"data.batch_size={plan.batch_size} cannot be split into train.accumulate="
+            f"{settings.accumulate} equal parts: choose a divisor."
+        )
+    if plan.batch_size // settings.accumulate % jax.device_count():
+        raise UserError(
+            f"data.batch_size={plan.batch_size} in train.accumulate={settings.accumulate} parts leaves "
+            f"{plan.batch_size // settings.accumulate} images for {jax.device_count()} devices, which "
+            f"cannot share them evenly: choose a smaller train.accumulate or a larger batch."
+        )
+    net, variables = build(config, genotype, dataset, dtype)
+    identity = {"genotype": genotype.to_dict()}
+    if config.weights:
+        variables = load_network(config.weights, variables)
+        identity["weights"] = zlib.crc32(Path(config.weights).read_bytes())
+    _logger.info(
+        "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",
+        *(genotype.num_cells, settings.channels),
+        sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
+        *(plan.batch_size, dataset.num_train, plan.epochs, plan.epoch),
+    )
+    init, step = train_step(net, settings, plan)
+
+    def end_epoch(epoch, state, means):
+        tested = evaluate.evaluate_dataset(
+            net, state.evaluated, dataset, config.data.batch_size, dtype
+        )
+        return means | {
+            "accuracy": tested["accuracy"],
+            "test_loss": tested["loss"],
+            "learning_rate": optim.weights_learning_rate(state.optimizer),
+        }
+
+    state = loop.run_phase(
+        *("train", config, dataset, (dataset.train,), plan),
+        *(init(variables), step, dtype, workdir, writer, end_epoch),
+        identity=identity,
+    )
+    save_network(workdir / "network.npz", state.evaluated)
+    return net, state.evaluated
+
+
+def save_network(path: Path, variables: Variables) -> None:
+    """Writes a network's weights and statistics as an `.npz`, one array a pytree path, float32."""
+    temporary = Path(path).with_suffix(".tmp.npz")
+    np.savez(temporary, **named(jax.device_get(variables)))
+    os.replace(temporary, path)
+
+
+def load_network(path: Path | str, variables: Variables) -> Variables:
+    """Reads what `save_network` wrote; an auxiliary head that is not asked for is left out.
+
+    Args:
+        path: the file.
+        variables: of the network that it must fit, for structure and shapes.
+
+    Raises:
+        UserError: the file is missing, broken, or of another network.
+    """
+    wanted = named(variables)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no trained network {path}: run task 'train' or 'pipeline' first"
+        ) from error
+    except Exception as error:  # a broken zip raises one of many
+        raise UserError(f"trained network {path} cannot be read: {error}") from error
+    auxiliary = ("weights/auxiliary/", "statistics/auxiliary/")
+    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(auxiliary)}
+    for name in sorted({*wanted, *found}):
+        shapes = [tree[name].shape if name in tree else "absent" for tree in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"trained network {path} is of another genotype or config: {name} is {shapes[0]} "
+                f"there and {shapes[1]} here"
+            )
+    leaves = [found[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def named(tree) -> dict[str, np.ndarray]:
+    """The leaves of a network's variables by their paths, as `save_network` names them."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,171 @@
+"""Tests of data parallelism; several devices are simulated by a process of its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddarts_jax.distributed import sharding
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype
+
+_STEPS = 20
+
+_NETWORK = Genotype(
+    genes=(
+        (("sep_conv_3x3", 2, 0), ("skip_connect", 2, 1)),
+        (("skip_connect", 2, 0), ("avg_pool_3x3", 2, 1)),
+    ),
+    reductions=(1,),
+    concat=(2,),
+)
+
+
+@given(batch_size=st.integers(1, 1000), count=st.integers(1, 64))
+def test_batch_that_does_not_divide(batch_size, count):
+    """Where a batch does not divide, the error names the nearest sizes that do."""
+    if batch_size % count == 0:
+        return
+    with pytest.raises(UserError, match=f"batch_size={batch_size} .* {count} devices") as error:
+        sharding.data_mesh(batch_size, devices=range(count))
+    sizes = [int(size) for size in str(error.value).rpartition("use ")[2].split(" or ")]
+    assert sizes[-1] - batch_size < count and batch_size - sizes[0] < count
+    assert all(size > 0 and size % count == 0 for size in sizes)
+
+
+@pytest.mark.parametrize(
+    "dtype, implementations, tolerance",
+    [("float32", "cpu", 1e-5), ("float64", "gpu", 1e-12)],
+)
+def test_eight_devices_give_the_result_of_one(tmp_path, dtype, implementations, tolerance):
+    """Weights, alphas and metrics after 20 steps (ablation on), and an evaluation, to rounding.
+
+    Alphas as sigmoid(alpha), the factor of a primitive: Adam makes steps of one length of gradients
+    that are nearly 0, so that alphas near 0 differ by more than their own rounding.
+    """
+    data = tiny.write_noise(tmp_path / "noise.npz")
+    process = tiny.start(
+        ["-c", f"import test_sharding as t; t.compare({(str(data), dtype, implementations)})"],
+        tmp_path / "cache",
+        PYTHONPATH=os.pathsep.join(
+            [str(tiny.ROOT), str(tiny.ROOT / "tests"), str(Path(__file__).parent)]
+        ),
+        JAX_ENABLE_X64=str(int(dtype == "float64")),
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+    )
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    result = json.loads(output.splitlines()[-1])
+    assert result["devices"] == [1, 8]
+    for phase in ("search", "train"):
+        assert result[phase]["difference"] < tolerance, result
+        assert result[phase]["moved"] > 1e-3, result
+
+
+_SUMS = """
+import jax, jax.numpy as jnp
+from ddarts_jax.distributed import sharding
+
+mesh = sharding.data_mesh(8)
+images = sharding.replicate(jnp.where(jnp.arange(16)[:, None] % 2, 1, 256 * jnp.ones(3)), mesh)
+
+
+@jax.jit
+def run(images):
+    with sharding.over(mesh):
+        return sharding.sum_over_batch(lambda x: x.sum(0), images.astype(jnp.bfloat16))
+
+
+total = run(images)
+assert total.dtype == jnp.float32
+print(float(total[0]))
+"""
+
+
+def test_a_sum_over_devices_counts_every_image_once(tmp_path):
+    """And in float32, where the sum of a single device is rounded to bfloat16: 257 becomes 256."""
+    process = tiny.start(
+        ["-c", _SUMS],
+        tmp_path / "cache",
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+    )
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert float(output.splitlines()[-1]) == 8 * 256
+
+
+def compare(arguments):
+    """Prints how much 20 steps on eight devices differ from those on a single device."""
+    path, dtype, implementations = arguments
+    from ddarts_jax.ops import backend
+
+    with backend.compiling_for(implementations):
+        _compare(path, dtype)
+
+
+def _compare(path, dtype):
+    import jax
+    import numpy as np
+
+    from ddarts_jax.data import dataset as data
+    from ddarts_jax.searching import search
+    from ddarts_jax.training import evaluate, loop, train
+
+    config = tiny.config(path)
+    config.data.batch_size = 16
+    config.train.augment.cutout = 0  # its pixels are equal
+    dataset = data.load(config.data)
+    batch_size, seed = config.data.batch_size, np.uint32(config.seed)
+    plan = loop.schedule(32, batch_size, epochs=_STEPS // 2, chunk_steps=2)
+    meshes = [sharding.data_mesh(batch_size, jax.devices()[:count]) for count in (1, 8)]
+    result = {"devices": [mesh.size for mesh in meshes]}
+
+    def run(state, step, splits, settings, mesh):
+        images = loop.on_device(dataset, splits, mesh)
+        running = loop.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
+        chunk = loop.make_chunk(step, plan, settings.augment, dtype, mesh)
+        for _ in range(_STEPS // plan.chunk):
+            running, _ = chunk(running, images, seed)
+        return jax.device_get(running)
+
+    def gates(state):
+        return 1 / (1 + np.exp(-state.alphas)) if hasattr(state, "alphas") else ()
+
+    def measure(phase, state, step, splits):
+        before = jax.tree.leaves(jax.device_get(state))
+        one, eight = (run(state, step, splits, config[phase], mesh) for mesh in meshes)
+        compared = [(r.totals, r.state.variables, gates(r.state)) for r in (one, eight)]
+        named, others = map(jax.tree_util.tree_leaves_with_path, compared)
+        pairs = [(jax.tree_util.keystr(p), a, b) for (p, a), (_, b) in zip(named, others)]
+        differences = {n: np.abs(a - b).max() / (np.abs(a).max() + 1e-3) for n, a, b in pairs}
+        worst = max(differences, key=differences.get)
+        moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one.state), before)]
+        assert one.state.step == _STEPS
+        result[phase] = {
+            "worst": worst,
+            "difference": float(differences[worst]),
+            "moved": float(max(moved[1:])),
+        }
+        return one.state
+
+    net, variables, alphas = search.build(config, dataset, dtype)
+    init, step = search.search_step(net, config.search, plan.total)
+    halves = data.stratified_halves(dataset.train_labels, config.seed)
+    measure("search", init(variables, alphas), step, halves)
+
+    net, variables = train.build(config, _NETWORK, dataset, dtype)
+    init, step = train.train_step(net, config.train, plan)
+    state = measure("train", init(variables), step, (np.arange(len(dataset.train_labels)),))
+
+    # The evaluation takes all devices that there are; here it is told of one alone.
+    eight = evaluate.evaluate_dataset(net, state.variables, dataset, 6, dtype)
+    sharding.jax.device_count, sharding.jax.devices = lambda: 1, lambda: meshes[0].devices.tolist()
+    one = evaluate.evaluate_dataset(net, state.variables, dataset, 6, dtype)
+    assert one["count"] == len(dataset.test_labels)
+    assert (one["confusion"] == eight["confusion"]).all()
+    assert abs(one["loss"] - eight["loss"]) < 1e-6 * one["loss"]
+    print(json.dumps(result))

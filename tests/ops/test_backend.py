@@ -1,0 +1,158 @@
+"""Implementations by backend: all of an operation compute the same, and one place asks."""
+
+import functools
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import ddarts_jax
+from ddarts_jax.models import primitives as prim
+from ddarts_jax.ops import backend
+
+# Largest error of an implementation against float64, relative to the norm of the array. In bfloat16 each
+# of the roundings on the way (the result, and what lies between two convolutions) adds 2^-9 at most.
+_TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2**-8}
+
+
+def normal(seed, *shape):
+    """Normal numbers, rounded to bfloat16: every dtype computes on the same ones."""
+    numbers = np.random.default_rng(seed).normal(size=shape)
+    return numbers.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def convolution(taps, stride, dilation, padding, size):
+    """A case of "convolution" or "strided_pointwise": the function of a rule, and its arguments."""
+    pads = tuple(dilation * (n // 2) if padding is None else padding for n in taps)
+
+    def run(rule, x, kernel):
+        return prim._apply(rule(stride, dilation, pads, 1), x, kernel)
+
+    return run, normal(0, 2, *size, 3), normal(1, *taps, 3, 4)
+
+
+def separable(width, stride, dilation, size, streams=()):
+    """A case of "separable"; with streams `vmap` runs them through shared kernels."""
+
+    def run(function, x, spatial, pointwise):
+        def one(x):
+            return function(x, spatial, pointwise, stride, dilation)
+
+        return jax.vmap(one)(x) if streams else one(x)
+
+    x = normal(0, *streams, 2, size, size + 1, 4)
+    return run, x, normal(1, width, width, 1, 4), normal(2, 1, 1, 4, 6)
+
+
+_SIZES = [(6, 7), (1, 5)]
+CASES = {
+    "convolution": [
+        convolution(*case, size)
+        for case, size in itertools.product(
+            [
+                ((3, 3), (1, 1), 1, None),
+                ((3, 3), (2, 2), 2, None),
+                ((1, 7), (1, 2), 1, None),
+                ((7, 1), (2, 1), 1, None),
+                ((2, 2), (1, 1), 1, 1),
+            ],
+            _SIZES,
+        )
+    ],
+    "strided_pointwise": [
+        convolution((1, 1), stride, 1, None, size)
+        for stride, size in itertools.product([(2, 2), (2, 1)], _SIZES)
+    ],
+    "separable": [
+        separable(3, 1, 1, 6),
+        separable(3, 2, 1, 7),
+        separable(5, 2, 2, 3),
+        separable(5, 1, 2, 5),
+        separable(3, 2, 2, 6, streams=(3,)),
+    ],
+    "unfused": [(lambda function, x: function(x), normal(0, 2, 3, 3, 4))],
+}
+
+
+def results(run, implementation, arguments, dtype):
+    """Output and gradients by all arguments; images in `dtype`, kernels in float32 or better."""
+    images, *kernels = arguments
+    wide = jnp.promote_types(dtype, jnp.float32)
+    arguments = jnp.asarray(images, dtype), *(jnp.asarray(kernel, wide) for kernel in kernels)
+
+    @jax.jit
+    def both(*arguments):
+        out, pull_back = jax.vjp(functools.partial(run, implementation), *arguments)
+        return out, *pull_back(jnp.asarray(normal(3, *out.shape), out.dtype))
+
+    return both(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("operation", "case"),
+    [(operation, k) for operation, cases in CASES.items() for k in range(len(cases))],
+)
+def test_all_implementations_compute_the_same(operation, case):
+    """Outputs and gradients of each, in float64, float32 and bfloat16, against one in float64.
+
+    Gradients of kernels keep the kernels' float32, in which they are added up over devices.
+    """
+    run, *arguments = CASES[operation][case]
+    implementations = backend.IMPLEMENTATIONS[operation]
+    assert len(implementations) > 1
+    with jax.enable_x64(True):
+        reference = results(run, next(iter(implementations.values())), arguments, "float64")
+        for (name, implementation), dtype in itertools.product(
+            implementations.items(), _TOLERANCES
+        ):
+            actual = results(run, implementation, arguments, dtype)
+            wide = jnp.promote_types(dtype, jnp.float32)
+            assert [x.dtype for x in actual] == [dtype, dtype, *[wide] * (len(actual) - 2)]
+            for ours, expected in zip(actual, reference, strict=True):
+                error = np.linalg.norm(np.asarray(ours, np.float64) - expected)
+                bound = _TOLERANCES[dtype] * np.linalg.norm(expected)
+                assert error <= bound, (name, dtype, error, bound)
+
+
+def test_the_table_names_what_there_is():
+    """Each row has a CPU and a GPU entry, and all implementations have a use."""
+    for operation, row in backend.TABLE.items():
+        assert {"cpu", "gpu"} <= set(row)
+        assert set(row.values()) == set(backend.IMPLEMENTATIONS[operation])
+    assert set(CASES) == set(backend.TABLE)
+
+
+def test_a_trace_belongs_to_its_backend():
+    """A jitted function is traced again for another backend, and found again for the first."""
+    seen = []
+
+    @jax.jit
+    def run(x):
+        seen.append((backend.name(), backend.default_dtype()))
+        return prim.unfused(x)
+
+    x = jnp.ones((1, 2))
+    run(x)
+    with backend.compiling_for("gpu"):
+        run(x)
+    with backend.compiling_for("tpu"):
+        run(x)
+    run(x)
+    here = jax.default_backend()
+    assert seen == [(here, seen[0][1]), ("gpu", "bfloat16"), ("tpu", "bfloat16")]
+
+
+def test_nothing_else_asks_for_the_backend():
+    """`jax.default_backend` stands in backend.py alone: elsewhere a choice would be in no table."""
+    package = Path(ddarts_jax.__file__).parent
+    asking = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"default_backend|platform_dependent", path.read_text())
+    ]
+    assert asking == ["backend.py"]

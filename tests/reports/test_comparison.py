@@ -1,0 +1,152 @@
+"""The task `compare`: groups of runs, their statistics, and what it refuses."""
+
+import json
+import re
+import statistics
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import write_run
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import distance
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.reports import comparison, page, report
+
+
+@pytest.fixture(autouse=True)
+def without_plotly(monkeypatch):
+    """Leaves out plotly's 5 MB, which only a browser reads."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three seeds of one setting, one of another."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = [(7.0, 0), (7.0, 1), (7.0, 2), (0.5, 0)]
+    return [
+        write_run(root / f"{weight}_{seed}", seed=seed, search__zero_one_weight=weight)
+        for weight, seed in settings
+    ]
+
+
+def compare(workdir, runs):
+    workdir.mkdir()
+    return comparison.run(SimpleNamespace(runs=",".join(map(str, runs))), workdir)
+
+
+def test_seeds_form_a_group_with_mean_and_spread(runs, tmp_path, capsys):
+    """Groups bear the value that differs; statistics are those of the runs' own summaries."""
+    found = compare(tmp_path / "out", runs)
+    first, second = found["groups"]
+    assert first["differs"] == {"search.zero_one_weight": 7.0}
+    assert second["differs"] == {"search.zero_one_weight": 0.5}
+    assert [run["seed"] for run in first["runs"]] == [0, 1, 2]
+    accuracies = [
+        json.loads((run / "summary.json").read_text())["test_accuracy"] for run in runs[:3]
+    ]
+    tested = first["statistics"]["test_accuracy"]
+    assert tested["n"] == 3
+    assert tested["mean"] == pytest.approx(np.mean(accuracies))
+    assert tested["std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert second["statistics"]["test_accuracy"]["std"] is None
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == found
+
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    mean, spread = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
+    assert f"| A | zero_one_weight=7.0 | 3 | {mean:.2f} ± {spread:.2f}% |" in table
+    assert f"| B | zero_one_weight=0.5 | 1 | {100 * accuracies[0]:.2f}% |" in table
+    assert table in capsys.readouterr().out
+
+
+def test_the_distance_matrix_is_that_of_the_networks(runs, tmp_path):
+    """Each with each, in the order in which the runs are named."""
+    found = compare(tmp_path / "out", runs)
+    networks = [Genotype.load(run / "network_genotype.json") for run in runs]
+    np.testing.assert_array_equal(found["distances"], distance.distance_matrix(networks))
+    assert found["networks"] == [1, 2, 3, 4]
+
+
+def test_the_page_draws_every_run(runs, tmp_path):
+    """A curve a run, the networks cell by cell, and a word on the group without a spread."""
+    compare(tmp_path / "out", runs)
+    text = (tmp_path / "out" / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert [len(chart["traces"]) for chart in data["charts"][:2]] == [4, 4]
+    assert len(data["cells"]) == 4 * 3
+    assert "Of group B there is one run only" in text
+    assert "group A (zero_one_weight=7.0)" in text or "group B (zero_one_weight=0.5)" in text
+
+
+def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
+    """Where the data lie and how often is saved set no run apart; an older config has the defaults."""
+    first = write_run(tmp_path / "a", seed=1, data__data_dir="/elsewhere")
+    second = write_run(tmp_path / "b", seed=2, checkpoint__keep_last=7)
+    config = json.loads((second / "config.json").read_text())
+    del config["parse"]["threshold"]
+    (second / "config.json").write_text(json.dumps(config))
+    (group,) = comparison.group([report.read(first), report.read(second)])
+    assert list(group.runs) == [1, 2] and group.name == "all runs"
+
+
+def test_keys_of_equal_last_parts_are_told_apart(tmp_path):
+    """A group's name has the whole key where its last part alone would be ambiguous."""
+    first = write_run(tmp_path / "a", search__channels=4, train__channels=8)
+    second = write_run(tmp_path / "b", search__channels=6, train__channels=9, parse__threshold=0.5)
+    names = [group.name for group in comparison.group([report.read(first), report.read(second)])]
+    assert names == [
+        "threshold=0.85, search.channels=4, train.channels=8",
+        "threshold=0.5, search.channels=6, train.channels=9",
+    ]
+
+
+def test_unfinished_runs_and_runs_without_networks_are_compared(runs, tmp_path):
+    """A run of which there is little has empty columns, and the page says that it goes on."""
+    young = write_run(tmp_path / "young", search_epochs=0, train_epochs=0, ended=False)
+    found = compare(tmp_path / "out", [runs[0], young])
+    assert found["networks"] == [1]
+    assert "Not ended yet: run 2." in (tmp_path / "out" / "report.html").read_text()
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
+def test_the_spread_is_the_sample_standard_deviation(values):
+    """Mean and n - 1 in the divisor; a single value has no spread."""
+    mean, spread = comparison.mean_and_spread(values)
+    assert mean == pytest.approx(np.mean(values), abs=1e-6)
+    if len(values) == 1:
+        assert spread is None
+    else:
+        assert spread == pytest.approx(statistics.stdev(values), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("named", "part"),
+    [
+        (lambda a, b: "", "at least two runs"),
+        (lambda a, b: f"{a},", "at least two runs"),
+        (lambda a, b: f"{a},{b},{a}/../{a.name}", "named twice"),
+        (lambda a, b: f"{a},/nowhere/run", "There is no run in /nowhere/run"),
+    ],
+)
+def test_a_mistake_is_one_sentence(runs, tmp_path, named, part):
+    """It names the run or says how runs are named; nothing is written."""
+    with pytest.raises(UserError, match=re.escape(part)) as refused:
+        comparison.run(SimpleNamespace(runs=named(*runs[:2])), tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_run_is_refused(runs, tmp_path):
+    """A file that cannot be read is named, and so is a run that does not say what it is."""
+    broken = write_run(tmp_path / "broken")
+    (broken / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=re.escape(str(broken / "summary.json"))):
+        compare(tmp_path / "out", [runs[0], broken])
+    (broken / "summary.json").unlink()
+    (broken / "config.json").unlink()
+    with pytest.raises(UserError, match=re.escape(f"Run {broken} has no config.json")):
+        compare(tmp_path / "out2", [runs[0], broken])

@@ -1,0 +1,289 @@
+"""The page `report.html`: what it says and draws, from whole, partial and broken workdirs."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import write_run
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype, edge_index
+from ddarts_jax.models.primitives import DARTS_PRIMITIVES
+from ddarts_jax.reports import page, report
+
+
+@pytest.fixture(autouse=True)
+def without_plotly(monkeypatch):
+    """Leaves out plotly's 5 MB, which only a browser reads."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+
+
+class Reader(HTMLParser):
+    """Collects the text of a page by tag, its attributes and the data of its script."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.attributes, self.data, self.titles = {}, [], None, []
+        self._open = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        """Remembers the tag."""
+        self.attributes += attributes
+        if "data-chart" in dict(attributes):
+            self.titles.append(self.text["h3"][-1])
+        if tag not in ("meta", "input"):
+            self._open.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        """Every tag that is closed must be the last one opened."""
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        """Adds text to that of its tag."""
+        if self._open and self._open[-1][1].get("id") == "data":
+            self.data = json.loads(data, parse_constant=pytest.fail)
+        elif self._open:
+            self.text.setdefault(self._open[-1][0], []).append(data.strip())
+
+    def chart(self, title):
+        """The traces of the first chart with this title."""
+        return self.data["charts"][self.titles.index(title)]["traces"]
+
+    @property
+    def words(self):
+        """What the first lines say."""
+        return " ".join(self.text.get("li", []))
+
+
+def report_of(workdir):
+    return Reader(report.write(workdir))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, which no test changes."""
+    return write_run(tmp_path_factory.mktemp("finished") / "run")
+
+
+def test_a_finished_run_says_what_it_found(run):
+    """Accuracy, cost, gap and what is kept stand in the first lines, with the run's own numbers."""
+    summary = json.loads((run / "summary.json").read_text())
+    words = report_of(run).words
+    kept = Genotype.load(run / "genotype.json")
+    for part in (
+        "has ended after 3 min 1 s",
+        f"{summary['test_accuracy']:.2%} on the test images",
+        "63,210 parameters",
+        "3.00 million MACs",
+        "of images that the architecture learns from instead of",  # the gap is not of held-out images
+        "discretisation gap",
+        f"network's 3 cells keep {sum(map(len, kept.genes))} primitives",
+    ):
+        assert part in words
+
+
+def test_every_metric_has_its_chart(run):
+    """A metric that a run writes is drawn, with its numbers and a caption."""
+    found = report_of(run)
+    titles = [re.sub(r"\s+", " ", title) for title in found.text["h3"]]
+    for title in (
+        *("Cells", "Probabilities of the candidates", "Accuracy", "Cross-entropy"),
+        *("Discretisation gap", "Decided candidates", "Share of each primitive", "Distance"),
+        *("Marginal contribution", "Total loss", "Ablation loss", "Zero-one loss"),
+        *("Learning rates", "Norms of the weights' steps", "Norm of the alphas' gradient"),
+        *("Speed of the search", "Loss", "Learning rate", "Norms of the steps"),
+        *("Accuracy by class", "Parameters and MACs", "Time", "Speed of the network", "Versions"),
+    ):
+        assert title in titles
+    assert len(found.text["figcaption"]) == len(titles) and all(found.text["figcaption"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["phase"] == "search"]
+    contributions = [row["marginal_contribution"] for row in rows]
+    drawn = [trace["y"] for trace in found.chart("Marginal contribution")]
+    np.testing.assert_allclose(np.transpose(drawn), contributions, rtol=1e-3)
+    supernet, masked, gap = found.chart("Discretisation gap")
+    np.testing.assert_allclose(np.subtract(supernet["y"], masked["y"]), gap["y"], atol=1e-4)
+
+
+@pytest.mark.parametrize("relaxation", ["sigmoid", "softmax"])
+def test_the_slider_holds_each_epochs_genotype_and_probabilities(tmp_path, relaxation):
+    """Frame k draws the arrows of epoch k, as wide as the probabilities of that epoch's alphas."""
+    run = write_run(tmp_path / "run", train_epochs=0)
+    config = json.loads((run / "config.json").read_text())
+    config["search"]["relaxation"] = relaxation
+    (run / "config.json").write_text(json.dumps(config))
+    settling = report_of(run).data["settling"]
+    assert settling["epochs"] == [1, 2, 3, 4]
+    for epoch, frame, percents in zip(settling["epochs"], settling["frames"], settling["percents"]):
+        genotype = Genotype.load(run / "genotypes" / f"epoch_{epoch:04d}.json")
+        alphas = np.load(run / "alphas" / f"epoch_{epoch:04d}.npy").astype(float)
+        weights = np.exp(alphas)
+        divisor = weights.sum(-1, keepdims=True) if relaxation == "softmax" else 1 + weights
+        probabilities = weights / divisor
+        np.testing.assert_allclose(np.array(percents) / 100, probabilities, atol=0.0051)
+        for index, (cell, drawn) in enumerate(zip(genotype.genes, frame, strict=True)):
+            kept = {(p, n, s): width for p, s, n, _, _, width in drawn["arrows"] if p}
+            assert set(kept) == set(cell)
+            for (primitive, node, source), width in kept.items():
+                o = DARTS_PRIMITIVES.index(primitive)
+                expected = probabilities[index, edge_index(source, node), o]
+                assert width == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "removed", "part"),
+    [
+        ({"search_epochs": 1, "train_epochs": 0, "ended": False}, (), "epoch 1 of 1 of the search"),
+        ({"search_epochs": 0, "ended": False}, (), "epoch 3 of 3 of the training"),
+        ({"train_epochs": 0}, (), "was not trained here"),
+        ({}, ("alphas", "versions.json"), "has ended"),
+        ({}, ("alphas", "alphas.npy", "genotypes"), "has ended"),
+        ({}, ("config.json",), "has ended"),
+        ({"ended": False}, ("metrics.jsonl",), "no finished epoch"),
+    ],
+)
+def test_an_unfinished_run_shows_what_there_is(tmp_path, changes, removed, part):
+    """No phase and no file is needed: the page says where the run stands and draws the rest."""
+    run = write_run(tmp_path / "run", **changes)
+    for name in removed:
+        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    assert part in report_of(run).words
+
+
+def test_only_the_last_epochs_probabilities_are_known_of_older_runs(tmp_path):
+    """Without alphas of each epoch the final ones are drawn, in the last frame."""
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "alphas")
+    percents = report_of(run).data["settling"]["percents"]
+    assert percents[:-1] == [None] * 3 and percents[-1]
+
+
+@pytest.mark.parametrize(("pools", "warned"), [(1, False), (2, True)])
+def test_parameter_free_primitives_that_take_over_are_warned_of(tmp_path, pools, warned):
+    """More than half of what is kept, and the page says so; half is no reason yet."""
+    cell = [("skip_connect", 2, 0), ("sep_conv_3x3", 2, 1)] + [("max_pool_3x3", 3, 0)] * (pools - 1)
+    run = write_run(tmp_path / "run")
+    Genotype((cell,), (), (2, 3)).save(run / "network_genotype.json")
+    assert ("Parameter-free primitives take over" in report_of(run).words) == warned
+
+
+def test_a_cell_that_keeps_nothing_is_warned_of(tmp_path):
+    """An empty cell makes no network: the page names it."""
+    run = write_run(tmp_path / "run")
+    Genotype(((("sep_conv_3x3", 2, 0),), ()), (), (2,)).save(run / "network_genotype.json")
+    assert "Nothing is kept in cell 1" in report_of(run).words
+    (run / "summary.json").unlink()  # a search that goes on may still find something
+    assert "Nothing is kept" not in report_of(run).words
+
+
+@given(
+    st.lists(st.sampled_from(DARTS_PRIMITIVES), max_size=9),
+    st.lists(st.sampled_from(DARTS_PRIMITIVES), max_size=9),
+)
+def test_shares_are_a_distribution(first, second):
+    """Shares of what is kept add up to 1, and the parameter-free ones to no more."""
+    cells = [
+        [(primitive, 2 + place, 0) for place, primitive in enumerate(cell)]
+        for cell in (first, second)
+    ]
+    genotype = Genotype(cells, (), (2,))
+    found, free = report.shares(genotype), report.parameter_free_share(genotype)
+    if not first + second:
+        assert found == {} and free is None
+        return
+    assert sum(found.values()) == pytest.approx(1)
+    count = sum(primitive in report.PARAMETER_FREE for primitive in first + second)
+    assert free == pytest.approx(count / len(first + second))
+
+
+def test_nothing_is_loaded_and_no_text_becomes_markup(tmp_path):
+    """Names from outside stay text, in the page and in its data, and no attribute points elsewhere."""
+    hostile = "</script><img src=http://x onerror=alert(1)>"
+    run = write_run(tmp_path / "<b>run")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["classes"][hostile] = {"images": 1, "accuracy": 0.5}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (run / "versions.json").write_text(json.dumps({"device": hostile}))
+    found = report_of(run)
+    assert found.text["h1"] == ["<b>run: pipeline on digits"]
+    assert hostile in found.text["td"]
+    assert any(hostile in trace["x"] for c in found.data["charts"] for trace in c["traces"])
+    assert not {"src", "href", "onerror", "action"} & {name for name, _ in found.attributes}
+
+
+def test_the_page_is_replaced_as_a_whole(tmp_path):
+    """Writing again leaves one page and no temporary file."""
+    run = write_run(tmp_path / "run")
+    before = set(run.iterdir())
+    assert report.write(run) == report.write(run) == run / "report.html"
+    assert set(run.iterdir()) - before == {run / "report.html"}
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    """One sentence that names it."""
+    with pytest.raises(UserError, match=re.escape(f"There is no run in {tmp_path}")):
+        report.write(tmp_path)
+
+
+_FILES = (
+    *("config.json", "metrics.jsonl", "summary.json", "evaluation.json", "versions.json"),
+    *("network_genotype.json", "genotypes/epoch_0002.json", "alphas/epoch_0002.npy"),
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(_FILES), st.data())
+def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
+    """Whatever bytes stand in a file, the page is whole or one sentence refuses it."""
+    copy = tmp_path_factory.mktemp("broken") / "run"
+    shutil.copytree(run, copy)
+    whole = (copy / name).read_bytes()
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, min(start + 40, len(whole))))
+    (copy / name).write_bytes(whole[:start] + data.draw(st.binary(max_size=5)) + whole[stop:])
+    _write_or_refuse(copy)
+
+
+@settings(max_examples=80)
+@given(st.sampled_from([name for name in _FILES if name.endswith(("json", "jsonl"))]), st.data())
+def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name, data):
+    """JSON that says something else than a run does neither crashes nor breaks the page."""
+    copy = tmp_path_factory.mktemp("changed") / "run"
+    shutil.copytree(run, copy)
+    text = (copy / name).read_text()
+    lines = [json.loads(part) for part in (text.splitlines() if name.endswith("l") else [text])]
+    inside = data.draw(st.sampled_from(lines))
+    while True:
+        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+        key = data.draw(st.sampled_from(keys))
+        if not (isinstance(inside[key], dict | list) and inside[key] and data.draw(st.booleans())):
+            break
+        inside = inside[key]
+    inside[key] = data.draw(_JSON)
+    (copy / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write_or_refuse(copy)
+
+
+def _write_or_refuse(workdir):
+    try:
+        found = report_of(workdir)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert found.text["h1"] and found.data
+    finally:
+        shutil.rmtree(workdir)

@@ -1,0 +1,77 @@
+"""The identity of a run: which values may change in its workdir, and which make it another run."""
+
+import json
+
+import pytest
+
+from ddarts_jax.configuration import default_config, score_config, seeds_config
+from ddarts_jax.errors import UserError
+from ddarts_jax.runs import identity
+
+
+def changed(**values):
+    """The defining values of a search as JSON, some of the config's changed."""
+    config = default_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return json.loads(json.dumps(identity.defining(config, "search", 100)))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("data__data_dir", "/elsewhere"),
+        ("data__num_workers", 8),
+        ("search__unroll", 2),
+        ("search__remat", False),
+        ("search__microbatch", 1),
+        ("search__gap_images", 0),
+    ],
+)
+def test_a_run_continues_with_other_incidental_values(tmp_path, key, value):
+    """Where the data are, and what trades time for memory, may change between two starts."""
+    identity.claim(tmp_path / "config.json", changed(), "checkpoints")
+    identity.claim(tmp_path / "config.json", changed(**{key: value}), "checkpoints")
+
+
+def test_a_run_does_not_continue_with_other_essential_values(tmp_path):
+    """Every other value makes it another run; all that differ are named."""
+    identity.claim(tmp_path / "config.json", changed(), "checkpoints")
+    with pytest.raises(UserError) as error:
+        identity.claim(tmp_path / "config.json", changed(seed=1, search__epochs=3), "checkpoints")
+    assert "(there, here): search.epochs: 50, 3; seed: 0, 1. Use the same values" in str(
+        error.value
+    )
+
+
+def test_a_run_of_an_older_version_continues(tmp_path):
+    """A key that was added to the config since then has its default; another value is told."""
+    older = changed()
+    del older["search"]["random"], older["search"]["ablation"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    identity.claim(tmp_path / "config.json", changed(), "checkpoints")
+    with pytest.raises(UserError, match=r"\(there, here\): search\.random: 0, 2\."):
+        identity.claim(tmp_path / "config.json", changed(search__random=2), "checkpoints")
+
+
+def test_a_missing_key_has_the_default_of_its_task():
+    """Operation scores train for fewer epochs by default than a pipeline does."""
+    wanted = score_config().to_dict()
+    older = json.loads(json.dumps(wanted))
+    del older["train"]["epochs"]
+    assert identity.differing(older, wanted) == []
+
+
+def test_a_renamed_key_is_known_by_its_former_name(monkeypatch):
+    """One line in the table of former names, and a run of an older version continues."""
+    older = changed(search__zero_one_weight=3.0)
+    older["search"]["sparsity"] = {"w_01": older["search"].pop("zero_one_weight")}
+    wanted = changed(search__zero_one_weight=3.0)
+    assert identity.differing(older, wanted)
+    monkeypatch.setitem(identity.FORMER_NAMES, "search.sparsity.w_01", "search.zero_one_weight")
+    assert identity.differing(older, wanted) == []
+
+
+def test_every_incidental_key_is_one_of_the_config():
+    """A key that is renamed or misspelt here would be compared again."""
+    assert identity.INCIDENTAL <= set(identity.flatten(default_config()))
+    assert not identity.INCIDENTAL & set(identity.flatten(seeds_config()))

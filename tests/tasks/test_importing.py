@@ -1,0 +1,867 @@
+"""Import of the authors' genotype text and weights, and parity with their PyTorch program."""
+
+import itertools
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ddarts_jax import configuration
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype, edges, encode, existing_nodes, parse
+from ddarts_jax.genotypes.handcrafted import AUTHORS, HANDCRAFTED
+from ddarts_jax.models import network, supernet
+from ddarts_jax.models.primitives import DARTOPTI_PRIMITIVES
+from ddarts_jax.searching.contributions import ablated_losses
+from ddarts_jax.searching.losses import cross_entropy
+from ddarts_jax.tasks.importing import find_genotype, load_torch, parse_genotype, read_tensors, run
+from ddarts_jax.training import train
+from ddarts_jax.training.evaluate import cost
+
+REFERENCE = tiny.SHARED / "reference"
+
+TEXT = (
+    "Genotype_nested(genes=[[('skip_connect', 2, 1), ('sep_conv_3x3', 2, 0)], "
+    "[('max_pool_3x3', 3, 0)]], concat=range(2, 4), reductions=[1])\n"
+)
+GENES = (
+    (("skip_connect", 2, 1), ("sep_conv_3x3", 2, 0)),
+    (("max_pool_3x3", 3, 0),),
+)
+
+
+def reference(name):
+    path = REFERENCE / name
+    if not path.is_file():
+        pytest.skip(f"needs the authors' file {name}")
+    return path
+
+
+# Genotypes.
+
+
+def test_text_is_read_as_it_stands():
+    """Cells, reductions and the order of a node's entries, which names the authors' weights."""
+    genotype = parse_genotype(TEXT)
+    assert genotype.genes == GENES
+    assert (genotype.reductions, genotype.concat, genotype.seq) == ((1,), (2, 3), None)
+
+
+@pytest.mark.parametrize(
+    ("concat", "expected"),
+    [("range(3, 4)", (2, 3)), ("[2]", (2, 3)), ("range(4, 8)", (2, 3, 4, 5, 6, 7))],
+)
+def test_all_nodes_are_concatenated(concat, expected):
+    """As in the authors' network, whatever `concat` says."""
+    assert parse_genotype(TEXT.replace("range(2, 4)", concat)).concat == expected
+
+
+def test_text_with_shared_cells():
+    """`Genotype_opt`, the authors' form of handcrafted networks, names its cells by `seq`."""
+    text = TEXT.replace("_nested", "_opt").replace(
+        "reductions=[1]", "reductions=range(2),seq=[1, 0]"
+    )
+    genotype = parse_genotype(text)
+    assert (genotype.seq, genotype.reductions) == ((1, 0), (0, 1))
+
+
+LIMIT = 10**6
+HOSTILE = [
+    "",
+    "\0",
+    "__import__('os').system('true')",
+    "Genotype_nested",
+    "print(genes=[], concat=[2], reductions=[])",
+    TEXT.replace("Genotype_nested", "(lambda **_: 1)"),
+    TEXT.replace("[1]", "open('x')"),
+    TEXT.replace("[1]", "range(0, 9, 2)"),
+    TEXT.replace("[1]", "range('a')"),
+    TEXT.replace("[1]", "[i for i in range(2)]"),
+    TEXT.replace("[1]", "[2]"),
+    TEXT.replace("[1]", "{1: 2}"),
+    TEXT.replace("range(2, 4)", "range(2, 10**9)"),
+    TEXT.replace("range(2, 4)", "range(2, 1000000000000)"),
+    TEXT.replace("reductions=[1]", "**{'reductions': [1]}"),
+    TEXT.replace(", reductions=[1]", ""),
+    TEXT.replace("2, 1", "2, 2"),
+    TEXT.replace("2, 1", "0x" + "f" * 9000 + ", 1"),
+    TEXT.replace("2, 1", "9" * 9000 + ", 1"),
+    TEXT.replace("[1]", "[" * 90 + "]" * 90),
+    TEXT.replace("[1]", "-" * 90_000 + "1"),
+    TEXT.replace("[1]", "1" + "+1" * 90_000),
+    TEXT.replace("[1]", "a" + ".b" * 90_000),
+    "(" * 100_000,
+    "lambda:" * 20_000 + "1",
+    TEXT + " " * LIMIT,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_is_refused(text):
+    """One short message, and nothing is called, allocated or exhausted."""
+    with pytest.raises(UserError) as error:
+        parse_genotype(text)
+    assert len(str(error.value)) < 500
+
+
+TOKENS = [*re.findall(r"\w+|'|[^\w']", TEXT), *"-+{:é", "**", "10", "None", "'\\'", "seq="]
+
+
+@given(
+    st.one_of(
+        st.text(max_size=50),
+        st.lists(st.sampled_from(TOKENS), max_size=60).map("".join),
+        st.tuples(st.integers(0, len(TEXT)), st.integers(0, 9), st.sampled_from(TOKENS)).map(
+            lambda cut: TEXT[: cut[0]] + cut[2] + TEXT[sum(cut[:2]) :]
+        ),
+    )
+)
+@example(TEXT)
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_any_text_gives_a_genotype_or_a_message(text):
+    """Random text, random tokens and mutations of a good one never raise anything else."""
+    try:
+        assert isinstance(parse_genotype(text), Genotype)
+    except UserError:
+        pass
+
+
+def test_names_and_files_mean_genotypes(tmp_path):
+    """A handcrafted network, the authors' encoding of it, our file, and the authors' text."""
+    assert find_genotype("ResNet18") is HANDCRAFTED["ResNet18"]
+    assert find_genotype("authors/ResNet18") is AUTHORS["ResNet18"]
+    genotype = parse_genotype(TEXT)
+    genotype.save(tmp_path / "genotype.json")
+    (tmp_path / "genotype.txt").write_text(TEXT)
+    for name in ("genotype.json", "genotype.txt"):
+        for path in (tmp_path / name, str(tmp_path / name)):
+            assert find_genotype(path).genes == GENES
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNet19", "authors/InceptionV4", "x.json", "", "/dev/zero", "\0"]
+)
+def test_unknown_name_is_refused(name):
+    """The message has the known names, and says that there is no such file."""
+    with pytest.raises(UserError, match=r"Xception, .*authors/ResNet50.*no such file"):
+        find_genotype(name)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"Genotype_nested()", b" " * LIMIT])
+def test_broken_genotype_file_is_refused(tmp_path, content):
+    """The message names the file."""
+    path = tmp_path / "genotype.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"genotype\.txt"):
+        find_genotype(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "params", "macs"),
+    [
+        ("D-DARTS_threshold_sparse_cifar10_0.85_50", 36, 1_244_242, 255_307_392),
+        ("D-DARTS_threshold_edge_abl0.5_fair7_cifar100_0.85_50", 36, 2_905_030, 556_412_544),
+        ("ResNet18_cifar10_threshold_sparse_0.85", 64, 36_318_538, 1_922_125_824),
+        ("ResNet18_cifar10_threshold_edge_0.85", 64, 54_183_754, 2_785_857_536),
+        ("ResNet50_cifar10_threshold_sparse_0.85", 64, 71_237_450, 3_461_740_544),
+        ("ResNet50_cifar10_threshold_edge_0.85", 64, 123_261_898, 7_680_751_616),
+        ("Xception_cifar10_threshold_sparse_0.85", 64, 112_863_434, 6_603_116_544),
+        ("Xception_cifar10_threshold_edge_0.85", 64, 307_110_218, 18_254_106_624),
+    ],
+)
+def test_published_genotypes_cost_what_the_authors_count(name, channels, params, macs):
+    """Parameters and MACs of all eight, with the reductions of the files; alphas that say them."""
+    genotype = find_genotype(reference(f"genotypes/{name}.txt"))
+    found = cost(genotype, channels, 10, 32)
+    assert (found.params, found.macs) == (params, macs)
+    probabilities = 1 / (1 + np.exp(-encode(genotype, DARTOPTI_PRIMITIVES, 2.0)))
+    kept = "complete", 0.85, genotype.reductions, genotype.seq
+    assert parse(probabilities, DARTOPTI_PRIMITIVES, *kept) == genotype
+
+
+# The authors' state dicts, made of random numbers together with what our trees must hold.
+# Their modules are `nn.Sequential`, whose children are numbered: None is a layer without tensors, a
+# number is BatchNorm of so many channels, a tuple the kernel of a convolution, OIHW. Behind it what
+# the layer is in our module.
+
+
+def depthwise(c, size, ours):
+    return [
+        (None, ""),
+        ((c, 1, size, size), f"{ours}spatial"),
+        ((c, c, 1, 1), f"{ours}pointwise"),
+        (c, f"{ours}norm"),
+    ]
+
+
+def convolutions(*parts):
+    """ReLU, then for each of (shape, part) a convolution and BatchNorm."""
+    pairs = [((shape, f"{ours}kernel"), (shape[0], f"{ours}norm")) for shape, ours in parts]
+    return [(None, ""), *itertools.chain(*pairs)]
+
+
+def primitive(name, c, stride):
+    """The authors' prefix of the Sequential, and its layers."""
+    size = int(name[-1]) if name[-1].isdigit() else 0
+    match name:
+        case "max_pool_3x3" | "avg_pool_3x3":
+            return "", [(None, ""), (c, "norm")]
+        case "skip_connect":
+            return "", []
+        case "sep_conv_3x3" | "sep_conv_5x5":
+            return "op.", depthwise(c, size, "first/") + depthwise(c, size, "second/")
+        case "dil_conv_3x3" | "dil_conv_5x5":
+            return "op.", depthwise(c, size, "")
+        case "simple_conv_1x1" | "simple_conv_3x3":
+            return "op.", convolutions(((c, c, size, size), ""))
+        case "conv_3x1_1x3" | "conv_7x1_1x7":
+            row, column = ((c, c, 1, size), "row"), ((c, c, size, 1), "column")
+            return "op." if size == 3 else "", [(None, ""), row, column, (c, "norm")]
+        case "bottleneck_1x3x1":
+            wide, narrow = (4 * c, c, 1, 1), (c, 4 * c, 1, 1)
+            layers = convolutions(
+                ((c, c, 1, 1), "reduce/"), ((c, c, 3, 3), "spatial/"), (wide, "expand/")
+            )
+            return "op.", layers + convolutions((narrow, "project/"))
+
+
+class Authors:
+    """A state dict of theirs, and the same numbers by the paths of our trees."""
+
+    def __init__(self, affine, dtype=np.float32):
+        self.rng, self.affine, self.dtype = np.random.default_rng(0), affine, dtype
+        self.state, self.ours = {}, {}
+
+    def tensor(self, name, path, shape):
+        """Adds one tensor; an empty path: our network does not have it."""
+        array = self.rng.normal(size=shape).astype(self.dtype)
+        self.state[name] = array
+        if path:
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+            self.ours.setdefault(path, []).append(array)
+
+    def norm(self, name, path, channels, affine):
+        """Adds a BatchNorm."""
+        if affine:
+            self.tensor(f"{name}.weight", path and f"weights/{path}/scale", (channels,))
+            self.tensor(f"{name}.bias", path and f"weights/{path}/bias", (channels,))
+        self.tensor(f"{name}.running_mean", path and f"statistics/{path}/mean", (channels,))
+        self.tensor(f"{name}.running_var", path and f"statistics/{path}/var", (channels,))
+        self.state[f"{name}.num_batches_tracked"] = np.int64(7)
+
+    def sequential(self, name, path, layers, affine=None):
+        """Adds the layers of an `nn.Sequential`."""
+        affine = self.affine if affine is None else affine
+        for number, (layer, part) in enumerate(layers):
+            part = path and f"{path}/{part}"
+            if isinstance(layer, tuple):
+                self.tensor(f"{name}{number}.weight", path and f"weights/{part}", layer)
+            elif layer:
+                self.norm(f"{name}{number}", part, layer, affine)
+
+    def primitive(self, name, path, primitive_name, c, stride):
+        """Adds a primitive; pools of derived networks have no BatchNorm."""
+        if primitive_name == "skip_connect" and stride == 2:
+            self.reduce(name, path, c, c)
+        elif not (self.affine and "pool" in primitive_name):
+            prefix, layers = primitive(primitive_name, c, stride)
+            self.sequential(name + prefix, path, layers)
+
+    def reduce(self, name, path, cin, cout):
+        """Adds a factorized reduce."""
+        self.tensor(f"{name}conv_1.weight", f"weights/{path}/even", (cout // 2, cin, 1, 1))
+        self.tensor(f"{name}conv_2.weight", f"weights/{path}/odd", (cout // 2, cin, 1, 1))
+        self.norm(f"{name}bn", f"{path}/norm", cout, self.affine)
+
+    def linear(self, name, path, cin, cout):
+        """Adds a classifier."""
+        self.tensor(f"{name}.weight", f"weights/{path}/classifier/kernel", (cout, cin))
+        self.tensor(f"{name}.bias", f"weights/{path}/classifier/bias", (cout,))
+
+    def stem(self, c, image_channels):
+        """Adds the stem."""
+        layers = [((3 * c, image_channels, 3, 3), "kernel"), (3 * c, "norm")]
+        self.sequential("stem.", "stem", layers, affine=True)
+
+    def preprocess(self, position, cin, c, reduction_before):
+        """Adds the layers that read the two cells before."""
+        for number in range(2):
+            name = f"cells.{position}.preprocess{number}."
+            path = name.replace(".", "/")[:-1]
+            if reduction_before and number == 0:
+                self.reduce(name, path, cin[0], c)
+            else:
+                self.sequential(f"{name}op.", path, convolutions(((c, cin[number], 1, 1), "")))
+
+    def expected(self):
+        """What our trees must hold, edges stacked."""
+        return {k: np.stack(v) if "/mixed/" in k else v[0] for k, v in self.ours.items()}
+
+    def save(self, path, prefix="", **extra):
+        """Writes the state dict, and extra arrays, as an `.npz`."""
+        np.savez(path, **{prefix + name: array for name, array in self.state.items()}, **extra)
+        return path
+
+
+CELL = (
+    ("conv_3x1_1x3", 2, 0),
+    ("skip_connect", 2, 0),
+    ("conv_7x1_1x7", 2, 0),
+    ("max_pool_3x3", 2, 1),
+    ("sep_conv_3x3", 3, 2),
+    ("simple_conv_1x1", 3, 1),
+    ("sep_conv_5x5", 3, 1),
+    ("simple_conv_3x3", 4, 3),
+    ("avg_pool_3x3", 4, 0),
+    ("dil_conv_3x3", 4, 0),
+    ("dil_conv_5x5", 4, 1),
+    ("simple_conv_1x1", 6, 5),  # reads a node that does not exist
+    ("simple_conv_3x3", 6, 5),
+    ("bottleneck_1x3x1", 6, 4),
+)
+GENOTYPE = Genotype([CELL], (1,), range(2, 7), seq=(0, 0, 0))
+NUM_CLASSES, IMAGE_CHANNELS = 5, 1
+
+
+def derived(auxiliary=True, dtype=np.float32):
+    """The authors' network of `GENOTYPE`, with 2 channels."""
+    authors, c = Authors(affine=True, dtype=dtype), 2
+    authors.stem(c, IMAGE_CHANNELS)
+    cin = [3 * c, 3 * c]
+    for position, cell in enumerate(GENOTYPE.cells):
+        reduction = position in GENOTYPE.reductions
+        c *= 2 if reduction else 1
+        authors.preprocess(position, cin, c, position - 1 in GENOTYPE.reductions)
+        count = {}
+        for name, node, source in cell:
+            k = count[node, source] = count.get((node, source), -1) + 1
+            exists = source in existing_nodes(cell)
+            path = f"cells/{position}/operations/{source}_to_{node}_{name}" if exists else ""
+            stride = 2 if reduction and source < 2 else 1
+            authors.primitive(f"cells.{position}._ops.{node}.{source}.{k}.", path, name, c, stride)
+        cin = [cin[1], (len(existing_nodes(cell)) - 2) * c]
+        if reduction and auxiliary:
+            layers = [
+                (None, ""),
+                (None, ""),
+                ((128, cin[1], 1, 1), "project"),
+                (128, "project_norm"),
+            ]
+            layers += [(None, ""), ((768, 128, 2, 2), "expand/kernel"), (768, "expand/norm")]
+            authors.sequential("auxiliary_head.features.", "auxiliary", layers)
+            authors.linear("auxiliary_head.classifier", "auxiliary/head", 768, NUM_CLASSES)
+    authors.linear("classifier", "head", cin[1], NUM_CLASSES)
+    return authors
+
+
+def searched():
+    """A supernet of theirs in the space of 12 primitives: 3 cells of 2 nodes, 2 channels."""
+    authors, c = Authors(affine=False), 2
+    authors.stem(c, IMAGE_CHANNELS)
+    cin = [3 * c, 3 * c]
+    for position in range(3):
+        c *= 2 if position in (1, 2) else 1
+        authors.preprocess(position, cin, c, position == 2)
+        for edge, (source, _) in enumerate(edges(2)):
+            stride = 2 if position in (1, 2) and source < 2 else 1
+            stack = "strided" if stride == 2 else "plain"
+            for o, name in enumerate(DARTOPTI_PRIMITIVES):
+                path = f"cells/{position}/{stack}/mixed/candidates/{name}"
+                authors.primitive(f"cells.{position}._ops.{edge}._ops.{o}.", path, name, c, stride)
+        cin = [cin[1], 2 * c]
+    authors.linear("classifier", "head", cin[1], NUM_CLASSES)
+    return authors
+
+
+def named(variables):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+
+
+def assert_holds(imported, authors):
+    """Every array of ours is the authors' and every tensor of theirs is used or named."""
+    found, expected = named(imported.variables), authors.expected()
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path, strict=True)
+    assert sorted([*imported.used, *imported.unused]) == sorted(authors.state)
+    sizes = imported.channels, imported.num_classes, imported.image_channels
+    assert sizes == (2, NUM_CLASSES, IMAGE_CHANNELS)
+
+
+@pytest.mark.parametrize(("auxiliary", "dtype"), [(True, np.float32), (False, np.float64)])
+def test_derived_network_holds_every_tensor(tmp_path, auxiliary, dtype):
+    """All 12 primitives, several on an edge, a node that does not exist, the auxiliary head."""
+    authors = derived(auxiliary, dtype)
+    with jax.enable_x64(dtype == np.float64):
+        imported = load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
+        assert_holds(imported, authors)
+    assert imported.auxiliary is auxiliary
+    unused = [name for name in imported.unused if not name.endswith("num_batches_tracked")]
+    assert {re.match(r"cells\.\d\._ops\.6\.5\.[01]\.op\.", name) is None for name in unused} == {
+        False
+    }
+    assert len(unused) == 3 * 2 * 5
+
+
+def test_supernet_holds_every_tensor(tmp_path):
+    """All 12 primitives, both strides; without a genotype cells are counted and distinct."""
+    authors = searched()
+    path = authors.save(tmp_path / "x.npz", prefix="state/", alphas=np.zeros(3))
+    imported = load_torch(path, None)
+    assert_holds(imported, authors)
+    assert imported.net.seq == (0, 1, 2)
+    assert imported.net.reductions == (1, 2)
+    assert imported.net.alphas_shape == (3, 5, 12)
+    assert all(name.endswith("num_batches_tracked") for name in imported.unused)
+
+
+def test_supernet_shares_alphas_as_its_genotype(tmp_path):
+    """A genotype gives `seq`; candidates in another order do not fit its weights."""
+    path = searched().save(tmp_path / "x.npz")
+    shared = Genotype([GENES[0], GENES[1]], (1, 2), (2, 3), seq=(0, 1, 1))
+    assert load_torch(path, shared).net.alphas_shape == (2, 5, 12)
+    with pytest.raises(UserError, match=r"cells\.0\._ops\.0\._ops\.\d\.op"):
+        load_torch(path, shared, primitives=DARTOPTI_PRIMITIVES[::-1])
+
+
+def test_extra_tensors_are_named(tmp_path):
+    """A tensor that our network has no place for is in `unused`, whatever it is."""
+    path = derived().save(tmp_path / "x.npz", optimizer=np.array(["lr"]), cells=np.zeros(2))
+    assert {"optimizer", "cells"} <= set(load_torch(path, GENOTYPE).unused)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stem.0.weight",
+        "stem.1.running_var",
+        "classifier.bias",
+        "cells.0.preprocess1.op.1.weight",
+        "cells.2.preprocess0.bn.running_mean",
+        "cells.1._ops.2.0.1.conv_2.weight",
+        "cells.1._ops.2.0.2.3.bias",
+        "cells.2._ops.6.4.0.op.8.weight",
+        "auxiliary_head.features.6.weight",
+    ],
+)
+def test_missing_or_wrong_tensor_is_refused(tmp_path, name):
+    """The message names the tensor; for a wrong shape also both shapes."""
+    authors = derived()
+    tensor = authors.state.pop(name)
+    with pytest.raises(UserError, match=rf"x\.npz.*no tensor {re.escape(name)}\b"):
+        load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
+    if name in ("stem.0.weight", "cells.0.preprocess1.op.1.weight"):
+        return  # give the sizes that all others must have
+    authors.state[name] = np.concatenate([tensor, tensor])
+    both = f".*{re.escape(str(authors.state[name].shape))}.*{re.escape(str(tensor.shape))}"
+    with pytest.raises(UserError, match=re.escape(name) + both):
+        load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
+    authors.state[name] = tensor.astype(str)
+    with pytest.raises(UserError, match=re.escape(name) + ".*floats"):
+        load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
+
+
+def test_weights_of_another_genotype_are_refused(tmp_path):
+    """Other reductions, another number of cells, other primitives, none at all."""
+    path = derived().save(tmp_path / "x.npz")
+    cell = (("simple_conv_3x3", 2, 0), *CELL[1:])
+    for genotype, message in [
+        (Genotype([CELL], (2,), (2,), (0, 0, 0)), r"reductions=\[1\].*reductions=\[2\]"),
+        (Genotype([CELL], (1,), (2,), (0, 0)), "3 cells.*2 cells"),
+        (
+            Genotype([cell], (1,), (2,), (0, 0, 0)),
+            r"cells\.0\._ops\.2\.0\.0\.op\.1.*\(2, 2, 3, 3\)",
+        ),
+        (None, "genotype must be given"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_torch(path, genotype)
+
+
+def broken(change, genotype=GENOTYPE, make=derived):
+    return pytest.param(change, genotype, make, id=change.__name__)
+
+
+def odd_stem(state):
+    """No multiple of three."""
+    state["stem.0.weight"] = state["stem.0.weight"][:5]
+
+
+def odd_width(state):
+    """A cell that is neither normal nor a reduction."""
+    name = "cells.1.preprocess1.op.1.weight"
+    state[name] = state[name][:3]
+
+
+def scalar(state):
+    """A size that is none."""
+    state["classifier.weight"] = np.float32(1)
+
+
+def other_order(state):
+    """Nodes listed, and so concatenated, in another order than ours."""
+    late = {name: state.pop(name) for name in list(state) if name.startswith("cells.1._ops.2.")}
+    state.update(late)
+
+
+def fourth_edge(state):
+    """No number of nodes has four edges."""
+    for name in [name for name in state if name.startswith("cells.0._ops.4.")]:
+        del state[name]
+
+
+def thirteenth_primitive(state):
+    """In none of the two spaces."""
+    state["cells.0._ops.0._ops.12.op.1.weight"] = np.zeros((2, 2, 1, 1))
+
+
+def billionth_edge(state):
+    """A name must not ask for memory."""
+    state["cells.0._ops.9999._ops.0.op.1.weight"] = np.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "genotype", "make"),
+    [
+        broken(odd_stem),
+        broken(odd_width),
+        broken(scalar),
+        broken(other_order),
+        broken(fourth_edge, None, searched),
+        broken(thirteenth_primitive, None, searched),
+        broken(billionth_edge, None, searched),
+    ],
+)
+def test_state_of_another_network_is_refused(tmp_path, change, genotype, make):
+    """One message that names the file."""
+    authors = make()
+    change(authors.state)
+    with pytest.raises(UserError, match=r"x\.npz"):
+        load_torch(authors.save(tmp_path / "x.npz"), genotype)
+
+
+# Files.
+
+
+def test_names_are_stripped_of_their_prefixes(tmp_path):
+    """`state/` sets the state dict apart from what else an `.npz` holds; `module.` is DataParallel's."""
+    path = tmp_path / "x.npz"
+    np.savez(
+        path, **{"state/a": np.arange(2), "state/b": np.ones(1, np.float64), "input": np.ones(3)}
+    )
+    tensors = read_tensors(path)
+    assert tensors.keys() == {"a", "b"} and tensors["b"].dtype == np.float64
+    np.testing.assert_array_equal(tensors["a"], [0, 1])
+    np.savez(path, **{"module.a": np.arange(2), "module.b": np.ones(1)})
+    assert read_tensors(path).keys() == {"a", "b"}
+    np.savez(path, **{"module.a": np.arange(2), "b": np.ones(1)})
+    assert read_tensors(path).keys() == {"module.a", "b"}
+
+
+def test_pickled_arrays_are_not_run(tmp_path):
+    """An `.npz` of Python objects would run code when it is read."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    np.savez(tmp_path / "x.npz", a=np.array([Trap()], object))
+    with pytest.raises(UserError, match=r"x\.npz"):
+        read_tensors(tmp_path / "x.npz")
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("name", ["absent.npz", "absent.pth.tar", "", "/dev/zero"])
+def test_missing_file_is_refused(tmp_path, name):
+    """Also a folder and a device, which has no end."""
+    with pytest.raises(UserError, match="does not exist or is no regular file"):
+        read_tensors(tmp_path / name)
+
+
+def small_npz():
+    with tempfile.TemporaryFile() as file:
+        np.savez(file, **{"stem.0.weight": np.ones((3, 1, 3, 3), np.float32), "b": np.zeros(2)})
+        file.seek(0)
+        return file.read()
+
+
+NPZ = small_npz()
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.integers(0, len(NPZ)).map(lambda end: NPZ[:end]),
+        st.tuples(st.integers(0, len(NPZ) - 1), st.binary(min_size=1, max_size=8)).map(
+            lambda cut: NPZ[: cut[0]] + cut[1] + NPZ[cut[0] + len(cut[1]) :]
+        ),
+    ),
+    st.sampled_from(["x.npz", "x.pth.tar"]),
+)
+@example(NPZ, "x.npz")
+@settings(max_examples=200, deadline=None)
+def test_any_file_gives_tensors_or_a_message(content, name):
+    """Random bytes, a file cut off and a damaged one never raise anything else."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        try:
+            tensors = read_tensors(path)
+            assert all(isinstance(array, np.ndarray) for array in tensors.values())
+            load_torch(path, None)
+        except UserError as error:
+            assert name in str(error)
+
+
+def test_checkpoint_without_torch_is_refused(tmp_path, monkeypatch):
+    """The message says how to install it, and how to do without."""
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (tmp_path / "x.pth.tar").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"pip install 'ddarts_jax\[torch\]'.*\.npz"):
+        read_tensors(tmp_path / "x.pth.tar")
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"epoch": 3, "state_dict": s}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch_checkpoint(tmp_path, wrap, prefix):
+    """A state dict by itself or within the authors' dict, also of DataParallel."""
+    torch = pytest.importorskip("torch")
+    authors = derived()
+    state = {prefix + name: torch.tensor(array) for name, array in authors.state.items()}
+    path = tmp_path / "x.pth.tar"
+    torch.save(wrap(state), path)
+    assert_holds(load_torch(path, GENOTYPE), authors)
+
+
+def test_broken_torch_checkpoint(tmp_path):
+    """Code is never run, and what is no state dict is refused; bfloat16 becomes float32."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.pth.tar"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    for content in ([Trap()], torch.ones(2), {"model": {"a": torch.ones(1)}}, {"state_dict": 3}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match=r"x\.pth\.tar"):
+            read_tensors(path)
+    assert not (tmp_path / "trapped").exists()
+    torch.save({"a": torch.ones(2, dtype=torch.bfloat16, requires_grad=True)}, path)
+    assert read_tensors(path)["a"].dtype == np.float32
+
+
+# The task.
+
+
+def import_config(**values):
+    config = configuration.import_config()
+    config.update(values)
+    return config
+
+
+def test_task_writes_what_other_tasks_read(tmp_path, capsys):
+    """Genotype and weights as `train` and `evaluate` load them, and the command to do so."""
+    authors = derived(auxiliary=False)
+    checkpoint = authors.save(tmp_path / "x.npz")
+    GENOTYPE.save(tmp_path / "x.json")
+    workdir = tmp_path / "a run"
+    workdir.mkdir()
+    config = import_config(genotype=str(tmp_path / "x.json"), checkpoint=str(checkpoint))
+    summary = run(config, workdir)
+
+    genotype = Genotype.load(workdir / "genotype.json")
+    assert genotype.genes == GENOTYPE.genes and genotype == GENOTYPE
+    sizes = {"channels": 2, "num_classes": NUM_CLASSES, "image_channels": IMAGE_CHANNELS}
+    _, zeros = network.build(genotype, **sizes, image_size=8, key=None)
+    loaded = named(train.load_network(workdir / "network.npz", zeros))
+    for path, array in authors.expected().items():
+        np.testing.assert_array_equal(loaded[path], array)
+
+    assert summary == json.loads((workdir / "import.json").read_text())
+    assert (summary["channels"], summary["num_classes"]) == (2, NUM_CLASSES)
+    assert summary["params"] == cost(genotype, 2, NUM_CLASSES, 8, image_channels=1).params
+    assert summary["used"] + len(summary["unused"]) == len(authors.state)
+    printed = capsys.readouterr().out
+    assert "unused: cells.0._ops.6.5.0.op.1.weight" in printed
+    for flag in ("task=evaluate", f"weights={workdir}/network.npz", "train.channels=2"):
+        assert f"--config.{flag}" in printed
+
+
+def test_task_with_the_text_alone(tmp_path, capsys):
+    """Without weights there is a genotype to train."""
+    (tmp_path / "x.txt").write_text(TEXT)
+    run(import_config(genotype=str(tmp_path / "x.txt")), tmp_path)
+    assert Genotype.load(tmp_path / "genotype.json").genes == GENES
+    assert not (tmp_path / "network.npz").exists()
+    assert "--config.genotype=" in capsys.readouterr().out
+
+
+def test_task_refuses_a_supernet(tmp_path):
+    """No task continues with one, and nothing is written."""
+    path = searched().save(tmp_path / "x.npz")
+    Genotype([GENES[0]], (1, 2), (2, 3), seq=(0, 0, 0)).save(tmp_path / "x.json")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with pytest.raises(UserError, match="supernet"):
+        run(import_config(genotype=str(tmp_path / "x.json"), checkpoint=str(path)), workdir)
+    assert not list(workdir.iterdir())
+
+
+def test_config_file():
+    """configs/import.py takes both names."""
+    file = tiny.ROOT / "configs" / "import.py"
+    flags = ["main", "--config", str(file), "--config.genotype=a", "--config.checkpoint=b"]
+    config, _ = configuration.parse_flags(flags)
+    assert (config.task, config.genotype, config.checkpoint) == ("import", "a", "b")
+
+
+# Parity with the authors' program, in which all this was computed.
+
+
+def arrays_of(name):
+    path = reference(name)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files if not key.startswith("ce_grad_w/")}
+    return path, arrays, json.loads(str(arrays["meta"]))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("name", ["ddarts_sparse_c10_C16", "resnet18_sparse_c10_C8"])
+def test_derived_network_computes_what_the_authors_does(name):
+    """Logits, auxiliary ones and with drop path too: to 1e-9 in float64, 1e-4 in float32."""
+    path, arrays, meta = arrays_of(f"forward_eval_{name}.npz")
+    genotype = parse_genotype(meta["genotype"])
+    imported = load_torch(path, genotype)
+    assert (imported.channels, imported.auxiliary) == (meta["C"], meta["auxiliary"])
+    assert all(name.endswith("num_batches_tracked") for name in imported.unused)
+    net, _ = network.build(
+        genotype,
+        channels=meta["C"],
+        num_classes=10,
+        image_channels=3,
+        image_size=32,
+        auxiliary=meta["auxiliary"],
+        key=None,
+    )
+    nodes = np.array(meta["droppath_nodes"])[:, 0].astype(int)
+    masks = np.zeros((len(net.num_nodes), max(net.num_nodes), 4, 1, 1, 1))
+    for cell in range(len(masks)):
+        own = arrays["droppath_masks"][nodes == cell]
+        masks[cell, : len(own)] = own.reshape(-1, 4, 1, 1, 1)
+
+    def run(dtype):
+        images = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), dtype)
+        # Operation by operation: compiling whole networks takes longer.
+        module = nnx.merge(net.graph, *imported.variables)
+        names = ["eval", "train", "train_droppath0.2"]
+        results = [module(images, False), module(images, True)]
+        if dtype == "float64":
+            results.append(module(images, True, jnp.asarray(masks / 0.8, dtype)))
+        for name, (logits, auxiliary) in zip(names, results):
+            yield f"logits_{name}", logits
+            if auxiliary is not None:
+                yield f"logits_aux_{name}", auxiliary
+
+    for dtype, tolerance in [("float32", 1e-4), ("float64", 1e-9)]:
+        with jax.enable_x64(dtype == "float64"):
+            for key, logits in run(dtype):
+                expected = arrays[f"{key}_f64"]
+                np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance, err_msg=key)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("name", "genotype", "smallest"),
+    [("layers5_C4", None, 8), ("ResNet18_C4", AUTHORS["ResNet18"], 4)],
+)
+def test_supernet_computes_what_the_authors_does(tmp_path, name, genotype, smallest):
+    """Logits, cross-entropy, gradient of the alphas, and every distinct cell made inactive."""
+    path, arrays, meta = arrays_of(f"forward_supernet_{name}.npz")
+    imported = load_torch(path, genotype)
+    assert all(name.endswith("num_batches_tracked") for name in imported.unused)
+    assert imported.net.seq == tuple(meta["seq"])
+    assert imported.net.reductions == tuple(meta["reductions"])
+    # Where cells share alphas the authors make only the first copy inactive, we all of them. So here
+    # the copies have alphas of their own: the same numbers, and the gradient is the sum of both.
+    count = len(arrays["alphas"])
+    first = [meta["seq"].index(distinct) == i for i, distinct in enumerate(meta["seq"])]
+    seq = tuple(d if own else d + count for d, own in zip(meta["seq"], first))
+    net, _ = supernet.build(
+        num_cells=len(seq),
+        num_nodes=imported.net.num_nodes,
+        channels=meta["C"],
+        num_classes=10,
+        image_channels=3,
+        primitives=imported.net.primitives,
+        reductions=meta["reductions"],
+        seq=seq,
+        key=None,
+    )
+    labels = arrays["target"]
+
+    def forward(variables, alphas, images):
+        gates = jax.nn.sigmoid(alphas)
+        trained, outputs, statistics = supernet.forward(net, variables, gates, images, True)
+        evaluated, _, _ = supernet.forward(net, variables, gates, images, False)
+        return trained, evaluated, statistics, outputs
+
+    @jax.jit
+    def run(variables, alphas, table, images):
+        def loss(alphas):
+            trained, *others = forward(variables, alphas, images)
+            return cross_entropy(trained, labels), (trained, *others)
+
+        (value, (*computed, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(alphas)
+        gates = jax.nn.sigmoid(alphas)
+        inactive = ablated_losses(net, variables, gates, outputs, labels, table)[:count]
+        return *computed, value, gradient[:count] + gradient[count:].sum(0), inactive
+
+    def inputs(dtype):
+        for key in ("alphas", "random_table"):
+            yield jnp.asarray(np.concatenate([arrays[key]] * 2)[: len(set(seq))], dtype)
+        yield jnp.asarray(arrays["input"].transpose(0, 2, 3, 1), dtype)
+
+    expected = {key.removesuffix("_f64"): arrays[key] for key in arrays if key.endswith("_f64")}
+    scale = np.abs(expected["logits_eval"]).max()  # its running statistics are far from the batch's
+    with jax.enable_x64(True):
+        trained, evaluated, statistics, loss, gradient, inactive = run(
+            imported.variables, *inputs("float64")
+        )
+    np.testing.assert_allclose(trained, expected["logits_train"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(loss, expected["ce_train"], rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected["ce_grad_alphas"], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(inactive, expected["ce_cell_inactive"], rtol=1e-10)
+    np.testing.assert_allclose(loss - inactive, expected["marginal_contributions"], atol=1e-10)
+
+    # The running variance takes in that of the batch; PyTorch's is n / (n - 1) times as large, where
+    # n is at least that of 4 images of the last cell.
+    prefix = "bn_after_one_train_forward/"
+    after = {
+        "state/" + k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
+    }
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if k[:6] == "state/"} | after)
+    moved = load_torch(tmp_path / "x.npz", genotype).variables.statistics
+    chex.assert_trees_all_close(statistics, moved, rtol=1 / (4 * smallest**2 - 1), atol=1e-6)
+
+    alphas, _, images = inputs("float32")
+    trained, evaluated, *_ = jax.jit(forward)(imported.variables, alphas, images)
+    assert trained.dtype == evaluated.dtype == np.float32
+    np.testing.assert_allclose(trained, expected["logits_train"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(evaluated, expected["logits_eval"], rtol=0, atol=1e-4 * scale)

@@ -1,0 +1,173 @@
+"""Several seeds: what is run, skipped, failed and collected; and that they share one program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from ddarts_jax.configuration import parse_flags, seeds_config
+from ddarts_jax.data import dataset as data
+from ddarts_jax.distributed import sharding
+from ddarts_jax.errors import UserError
+from ddarts_jax.searching import search
+from ddarts_jax.tasks import seeds
+from ddarts_jax.training import loop, train
+from ddarts_jax.training.loop import Stopped
+
+# Stands for `main`: takes the time that a run takes, and fails or is stopped as a run may be.
+_FAKE = """
+import json, os, pathlib, signal, sys, time
+from ddarts_jax import configuration
+
+config, workdir = configuration.parse_flags(["main", *sys.argv[1:]])
+workdir = pathlib.Path(workdir)
+if config.seed == 1 and not (workdir.parent / "mended").exists():
+    sys.exit("error: the disk is full")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit((workdir / "stopped").write_text("")))
+print("runs on", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+time.sleep(config.train.final_learning_rate)
+configuration.save(config, workdir / "config.json")
+(workdir / "metrics.jsonl").write_text(json.dumps({"phase": "train", "epoch": 1, "seconds": 2.0}) + "\\n")
+summary = {"test_accuracy": 0.5 + config.seed / 10, "params": 100, "macs": 1000, "seconds": 9.0}
+(workdir / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Three seeds of the tiny config, on two devices, run by the stand-in."""
+    (tmp_path / "fake.py").write_text(_FAKE)
+    popen = subprocess.Popen
+
+    def start(command, **arguments):
+        assert command[1:3] == ["-m", "ddarts_jax.main"]
+        return popen([sys.executable, str(tmp_path / "fake.py"), *command[3:]], **arguments)
+
+    devices = [{"CUDA_VISIBLE_DEVICES": str(k)} for k in (4, 5)]
+    monkeypatch.setattr(seeds, "_devices", lambda: devices)
+    monkeypatch.setattr(seeds.subprocess, "Popen", start)
+    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
+    config = seeds_config()
+    config.run = str(tiny.write_config(tmp_path))
+    config.overrides = ("train.channels=8",)
+    return config
+
+
+def test_a_seed_that_fails_is_named_and_the_others_finish(config, tmp_path):
+    """The table has those that finished; the same command then runs the failed one alone."""
+    workdir = tmp_path / "runs"
+    workdir.mkdir()
+    with pytest.raises(UserError, match=r"1 of 3 runs failed \(seed 1: error: the disk is full\)"):
+        seeds.run(config, workdir)
+    table = json.loads((workdir / "seeds.json").read_text())
+    assert list(table["seeds"]) == ["0", "2"] and table["failed"] == [1]
+    logs = {seed: (workdir / f"seed_{seed}" / "log.txt").read_text() for seed in (0, 1, 2)}
+    assert {logs[seed].split()[-1] for seed in (0, 2)} <= {"4", "5"}
+    assert json.loads((workdir / "seed_0" / "config.json").read_text())["train"]["channels"] == 8
+
+    (workdir / "mended").touch()
+    result = seeds.run(config, workdir)
+    assert (workdir / "seed_0" / "log.txt").read_text() == logs[0], "it was run again"
+    assert result["failed"] == [] and list(result["seeds"]) == ["0", "1", "2"]
+    assert result["table"]["test_accuracy"] == pytest.approx(
+        {"mean": 0.6, "spread": np.std([0.5, 0.6, 0.7], ddof=1), "n": 3}
+    )
+    assert result["table"]["seconds"]["mean"] == 2.0
+    text = (workdir / "seeds.md").read_text()
+    assert "| mean | 60.00 | 100 | 1,000 | 2.0 |" in text and "| spread | 10.00 | 0 |" in text
+
+    config.overrides = ("train.channels=8", "data.num_workers=0", "search.remat=False")
+    assert seeds.run(config, workdir) == result | {"overrides": list(config.overrides)}
+    config.overrides = ("train.channels=9",)
+    with pytest.raises(UserError, match=r"seed_0 holds a run of another config.*channels: 8, 9"):
+        seeds.run(config, workdir)
+
+
+def test_a_signal_is_passed_on(config, tmp_path):
+    """SIGTERM stops the runs, which save, and no other is started."""
+    config.overrides = ("train.final_learning_rate=300.0",)
+    config.seeds = (0, 2, 3)
+    logs = [tmp_path / f"seed_{seed}" / "log.txt" for seed in (0, 2)]
+
+    def signal_once_both_run():
+        while not all(log.is_file() and "runs on" in log.read_text() for log in logs):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signal_once_both_run, daemon=True).start()
+    with pytest.raises(Stopped, match="stopped by SIGTERM with the state of the runs saved"):
+        seeds.run(config, tmp_path)
+    assert [(tmp_path / f"seed_{seed}" / "stopped").exists() for seed in (0, 2)] == [True, True]
+    assert not (tmp_path / "seed_3").exists()
+
+
+def test_a_cpu_has_room_for_two(monkeypatch):
+    """Two places without variables; on a machine of one core one."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert seeds._devices() == [{}] * min(2, os.cpu_count())
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert seeds._devices() == [{}]
+
+
+def test_one_run_has_no_spread(config, tmp_path):
+    """The table of a single seed says that n is 1, and no number where there is none."""
+    config.seeds = (5,)
+    result = seeds.run(config, tmp_path)
+    assert result["table"]["test_accuracy"] == {"mean": 1.0, "spread": None, "n": 1}
+    assert "| spread | - |" in (tmp_path / "seeds.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "key, value, named",
+    [
+        ("run", "configs/nowhere.py", "configs/nowhere.py"),
+        ("overrides", ("search.epohcs=3",), "'search.epochs'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(config, tmp_path, key, value, named):
+    """A config file or an override that cannot be used is named once, not by each seed."""
+    config[key] = value
+    with pytest.raises(UserError, match=named):
+        seeds.run(config, tmp_path)
+    assert not list(tmp_path.glob("seed_*"))
+
+
+@pytest.mark.parametrize("value", ["()", "(1, 1)", "(-1,)", "('a',)", "(0.5,)"])
+def test_seeds_that_cannot_be(value):
+    """No seed, one twice, one out of range or one that is not a whole number is refused."""
+    with pytest.raises(UserError, match=r"config\.seeds"):
+        parse_flags(["main", "--config=configs/seeds.py", f"--config.seeds={value}"])
+
+
+def test_runs_that_differ_in_the_seed_share_their_programs(tmp_path):
+    """Search and training of two seeds are the same text before XLA, so compiled once."""
+    config = tiny.config(tiny.write_data(tmp_path / "digits.npz"))
+    dataset = data.load(config.data)
+    plan = loop.schedule(32, 8, epochs=1, chunk_steps=2)
+    mesh = sharding.data_mesh(8)
+
+    def programs(seed):
+        config.seed = seed
+        net, variables, alphas = search.build(config, dataset, "float32")
+        init, step = search.search_step(net, config.search, plan.total)
+        yield lower(init(variables, alphas), step, dataset.halves(seed), config.search, seed)
+        net, variables = train.build(config, tiny.GENOTYPE, dataset, "float32")
+        init, step = train.train_step(net, config.train, plan)
+        yield lower(init(variables), step, (dataset.train,), config.train, seed)
+
+    def lower(state, step, splits, settings, seed):
+        images = loop.on_device(dataset, splits, mesh)
+        shape = dataset.image_shape
+        running = loop.start(state, step, len(splits), shape, plan, "float32", mesh)
+        chunk = loop.make_chunk(step, plan, settings.augment, "float32", mesh)
+        return chunk.lower(running, images, np.uint32(seed)).as_text()
+
+    for one, other in zip(programs(3), programs(4), strict=True):
+        assert one == other

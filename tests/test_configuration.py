@@ -1,0 +1,352 @@
+"""The configuration: defaults are valid, and every mistake is named in a sentence."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddarts_jax import configuration as config_lib
+from ddarts_jax.configuration import (
+    default_config,
+    differences,
+    flatten,
+    nearest_key,
+    parse_flags,
+    validate,
+)
+from ddarts_jax.errors import UserError
+
+FILE = """
+from ddarts_jax.configuration import default_config
+
+def get_config():
+    config = default_config()
+    config.search.epochs = 5
+    config.search.zero_one_weight = 3  # an int for a float
+    return config
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(FILE)
+    return str(path)
+
+
+def parse(config_file, *arguments):
+    return parse_flags(["main.py", "--config", config_file, *arguments])
+
+
+def test_the_defaults_are_valid_and_locked():
+    """A misspelt key in a config file is an error; the defaults pass their own checks."""
+    config = default_config()
+    validate(config)
+    with pytest.raises(AttributeError):
+        config.search.epoch = 3
+
+
+def test_file_overrides_and_workdir_are_read(config_file):
+    """Every kind of value can be set in each way that flags are written."""
+    config, workdir = parse(
+        config_file,
+        "--config.search.num_cells=2",
+        "--config.data.name",
+        "folder:/some where",
+        "--config.search.ablation.weight=0",
+        "--config.search.alphas.cell_learning_rates=(0.003, 0)",
+        "--config.search.augment.flip=false",
+        "--workdir=runs/a",
+        "--config.seed",
+        "7",
+    )
+    assert workdir == "runs/a"
+    assert config.search.epochs == 5 and config.seed == 7
+    assert config.search.zero_one_weight == 3.0
+    assert config.search.ablation.weight == 0.0
+    assert config.search.alphas.cell_learning_rates == (0.003, 0)
+    assert config.search.augment.flip is False
+    assert config.data.name == "folder:/some where"
+    assert config.is_locked and config.search.is_locked
+    default = parse(config_file)[1]
+    assert re.fullmatch(rf"runs/{Path(config_file).stem}-\d{{8}}-\d{{6}}", default)
+
+
+@pytest.mark.parametrize(
+    "argument, parts",
+    [
+        ("--config.serach.epochs=3", ["'serach.epochs'", "'search.epochs'"]),
+        ("--config.search.epoch=3", ["'search.epoch'", "'search.epochs'"]),
+        ("--config.search.ablation.wieght=3", ["'search.ablation.weight'"]),
+        ("--config.threshold=0.5", ["'parse.threshold'"]),
+        ("--config.data.name.x=3", ["'data.name'"]),
+        ("--config.serach=3", ["'search'"]),
+        ("--config.search={}", ["group", "search.epochs"]),
+        ("--conifg.search.epochs=3", ["--conifg.search.epochs", "--config.key=value"]),
+        ("--workdri=x", ["--workdri"]),
+        ("surplus", ["surplus"]),
+        ("--config.search.epochs=abc", ["config.search.epochs", "abc"]),
+        ("--config.search.epochs=1.5", ["config.search.epochs", "1.5"]),
+        ("--config.search.epochs", ["config.search.epochs"]),
+        ("--config.search.augment.flip=perhaps", ["config.search.augment.flip", "perhaps"]),
+        ("--config.search.alphas.cell_learning_rates=(1,", ["(1,"]),
+        ("--config.search.alphas.cell_learning_rates=abc", ["cell_learning_rates", "abc"]),
+        ("--config.search.epochs=0", ["config.search.epochs is 0"]),
+        ("--config.parse.threshold=1.1", ["config.parse.threshold is 1.1", "from 0 to 1"]),
+        ("--config.task=find", ["config.task is 'find'", "'pipeline', 'search'"]),
+    ],
+)
+def test_a_wrong_argument_is_named(config_file, argument, parts):
+    """The message holds what was wrong and what would be right."""
+    with pytest.raises(UserError) as error:
+        parse(config_file, argument)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        (None, ["No config file"]),
+        ("x = 1", ["get_config()"]),
+        ("def get_config(): pass", ["get_config()", "default_config()"]),
+        ("from ml_collections import ConfigDict\nget_config = ConfigDict", ["default_config()"]),
+        ("def get_config(:\n", ["line 1", "SyntaxError"]),
+        ("\nimport nowhere_to_be_found\n", ["line 2", "nowhere_to_be_found"]),
+        ("\ndef get_config():\n  return {}['get_config']\n", ["line 3", "KeyError"]),
+        (FILE.replace("epochs", "epoch"), ["line 6", "AttributeError", "epoch"]),
+        (FILE.replace("= 5", "= 'five'"), ["line 6", "TypeError"]),
+        (FILE.replace("= 5", "= -5"), ["config.search.epochs is -5"]),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path, text, parts):
+    """A missing or failing config file gives one sentence with the line, not a traceback."""
+    path = tmp_path / "config.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        parse(str(path))
+    for part in [*parts, "epochs" if "epochs is" in parts[0] else str(path)]:
+        assert part in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("task", "Search"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("dtype", "float16"),
+        ("data.batch_size", 0),
+        ("data.image_size", -1),
+        ("data.test_fraction", 0.0),
+        ("data.test_fraction", 1.0),
+        ("search.epochs", 0),
+        ("search.num_cells", 0),
+        ("search.num_nodes", 0),
+        ("search.channels", -16),
+        ("search.unroll", 0),
+        ("search.ablation.weight", -0.5),
+        ("search.ablation.weight", float("nan")),
+        ("search.ablation.gradient", "half"),
+        ("search.ablation.removal", "one"),
+        ("search.zero_one_weight", float("inf")),
+        ("search.alphas.learning_rate", -1e-3),
+        ("search.alphas.b2", 1.0),
+        ("search.alphas.cell_learning_rates", (0.1,) * 7 + (-0.1,)),
+        ("search.alphas.cell_learning_rates", (0.1,) * 7 + ("a",)),
+        ("search.weights.clip", 0.0),
+        ("search.weights.momentum", 1.0),
+        ("search.augment.cutout", -1),
+        ("parse.method", "dense"),
+        ("parse.threshold", -0.1),
+        ("train.num_cells", -1),
+        ("train.drop_path", 1.0),
+        ("train.auxiliary_weight", -1.0),
+        ("chunk_steps", 0),
+        ("checkpoint.every_minutes", -1.0),
+        ("checkpoint.keep_last", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value):
+    """Every range and choice is checked before anything starts; the message names key and value."""
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"config.{key}"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "values, parts",
+    [
+        ({"search.random": 2, "search.start.genotype": "ResNet18"}, ["starts from nothing"]),
+        ({"search.random": 2, "search.share_cells": True}, ["share_cells=False"]),
+        ({"search.random": 2, "search.accumulated_gradients": True}, ["no supernet"]),
+        ({"search.random": 2, "search.relaxation": "softmax"}, ["no supernet"]),
+        ({"search.random": 2, "search.zero_one_weight": 0.0}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.weight": 0.0}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.gradient": "none"}, ["no supernet"]),
+        ({"search.random": 2, "search.ablation.removal": "random"}, ["no supernet"]),
+        ({"search.random": 2, "search.alphas.cell_learning_rates": (0.1,)}, ["no supernet"]),
+        ({"search.start.genotype": "ResNet18", "search.share_cells": True}, ["share_cells=False"]),
+        (
+            {
+                "search.accumulated_gradients": True,
+                "search.share_cells": True,
+                "search.ablation.gradient": "none",
+            },
+            ["search.accumulated_gradients", "search.share_cells"],
+        ),
+        ({"search.accumulated_gradients": True}, ["config.search.ablation.gradient is 'full'"]),
+        ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
+        ({"genotype": "ResNet18", "task": "search"}, ["config.task is 'search'"]),
+        ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
+        ({"train.warmup_epochs": 600}, ["warmup_epochs is 600", "train.epochs, which is 600"]),
+    ],
+)
+def test_values_that_exclude_each_other_are_named(values, parts):
+    """A value that would be ignored, or fail after hours, is refused before anything starts."""
+    config = default_config()
+    config.update_from_flattened_dict(values)
+    with pytest.raises(UserError) as error:
+        validate(config)
+    for part in [*parts, *(f"config.{key}" for key in list(values)[:2])]:
+        assert part in str(error.value)
+    assert str(error.value).endswith(".") and len(str(error.value).splitlines()) == 1
+
+
+def test_values_that_only_seem_to_exclude_each_other():
+    """Training takes a genotype and weights; a short warm-up and a search from a start are as meant."""
+    for values in (
+        {"task": "train", "genotype": "ResNet18", "weights": "network.npz"},
+        {"task": "evaluate", "genotype": "ResNet18", "weights": "network.npz"},
+        {"train.warmup_epochs": 599},
+        {
+            "search.start.genotype": "ResNet18",
+            "search.accumulated_gradients": True,
+            "search.ablation.gradient": "none",
+        },
+    ):
+        config = default_config()
+        config.update_from_flattened_dict(values)
+        validate(config)
+
+
+def test_none_is_no_value():
+    """ml_collections takes None for any type; here it is told, not a traceback later."""
+    for key in flatten(default_config()):
+        config = default_config()
+        config.update_from_flattened_dict({key: None})
+        with pytest.raises(UserError, match=f"config.{key} is None"):
+            validate(config)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_config_file_is_valid(path):
+    """No file in configs/ holds values that are refused."""
+    parse(str(path))
+
+
+def test_every_number_has_a_range():
+    """No number of the configuration is left unchecked: -5 is allowed nowhere."""
+    for key, value in flatten(default_config()).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            config = default_config()
+            config.update_from_flattened_dict({key: type(value)(-5)})
+            with pytest.raises(UserError, match=f"config.{key} is -5"):
+                validate(config)
+
+
+@given(st.sampled_from(sorted(flatten(default_config()))), st.data())
+def test_one_wrong_letter_finds_the_right_key(key, data):
+    """The nearest key to a key with one letter replaced is that key."""
+    place = data.draw(st.integers(0, len(key) - 1))
+    misspelt = f"{key[:place]}_{key[place + 1 :]}" if key[place] not in "._" else key
+    found = nearest_key(default_config(), misspelt)
+    assert found == key or len(key.rpartition(".")[2]) < 4  # b1 and b2 are too short to tell
+
+
+def test_the_resolved_config_is_readable_json(tmp_path):
+    """config.json in a workdir says what ran, sorted."""
+    config = default_config()
+    config_lib.save(config, tmp_path / "config.json")
+    text = (tmp_path / "config.json").read_text()
+    read = json.loads(text)
+    assert list(read) == sorted(read)
+    assert differences(read, json.loads(config_lib.to_json(config))) == []
+    assert read["search"]["ablation"] == {"gradient": "full", "removal": "zero", "weight": 0.5}
+
+
+def test_differences_names_keys_with_both_values():
+    """Only the keys that differ, in their dotted form."""
+    a = {"x": 1, "group": {"same": 2, "y": [1, 2]}, "only_a": None}
+    b = {"x": 1, "group": {"same": 2, "y": [1, 3]}, "only_b": "text"}
+    assert differences(a, b) == [
+        "group.y: [1, 2], [1, 3]",
+        "only_a: None, absent",
+        "only_b: absent, 'text'",
+    ]
+    assert differences(a, a) == []
+
+
+def test_a_program_ends_with_the_sentence_and_no_traceback(tmp_path, config_file):
+    """A script that uses `parse_flags` as the entry point does, run as a process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from ddarts_jax.configuration import parse_flags\n"
+        "from ddarts_jax.errors import UserError\n"
+        "try:\n"
+        "    config, workdir = parse_flags(sys.argv)\n"
+        "except UserError as error:\n"
+        "    sys.exit(f'error: {error}')\n"
+        "print(config.search.epochs, workdir, 'jax' in sys.modules)\n"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, str(script), *arguments]
+        root = Path(__file__).parents[1]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root)}
+        )
+
+    wrong = run("--config", config_file, "--config.serach.epochs=3")
+    assert wrong.returncode == 1 and wrong.stdout == ""
+    expected = "error: No key 'serach.epochs' in the config; did you mean 'search.epochs'?\n"
+    assert wrong.stderr == expected
+    right = run("--config=config.py", "--config.search.epochs=3", "--workdir", "here")
+    assert (right.returncode, right.stdout, right.stderr) == (0, "3 here False\n", "")
+    assert run().returncode == 2 and "--config" in run().stderr
+    assert "--workdir" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("darts", "ablation.weight relaxation share_cells zero_one_weight parse.method"),
+        ("fairdarts", "ablation.weight share_cells"),
+        ("ddarts_no_ablation", "ablation.weight"),
+        ("random", "random"),
+        (
+            "authors_program",
+            "ablation.gradient ablation.removal accumulated_gradients parse.method",
+        ),
+    ],
+)
+def test_a_baseline_differs_by_what_defines_it_alone(name, keys):
+    """All else is the config of D-DARTS on the digits."""
+    directory = Path(__file__).parents[1] / "configs"
+    flags = [
+        ["main", "--config", str(directory / f"{file}.py")] for file in ("digits", f"digits_{name}")
+    ]
+    plain, baseline = (parse_flags(argv)[0].to_dict() for argv in flags)
+    found = {line.partition(":")[0] for line in differences(plain, baseline)}
+    assert found == {k if k.startswith("parse") else f"search.{k}" for k in keys.split()}

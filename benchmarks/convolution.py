@@ -3,7 +3,7 @@
     python benchmarks/convolution.py
 
 Six convolutions one after the other in a `lax.scan`, as the edges of a supernet are run, with the
-gradients by input and kernel. On a CPU `primitives.convolve` writes these in the layout that XLA is
+gradients by input and kernel. On a CPU `convolution.convolve` writes these in the layout that XLA is
 quick at.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ddarts_jax.models import primitives
+from ddarts_jax.ops import convolution
 
 _CASES = (  # images, size, channels, taps, stride
     (16, 32, 16, (3, 3), 1),
@@ -61,7 +61,7 @@ def main():
         kernels = jnp.asarray(rng.normal(0, 0.1, (6, *taps, channels, channels)), jnp.float32)
         compiled = {
             name: gradients(convolve, stride).lower(x, kernels).compile()
-            for name, convolve in (("ours", primitives.convolve), ("library", library))
+            for name, convolve in (("ours", convolution.convolve), ("library", library))
         }
         both = [run(x, kernels) for run in compiled.values()]
         for one, other in zip(*both):

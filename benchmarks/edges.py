@@ -26,9 +26,10 @@ import numpy as np
 from flax import nnx
 
 from ddarts_jax.genotypes.genotype import edges
-from ddarts_jax.models import supernet
-from ddarts_jax.models.primitives import SPACES, initialise
-from ddarts_jax.models.supernet import StackedEdges, Variables
+from ddarts_jax.genotypes.spaces import SPACES
+from ddarts_jax.models import layers, supernet
+from ddarts_jax.models.layers import Variables, initialise
+from ddarts_jax.models.supernet import StackedEdges
 
 
 def scanned(arguments, pairs, unroll):
@@ -39,7 +40,7 @@ def scanned(arguments, pairs, unroll):
     weights = initialise(jax.random.key(0), nnx.to_pure_dict(weights))
 
     def run(variables, gates, nodes):
-        return supernet.apply(graph, variables, None, nodes, gates, True)[0]
+        return layers.apply(graph, variables, None, nodes, gates, True)[0]
 
     return run, Variables(weights, nnx.to_pure_dict(statistics))
 
@@ -52,7 +53,7 @@ def by_source(arguments, pairs):
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def mix(variables, x, gates):
         def one(variables, gates):
-            return supernet.apply(graph, variables, x, gates, True)[0]
+            return layers.apply(graph, variables, x, gates, True)[0]
 
         return jax.vmap(one)(variables, gates)
 

@@ -34,10 +34,10 @@ from ddarts_jax import configuration
 from ddarts_jax.data import dataset as images_of
 from ddarts_jax.data.augment import normalize
 from ddarts_jax.distributed import sharding
-from ddarts_jax.models import primitives as prim
-from ddarts_jax.models import supernet
-from ddarts_jax.models.supernet import Variables
-from ddarts_jax.ops import backend
+from ddarts_jax.genotypes import spaces
+from ddarts_jax.models import layers, supernet
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.ops import backend, convolution
 from ddarts_jax.runs import identity
 from ddarts_jax.searching import search
 from ddarts_jax.searching.contributions import contributions
@@ -54,7 +54,7 @@ def random_problem(arguments):
         channels=arguments.channels,
         num_classes=10,
         image_channels=3,
-        primitives=prim.SPACES[arguments.space],
+        primitives=spaces.SPACES[arguments.space],
         key=jax.random.key(arguments.seed),
     )
     rng = np.random.default_rng(arguments.seed)
@@ -152,9 +152,9 @@ def _kernel_rounded(function):
 # Where a kind of intermediate result is made: (owner, attribute, what wraps it). A separable convolution
 # is two convolutions, as on a GPU.
 SOURCES = {
-    "kernels": (prim, "_apply", _kernel_rounded),
-    "convolutions": (prim, "convolve", _then_rounded),
-    "normalised": (prim.BatchNorm, "__call__", _then_rounded),
+    "kernels": (convolution, "_convolve", _kernel_rounded),
+    "convolutions": (convolution, "_convolve", _then_rounded),
+    "normalised": (layers.BatchNorm, "__call__", _then_rounded),
     "mixed": (supernet.MixedOperation, "__call__", _then_rounded),
     "cells": (supernet.Cell, "__call__", _then_rounded),
 }
@@ -275,7 +275,7 @@ def main():
     for name, default in (("batch", 64), ("batches", 2), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--deviation", type=float, default=1e-3, help="of random alphas")
-    parser.add_argument("--space", default="darts", choices=prim.SPACES)
+    parser.add_argument("--space", default="darts", choices=spaces.SPACES)
     parser.add_argument("--run", help="the workdir of a finished search")
     parser.add_argument(
         "--backend",

@@ -42,7 +42,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddarts_jax.configuration import default_config
-from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.searching import search
 from ddarts_jax.searching.losses import EPSILON
 from ddarts_jax.tasks.importing import load_torch

@@ -20,8 +20,8 @@ import jaxlib
 from flax import __version__ as flax_version
 
 from ddarts_jax.configuration import default_config
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.models import supernet
-from ddarts_jax.models.primitives import SPACES
 from ddarts_jax.searching.search import search_step
 from ddarts_jax.training import optim
 from ddarts_jax.training.compilation import lower

@@ -13,6 +13,8 @@ from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.genotypes import lookup
+from ddarts_jax.models import weights
 from ddarts_jax.runs.workdir import Clock, locked
 
 _logger = logging.getLogger("ddarts_jax")
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         processes.start(group)
     except UserError as error:
         return _fail(error)
-    from ddarts_jax.training.loop import Stopped
+    from ddarts_jax.training.signals import Stopped
 
     failure = ""
     try:
@@ -109,7 +111,7 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.tasks import distances as compare
     from ddarts_jax.tasks import export, importing, scoring
     from ddarts_jax.training import compilation, train
-    from ddarts_jax.training.loop import Stopped
+    from ddarts_jax.training.signals import Stopped
 
     compilation.keep_programs()
     if config.task == "export":
@@ -150,7 +152,7 @@ def _run_task(config, workdir: Path) -> dict:
     try:
         if config.task in ("pipeline", "search"):
             name = config.search.start.genotype
-            start = processes.from_main(lambda: importing.find_genotype(name) if name else None)
+            start = processes.from_main(lambda: lookup.find_genotype(name) if name else None)
             if config.search.random:
                 genotype = random_search.run(config, dataset, workdir, writer, dtype)
             else:
@@ -158,7 +160,7 @@ def _run_task(config, workdir: Path) -> dict:
             expanded = False
         else:
             found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))
-            genotype = processes.from_main(lambda: importing.find_genotype(found))
+            genotype = processes.from_main(lambda: lookup.find_genotype(found))
         deeper = config.train.num_cells not in (0, genotype.num_cells)
         if deeper and not expanded:
             genotype = expand(genotype, config.train.num_cells)
@@ -167,7 +169,7 @@ def _run_task(config, workdir: Path) -> dict:
         elif config.task == "evaluate":
             net, empty = train.build(config, genotype, dataset, dtype, trained=True)
             path = config.weights or workdir / "network.npz"
-            trained = net, processes.from_main(lambda: train.load_network(path, empty))
+            trained = net, processes.from_main(lambda: weights.load_network(path, empty))
     except (Stopped, KeyboardInterrupt):
         clock.keep()  # not after a UserError: the workdir may be another run's
         raise
@@ -182,7 +184,7 @@ def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
     """Names the genotype of task 'train' or 'evaluate'.
 
     Returns:
-        A name for `importing.find_genotype`, and whether it is the genotype of a trained network,
+        A name for `lookup.find_genotype`, and whether it is the genotype of a trained network,
         which has been expanded already.
     """
     if config.genotype:

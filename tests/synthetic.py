@@ -9,7 +9,7 @@ from ddarts_jax import configuration
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.distance import architecture_distance
 from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
-from ddarts_jax.models.primitives import DARTS_PRIMITIVES
+from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 
 
 def write_run(

@@ -14,7 +14,7 @@ import tiny
 
 from ddarts_jax import main
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models.primitives import DARTS_PRIMITIVES
+from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 
 _SEARCH_EPOCHS, _TRAIN_EPOCHS = 12, 3
 _SEARCH_STEPS, _TRAIN_STEPS = 4 * _SEARCH_EPOCHS, 8 * _TRAIN_EPOCHS

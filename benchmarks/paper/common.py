@@ -34,7 +34,7 @@ from ddarts_jax.reports.comparison import Column
 from ddarts_jax.reports.page import COLOURS
 from ddarts_jax.reports.report import Run
 from ddarts_jax.runs import metrics
-from ddarts_jax.training.loop import Stopped
+from ddarts_jax.training.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RESULTS = Path(__file__).parent / "results"

@@ -12,8 +12,8 @@ import common
 import numpy as np
 
 from ddarts_jax.genotypes.distance import architecture_distance, distance_matrix
+from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.runs.metrics import mean_and_spread
-from ddarts_jax.tasks.importing import find_genotype
 
 METHODS = {
     "D-DARTS": "",

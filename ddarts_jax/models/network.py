@@ -18,12 +18,10 @@ from flax import nnx
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import genotype as genotypes
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import layers
 from ddarts_jax.models import primitives as prim
-from ddarts_jax.models.supernet import Head, Variables
-
-_POOL = 5  # pixels a side that the auxiliary head's pooling takes together
-# Its stride, by stem: the features that it was made for are 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
-_POOL_STRIDE = {"plain": 3, "strided": 2}
+from ddarts_jax.models.classification import POOL, POOL_STRIDE, AuxiliaryHead, Head
+from ddarts_jax.models.layers import Variables
 
 
 class Cell(nnx.Module):
@@ -37,7 +35,7 @@ class Cell(nnx.Module):
         reduction,
         reduction_before,
     ):
-        self.preprocess0, self.preprocess1 = prim.preprocess(
+        self.preprocess0, self.preprocess1 = layers.preprocess(
             cin, channels, reduction_before, affine=True
         )
 
@@ -93,29 +91,6 @@ def _operation(name, node, source):
     return f"{source}_to_{node}_{name}"
 
 
-class AuxiliaryHead(nnx.Module):
-    """A second classifier half-way, whose loss helps to train the deep network (DARTS, CIFAR).
-
-    Of the features that it was made for (see `_POOL_STRIDE`) one position remains; of larger ones the
-    mean is taken.
-    """
-
-    def __init__(self, channels, num_classes, stride):
-        self.stride = stride
-        self.project = prim.kernel(1, 1, channels, 128)
-        self.project_norm = prim.BatchNorm(128, True)
-        self.expand = prim.ConvBN(128, 768, 2, affine=True, padding=0)
-        self.head = Head(768, num_classes)
-
-    def __call__(self, x, train):
-        """Maps features [B, H, W, channels], sides of `_POOL + stride` or more, to logits."""
-        wide = jax.nn.relu(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-        pooled = nnx.avg_pool(wide, (_POOL, _POOL), strides=(self.stride, self.stride))
-        x = pooled.astype(x.dtype)
-        x = self.project_norm(prim.convolve(x, self.project[...]), train)
-        return self.head(jax.nn.relu(self.expand(x, train)), train)
-
-
 class DerivedNetwork(nnx.Module):
     """Stem, cells and classifier; see `build` for the arguments."""
 
@@ -133,10 +108,10 @@ class DerivedNetwork(nnx.Module):
         strided = stem == "strided"
         widths = [channels if strided else stem_multiplier * channels] * 2  # of cell 0's inputs
         if strided:
-            self.stem = prim.StridedStem(image_channels, channels)
+            self.stem = layers.StridedStem(image_channels, channels)
         else:
-            self.stem = prim.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
-        self.second_stem = prim.ConvBN(channels, channels, 3, 2, affine=True) if strided else None
+            self.stem = layers.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
+        self.second_stem = layers.ConvBN(channels, channels, 3, 2, affine=True) if strided else None
         self.cells = nnx.Dict()
         for position, entries in enumerate(genotype.cells):
             reduction = position in genotype.reductions
@@ -153,7 +128,7 @@ class DerivedNetwork(nnx.Module):
         self.head = Head(widths[-1], num_classes)
         self.auxiliary_position = _auxiliary_position(genotype)
         auxiliary_width = widths[self.auxiliary_position + 2]
-        head = (auxiliary_width, num_classes, _POOL_STRIDE[stem])
+        head = (auxiliary_width, num_classes, POOL_STRIDE[stem])
         self.auxiliary = AuxiliaryHead(*head) if auxiliary else None
 
     def __call__(self, images, train, scales=None):
@@ -189,7 +164,7 @@ def smallest_image(genotype: Genotype, stem: str = "plain") -> int:
     """Pixels a side that the images need for the auxiliary head."""
     halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
     halvings += 3 if stem == "strided" else 0
-    needed = _POOL + _POOL_STRIDE[stem]  # two positions for the 2x2 convolution
+    needed = POOL + POOL_STRIDE[stem]  # two positions for the 2x2 convolution
     return (needed - 1) * 2**halvings + 1  # sizes are halved upwards
 
 
@@ -271,7 +246,7 @@ def build(
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
     weights = nnx.to_pure_dict(weights)
     if key is not None:
-        weights = prim.initialise(key, weights)
+        weights = layers.initialise(key, weights)
     variables = Variables(weights, nnx.to_pure_dict(statistics))
     return Network(graph, num_nodes), variables
 

@@ -12,7 +12,7 @@ Modules are built once and split (`nnx.split`); everything that runs is a pure f
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,13 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import edges, reduction_positions
+from ddarts_jax.models import layers
 from ddarts_jax.models import primitives as prim
-from ddarts_jax.searching.losses import cross_entropy
+from ddarts_jax.models.classification import Head, cross_entropy
+from ddarts_jax.models.layers import Variables, apply
+from ddarts_jax.ops import fusion
 
 PyTree = Any
 
@@ -71,7 +75,7 @@ def _kept_apart(x):
     return x
 
 
-_kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (prim.unfused(cotangent),))
+_kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (fusion.unfused(cotangent),))
 
 
 class StackedEdges(nnx.Module):
@@ -139,7 +143,7 @@ class Cell(nnx.Module):
         unroll,
         remat,
     ):
-        self.preprocess0, self.preprocess1 = prim.preprocess(
+        self.preprocess0, self.preprocess1 = layers.preprocess(
             cin, channels, reduction_before, affine=False
         )
 
@@ -189,38 +193,6 @@ class Cell(nnx.Module):
         if self.plain is not None:
             nodes = self.plain(None, nodes, gates[jnp.array(self.plain_edges)], train)
         return jnp.concatenate(list(nodes[2:]), axis=-1)
-
-
-class Head(nnx.Module):
-    """Global average pooling and the classifier; logits are float32 or better."""
-
-    def __init__(self, channels, num_classes):
-        # Zeros: `primitives.initialise` draws the kernel.
-        zeros = nnx.initializers.zeros_init()
-        self.classifier = nnx.Linear(channels, num_classes, kernel_init=zeros, rngs=nnx.Rngs(0))
-
-    def __call__(self, x, train):
-        """Maps features [B, H, W, C] to logits [B, num_classes]."""
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-        return self.classifier(x)
-
-
-class Variables(NamedTuple):
-    """What the modules hold, by part: `{"stem": ..., "cells": [...], "head": ...}` each.
-
-    Attributes:
-        weights: trainable parameters.
-        statistics: running means and variances of BatchNorm.
-    """
-
-    weights: PyTree
-    statistics: PyTree
-
-
-def apply(graph, variables: Variables, *args):
-    """Runs a split module purely: returns its output and its new statistics."""
-    module = nnx.merge(graph, *variables)
-    return module(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +256,7 @@ def build(
     channels: int,
     num_classes: int,
     image_channels: int,
-    primitives: Sequence[str] = prim.DARTS_PRIMITIVES,
+    primitives: Sequence[str] = spaces.DARTS_PRIMITIVES,
     stem: str = "plain",
     stem_multiplier: int = 3,
     unroll: int = 1,
@@ -320,10 +292,10 @@ def build(
     seq = tuple(range(num_cells) if seq is None else seq)
     if stem == "strided":
         width = channels
-        stem_module = prim.StridedStem(image_channels, width)
+        stem_module = layers.StridedStem(image_channels, width)
     else:
         width = stem_multiplier * channels
-        stem_module = prim.ConvBN(image_channels, width, 3, affine=True, relu=False)
+        stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
     cells, cin, reduction_before = [], (width, width), False
     for position in range(num_cells):
         reduction = position in reductions
@@ -363,7 +335,7 @@ def build(
         num_nodes,
         relaxation,
     )
-    weights = pick(1) if key is None else prim.initialise(key, pick(1))
+    weights = pick(1) if key is None else layers.initialise(key, pick(1))
     return supernet, Variables(weights, pick(2))
 
 

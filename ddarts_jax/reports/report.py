@@ -16,7 +16,7 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes.genotype import Genotype, num_edges
-from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports import drawing
 from ddarts_jax.reports.page import COLOURS, Page, cell_names, line, reduction_cells
 from ddarts_jax.runs import identity, metrics

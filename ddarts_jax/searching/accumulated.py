@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from ddarts_jax.models import supernet
-from ddarts_jax.models.supernet import Supernet, Variables
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.searching import architect
 from ddarts_jax.searching.losses import zero_one_loss
 from ddarts_jax.training import optim

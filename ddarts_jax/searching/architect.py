@@ -6,7 +6,8 @@
 import jax
 import jax.numpy as jnp
 
-from ddarts_jax.models.supernet import Supernet, Variables
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.searching.contributions import Contributions, contributions
 from ddarts_jax.searching.losses import ablation_loss, zero_one_loss
 

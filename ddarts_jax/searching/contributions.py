@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddarts_jax.models.supernet import Supernet, Variables, forward
-from ddarts_jax.searching.losses import cross_entropy
+from ddarts_jax.models.classification import cross_entropy
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet, forward
 
 
 class Contributions(NamedTuple):

@@ -2,28 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 # Keeps the ablation loss finite where the mean contribution passes through zero, which it does in the
 # first steps of every search; small beside contributions worth speaking of (hundredths and more).
 EPSILON = 1e-3
-
-
-def cross_entropy(logits, labels, label_smoothing: float = 0.0):
-    """Mean cross-entropy.
-
-    Args:
-        logits: [B, classes], float32 or better.
-        labels: [B], integer classes.
-        label_smoothing: share of the target spread evenly over all classes.
-
-    Returns:
-        A scalar.
-    """
-    if label_smoothing:
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean()
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def zero_one_loss(alphas):

@@ -17,7 +17,7 @@ from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
-from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.runs import identity, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.training import train

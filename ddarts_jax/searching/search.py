@@ -21,9 +21,10 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype, encode, parse, reduction_positions
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.models import supernet
-from ddarts_jax.models.primitives import SPACES
-from ddarts_jax.models.supernet import Supernet, Variables
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import metrics
 from ddarts_jax.searching import accumulated, architect, discretisation
 from ddarts_jax.training import loop, optim

@@ -9,9 +9,9 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.reports import drawing
 from ddarts_jax.runs import metrics
-from ddarts_jax.tasks.importing import find_genotype
 
 
 def distances(a: Genotype, b: Genotype, scores=None) -> dict:

@@ -43,8 +43,9 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
+from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
-from ddarts_jax.models.supernet import Variables
+from ddarts_jax.models.weights import load_network, named
 from ddarts_jax.ops import backend
 from ddarts_jax.predict import FORMAT
 from ddarts_jax.training import train
@@ -162,9 +163,9 @@ def run(config, workdir: Path) -> dict:
     settings, genotype = _read_run(source)
     dataset = _load_data(settings.data)
     net, variables = train.build(settings, genotype, dataset, "float32", trained=True)
-    variables = train.load_network(source / "network.npz", variables)
+    variables = load_network(source / "network.npz", variables)
     variables = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf, np.float32), variables)
-    weights = train.named(variables)
+    weights = named(variables)
 
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:

@@ -5,8 +5,6 @@ names of the authors' tensors are translated by one table, `_NAMES`, for derived
 search supernets.
 """
 
-import ast
-import dataclasses
 import os
 import pickle
 import re
@@ -21,87 +19,13 @@ import numpy as np
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, edges, num_edges
-from ddarts_jax.genotypes.handcrafted import AUTHORS, HANDCRAFTED
+from ddarts_jax.genotypes.lookup import find_genotype
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.models import network, supernet
-from ddarts_jax.models.primitives import SPACES
-from ddarts_jax.models.supernet import Variables
-from ddarts_jax.training.train import save_network
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.weights import save_network
 
-_MAX_TEXT = 200_000  # characters, twenty times the longest of the authors' genotypes
 _STEM_MULTIPLIER = 3  # of all of the authors' networks
-
-
-def parse_genotype(text: str) -> Genotype:
-    """Reads the authors' text, `Genotype_nested(genes=[...], concat=..., reductions=...)`.
-
-    Values are literals or `range(...)`; `Genotype_opt`, which has a `seq` too, is read likewise. The
-    authors' network concatenates all nodes that exist whatever `concat` says, so the result's has all.
-    Entries of a node keep their order, by which the authors' weights are named.
-
-    Raises:
-        UserError: when the text is anything else.
-    """
-    if len(text) > _MAX_TEXT:
-        raise UserError(f"a genotype has at most {_MAX_TEXT} characters, this text has {len(text)}")
-    try:
-        genotype = Genotype(**_fields(ast.parse(text.strip(), mode="eval").body))
-    # Hostile text exhausts the parser's stack, or holds numbers too long to be printed.
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(
-            f"not the authors' genotype text, Genotype_nested(genes=[[(primitive, node, source), ...], "
-            f"...], concat=range(2, 6), reductions=[2, 5]): {str(error) or 'nested too deeply'}"
-        ) from error
-    return dataclasses.replace(genotype, concat=range(2, genotype.num_nodes + 2))
-
-
-def _fields(call: ast.expr) -> dict:
-    """The keyword arguments of the expression `Genotype_nested(...)`."""
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-        raise ValueError("it must be one call with keyword arguments")
-    if call.func.id not in ("Genotype_nested", "Genotype_opt"):
-        raise ValueError(f"unknown name {call.func.id:.40}")
-    names = {keyword.arg for keyword in call.keywords}
-    if names - {"seq"} != {"genes", "concat", "reductions"}:
-        raise ValueError("its arguments must be genes, concat, reductions and, if need be, seq")
-    return {keyword.arg: _value(keyword.value) for keyword in call.keywords}
-
-
-def _value(node: ast.expr):
-    match node:
-        case ast.Call(ast.Name("range"), [ast.Constant(int(stop))], []):
-            return range(stop)
-        case ast.Call(ast.Name("range"), [ast.Constant(int(start)), ast.Constant(int(stop))], []):
-            return range(start, stop)
-    return ast.literal_eval(node)
-
-
-def find_genotype(name: str | os.PathLike) -> Genotype:
-    """Returns the genotype that `name` means.
-
-    Args:
-        name: of a handcrafted network ("ResNet18"), or of one as the authors write it
-            ("authors/ResNet18"); or the path of a `.json` (`Genotype.load`) or of the authors' text.
-
-    Raises:
-        UserError: when there is no such network or file, or the file holds no genotype.
-    """
-    known = HANDCRAFTED | {f"authors/{key}": genotype for key, genotype in AUTHORS.items()}
-    if name in known:
-        return known[name]
-    if not os.path.isfile(name):
-        raise UserError(
-            f"genotype {str(name)!r} is no handcrafted network ({', '.join(known)}), and there is no "
-            f"such file"
-        )
-    if Path(name).suffix == ".json":
-        return Genotype.load(name)
-    try:
-        with open(name, encoding="utf-8") as file:
-            return parse_genotype(file.read(_MAX_TEXT + 1))
-    except OSError as error:
-        raise UserError(f"genotype file {name} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"genotype file {name}: {error}") from error
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -204,7 +128,7 @@ def load_torch(
         path: see `read_tensors`.
         genotype: of a derived network. Of a supernet only `reductions` and `seq` count; None: every
             cell is distinct.
-        primitives: candidates of a supernet, in order; None: the space (`primitives.SPACES`) with as
+        primitives: candidates of a supernet, in order; None: the space (`spaces.SPACES`) with as
             many as the file.
 
     Raises:
@@ -271,7 +195,7 @@ def _load(tensors, genotype, primitives) -> Imported:
 def run(config, workdir: Path) -> dict:
     """Writes the genotype `config.genotype`, and the weights `config.checkpoint` of its network.
 
-    Writes `genotype.json`, `network.npz` (see `train.save_network`) and `import.json`, and prints
+    Writes `genotype.json`, `network.npz` (see `weights.save_network`) and `import.json`, and prints
     what they hold and how they are used.
 
     Args:

@@ -24,7 +24,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
-from ddarts_jax.models.primitives import DARTOPTI_PRIMITIVES
+from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
 from ddarts_jax.runs import identity
 from ddarts_jax.training import loop, train
 from ddarts_jax.training.evaluate import evaluate_dataset

@@ -21,7 +21,7 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
 from ddarts_jax.runs import identity, metrics
-from ddarts_jax.training.loop import Stopped
+from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
 

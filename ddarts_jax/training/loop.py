@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from ddarts_jax.runs import metrics
 from ddarts_jax.training import memory, profiling
 from ddarts_jax.training.checkpoint import Checkpoints
 from ddarts_jax.training.compilation import lower
+from ddarts_jax.training.signals import Signals, Stopped
 
 _logger = logging.getLogger(__name__)
 
@@ -446,7 +446,7 @@ def run(
     kind = "warm" if traced_step > step else "first"
     saved_at = time.monotonic()
     images_a_step = plan.batch_size * num_batches
-    with _Signals() as signals:
+    with Signals() as signals:
         while step < plan.total:
             epoch, first, earlier = step // plan.epoch + 1, step, spent
             begun, spent = time.monotonic() - earlier, 0.0
@@ -494,46 +494,6 @@ def run(
     if received := processes.highest(signals.received):
         raise Stopped(f"in {phase}, saved at step {step}", received)
     return running.state
-
-
-class Stopped(Exception):
-    """A signal ended the run; its state is saved.
-
-    Args:
-        where: the run stands, as the message says it.
-        number: of the signal.
-
-    Attributes:
-        signal: the signal's number.
-    """
-
-    def __init__(self, where: str, number: int):
-        self.signal = number
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} {where}: "
-            f"the same command with the same --workdir continues"
-        )
-
-
-class _Signals:
-    """Notes SIGTERM and the first SIGINT instead of dying of them; a second SIGINT interrupts."""
-
-    def __enter__(self):
-        self.received = 0
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        if self.received == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.received = number
-        _logger.warning("%s: stops after this chunk of steps", signal.Signals(number).name)
 
 
 def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:

@@ -1,27 +1,27 @@
 """Training of a derived network from scratch, by the recipe of DARTS (section 3.1.2)."""
 
 import logging
-import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import cost as costs
 from ddarts_jax.models import network
+from ddarts_jax.models.classification import cross_entropy
+from ddarts_jax.models.cost import Cost
+from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
-from ddarts_jax.models.supernet import Variables
+from ddarts_jax.models.weights import load_network, save_network
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.searching.losses import cross_entropy
 from ddarts_jax.training import evaluate, loop, optim
-from ddarts_jax.training.evaluate import Cost
 
 _logger = logging.getLogger(__name__)
 
@@ -151,8 +151,8 @@ def build(
 
 
 def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
-    """What the network of `genotype` that the config asks for costs; see `evaluate.cost`."""
-    return evaluate.cost(
+    """What the network of `genotype` that the config asks for costs; see `models.cost.cost`."""
+    return costs.cost(
         genotype,
         config.train.channels,
         dataset.num_classes,
@@ -231,51 +231,3 @@ def run(
     )
     save_network(workdir / "network.npz", state.evaluated)
     return net, state.evaluated
-
-
-def save_network(path: Path, variables: Variables) -> None:
-    """Writes a network's weights and statistics as an `.npz`, one array a pytree path, float32."""
-    temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez(temporary, **named(jax.device_get(variables)))
-    os.replace(temporary, path)
-
-
-def load_network(path: Path | str, variables: Variables) -> Variables:
-    """Reads what `save_network` wrote; an auxiliary head that is not asked for is left out.
-
-    Args:
-        path: the file.
-        variables: of the network that it must fit, for structure and shapes.
-
-    Raises:
-        UserError: the file is missing, broken, or of another network.
-    """
-    wanted = named(variables)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no trained network {path}: run task 'train' or 'pipeline' first"
-        ) from error
-    except Exception as error:  # a broken zip raises one of many
-        raise UserError(f"trained network {path} cannot be read: {error}") from error
-    auxiliary = ("weights/auxiliary/", "statistics/auxiliary/")
-    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(auxiliary)}
-    for name in sorted({*wanted, *found}):
-        shapes = [tree[name].shape if name in tree else "absent" for tree in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"trained network {path} is of another genotype or config: {name} is {shapes[0]} "
-                f"there and {shapes[1]} here"
-            )
-    leaves = [found[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
-
-
-def named(tree) -> dict[str, np.ndarray]:
-    """The leaves of a network's variables by their paths, as `save_network` names them."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

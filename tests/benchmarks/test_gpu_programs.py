@@ -13,9 +13,9 @@ import tiny
 
 from ddarts_jax.configuration import default_config, score_config
 from ddarts_jax.distributed import sharding
+from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
-from ddarts_jax.models import primitives
 from ddarts_jax.searching import discretisation
 from ddarts_jax.tasks import export, scoring
 from ddarts_jax.training import evaluate, train
@@ -29,8 +29,8 @@ _FEW = ("max_pool_3x3", "skip_connect", "sep_conv_3x3")
 # Both skips, and all primitives with weights, strided or not.
 _ALL = Genotype(
     genes=(
-        [(name, 2 + k, k % 2) for k, name in enumerate(primitives.DARTOPTI_PRIMITIVES)],
-        [(name, 2 + k, k % 2) for k, name in enumerate(primitives.DARTOPTI_PRIMITIVES)],
+        [(name, 2 + k, k % 2) for k, name in enumerate(spaces.DARTOPTI_PRIMITIVES)],
+        [(name, 2 + k, k % 2) for k, name in enumerate(spaces.DARTOPTI_PRIMITIVES)],
     ),
     reductions=(0,),
     concat=tuple(range(2, 14)),
@@ -54,7 +54,7 @@ def small_config():
 @pytest.fixture
 def few(monkeypatch):
     """A space of few candidates, in which variants of the search compile quickly."""
-    monkeypatch.setitem(primitives.SPACES, "darts", _FEW)
+    monkeypatch.setitem(spaces.SPACES, "darts", _FEW)
 
 
 def check(program, loops=True):
@@ -81,7 +81,7 @@ def test_search_in_both_spaces(space):
 def test_search_from_a_handcrafted_network(monkeypatch):
     """DARTOpti: ResNet18's shared block, whose alphas stand still at first, at two positions."""
     few = ("max_pool_3x3", "skip_connect", "simple_conv_3x3", "bottleneck_1x3x1")
-    monkeypatch.setitem(primitives.SPACES, "dartopti", few)
+    monkeypatch.setitem(spaces.SPACES, "dartopti", few)
     config = small_config()
     config.search.space = "dartopti"
     block = HANDCRAFTED["ResNet18"]

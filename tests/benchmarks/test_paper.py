@@ -20,7 +20,7 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
 

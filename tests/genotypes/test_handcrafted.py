@@ -7,11 +7,11 @@ import pytest
 
 from ddarts_jax.genotypes.genotype import encode, parse
 from ddarts_jax.genotypes.handcrafted import AUTHORS, HANDCRAFTED
+from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
 from ddarts_jax.models import network, supernet
-from ddarts_jax.models.primitives import DARTOPTI_PRIMITIVES
+from ddarts_jax.models.classification import cross_entropy
+from ddarts_jax.models.cost import cost
 from ddarts_jax.searching.contributions import contributions
-from ddarts_jax.searching.losses import cross_entropy
-from ddarts_jax.training.evaluate import cost
 
 ALL = {**HANDCRAFTED, **{f"authors/{name}": genotype for name, genotype in AUTHORS.items()}}
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
-from ddarts_jax.models.supernet import Variables
+from ddarts_jax.models.layers import Variables
 
 SMALL = Genotype(
     [

@@ -9,7 +9,10 @@ import pytest
 from flax import nnx
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import spaces
+from ddarts_jax.models import layers
 from ddarts_jax.models import primitives as prim
+from ddarts_jax.ops import convolution, pooling, separable
 
 CHANNELS = 4
 # Sums of at most a few hundred products in float64.
@@ -26,7 +29,7 @@ def x64():
 def split(module, seed=0):
     """Structure, random weights and statistics."""
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    weights = prim.initialise(jax.random.key(seed), nnx.to_pure_dict(weights))
+    weights = layers.initialise(jax.random.key(seed), nnx.to_pure_dict(weights))
     return graph, weights, nnx.to_pure_dict(statistics)
 
 
@@ -109,7 +112,7 @@ def check_contract(graph, weights, statistics, x, stride):
     ("affine", "size", "dtype"), [(True, 6, jnp.float32), (False, 5, jnp.bfloat16)]
 )
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", prim.DARTOPTI_PRIMITIVES)
+@pytest.mark.parametrize("name", spaces.DARTOPTI_PRIMITIVES)
 def test_every_primitive_keeps_the_contract(name, stride, affine, size, dtype):
     """Size / stride rounded up, dtype of the input, finite gradients, statistics in training only."""
     # The shifted sums, with as many operations as the kernel has taps, have tests of their own.
@@ -152,7 +155,7 @@ def test_kernels_start_as_those_of_pytorch():
     shapes = [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32), (5, 5, 5, 1, 32), (50, 20)]
     weights = {name: np.zeros(shape) for name, shape in zip(inputs, shapes, strict=True)}
     affine = {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
-    drawn = prim.initialise(jax.random.key(0), {**weights, **affine})
+    drawn = layers.initialise(jax.random.key(0), {**weights, **affine})
     for name, fan_in in inputs.items():
         bound = 1 / np.sqrt(fan_in)
         assert drawn[name].dtype == np.float32
@@ -185,7 +188,7 @@ def test_kernels_start_as_those_of_pytorch():
 def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, padding, groups):
     """Strides, dilations, groups and padding against loops in float64."""
     x, kernel = normal(0, 2, size, size, 4), normal(1, width, width, 4 // groups, 8)
-    actual = prim.convolve(
+    actual = convolution.convolve(
         jnp.array(x), jnp.array(kernel), (stride, stride), dilation, padding, groups
     )
     pad = dilation * (width // 2) if padding is None else padding
@@ -199,7 +202,7 @@ def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, paddin
 def test_pools_are_those_of_numpy(x64, shape, stride):
     """Padding never wins a maximum and is not counted in a mean, at any size down to one pixel."""
     x = normal(0, 2, *shape, 3) - 5  # a padding of zeros would win every maximum
-    pools = jax.jit(lambda x: (prim.max_pool(x, stride), prim.avg_pool(x, stride)))
+    pools = jax.jit(lambda x: (pooling.max_pool(x, stride), pooling.avg_pool(x, stride)))
     maximum, average = pools(jnp.array(x))
     np.testing.assert_array_equal(maximum, numpy_pool(x, stride, np.max))
     np.testing.assert_allclose(average, numpy_pool(x, stride, np.mean), **EXACT)
@@ -215,7 +218,7 @@ def test_an_average_in_bfloat16_is_rounded_once(stride):
     cotangent = cotangent[:, ::stride, ::stride]
     results = []
     for dtype in (jnp.bfloat16, jnp.float32):
-        out, pull_back = jax.vjp(lambda x: prim.avg_pool(x, stride), jnp.asarray(x, dtype))
+        out, pull_back = jax.vjp(lambda x: pooling.avg_pool(x, stride), jnp.asarray(x, dtype))
         results.append((out, *pull_back(jnp.asarray(cotangent, dtype))))
     for ours, expected in zip(*results, strict=True):
         assert ours.dtype == jnp.bfloat16
@@ -225,7 +228,7 @@ def test_an_average_in_bfloat16_is_rounded_once(stride):
 
 def test_maximum_passes_its_gradient_on_whole():
     """Without ties to the largest pixel; among equal pixels it is shared out, none is lost."""
-    total_gradient = jax.jit(jax.grad(lambda x: prim.max_pool(x, 2).sum()))
+    total_gradient = jax.jit(jax.grad(lambda x: pooling.max_pool(x, 2).sum()))
     x = normal(0, 1, 5, 5, 1)
     expected = np.zeros_like(x)
     for i, j in itertools.product([slice(0, 2), slice(1, 4), slice(3, 5)], repeat=2):
@@ -239,7 +242,7 @@ def test_maximum_passes_its_gradient_on_whole():
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_is_that_of_numpy(x64, affine):
     """Batch statistics in training, running ones (momentum 0.9) in evaluation, eps 1e-5."""
-    norm = prim.BatchNorm(3, affine)
+    norm = layers.BatchNorm(3, affine)
     scale, bias = normal(1, 2, 3, dtype=np.float32) if affine else (1.0, 0.0)
     if affine:
         norm.scale[...], norm.bias[...] = jnp.array(scale), jnp.array(bias)
@@ -259,14 +262,14 @@ def test_batch_norm_is_that_of_numpy(x64, affine):
 def test_batch_norm_keeps_its_precision_far_from_zero():
     """float32 features with a mean of 10^4 deviations; rounding of the mean leaves some 1e-3."""
     x = 1e4 + normal(0, 4, 5, 5, 3, dtype=np.float32)
-    actual = prim.BatchNorm(3, affine=False)(jnp.array(x), True)
+    actual = layers.BatchNorm(3, affine=False)(jnp.array(x), True)
     np.testing.assert_allclose(actual, numpy_batch_norm(x.astype(np.float64)), atol=1e-2)
 
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
     """A dead channel (no variance, as behind a removed cell) gives no NaN, forwards or backwards."""
-    norm = prim.BatchNorm(2, affine)
+    norm = layers.BatchNorm(2, affine)
     x = jnp.full((2, 3, 3, 2), 7.3)
     np.testing.assert_allclose(norm(x, True), 0, atol=1e-3)
     graph, variables = nnx.split(norm)
@@ -279,7 +282,7 @@ def test_batch_norm_of_a_constant_feature_is_its_bias(affine):
 @pytest.mark.parametrize("size", [6, 7])
 def test_factorized_reduce_reads_every_pixel(x64, size, cout):
     """Even pixels give the first half of the channels, odd ones the rest; zero beyond an odd edge."""
-    graph, weights, statistics = split(prim.FactorizedReduce(4, cout, affine=False))
+    graph, weights, statistics = split(layers.FactorizedReduce(4, cout, affine=False))
     x = normal(0, 2, size, size, 4)
     padded = np.maximum(np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), 0)
     outputs = (size + 1) // 2
@@ -303,6 +306,6 @@ def test_shifted_sums_keep_the_dtypes_of_their_arguments():
     """Gradients of float32 kernels are float32 when the images are bfloat16."""
     x = jnp.array(normal(0, 1, 4, 4, 2), jnp.bfloat16)
     kernels = jnp.ones((3, 3, 1, 2)), jnp.ones((1, 1, 2, 2))
-    out, pull_back = jax.vjp(lambda *a: prim.separable_by_shifts(*a, 2, 1), x, *kernels)
+    out, pull_back = jax.vjp(lambda *a: separable.separable_by_shifts(*a, 2, 1), x, *kernels)
     dtypes = [gradient.dtype for gradient in pull_back(jnp.ones_like(out))]
     assert (out.dtype, *dtypes) == (jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32)

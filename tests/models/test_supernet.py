@@ -8,8 +8,10 @@ import pytest
 from flax import nnx
 
 from ddarts_jax.genotypes.genotype import edges
+from ddarts_jax.models import layers
 from ddarts_jax.models import primitives as prim
-from ddarts_jax.models.supernet import Variables, build, forward
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import build, forward
 
 # Two ways of computing the same in float32, through three cells of batch normalisation.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
@@ -228,9 +230,9 @@ def naive_cell(weights, statistics, s0, s1, gates, channels, reduction, reductio
     nodes, seen = [], []
     for name, x in [("preprocess0", s0), ("preprocess1", s1)]:
         if name == "preprocess0" and reduction_before:
-            module = prim.FactorizedReduce(x.shape[-1], channels, affine=False)
+            module = layers.FactorizedReduce(x.shape[-1], channels, affine=False)
         else:
-            module = prim.ConvBN(x.shape[-1], channels, 1, affine=False)
+            module = layers.ConvBN(x.shape[-1], channels, 1, affine=False)
         nodes.append(run_naive(module, weights[name], statistics[name], x)[0])
     rows = {"strided": 0, "plain": 0}
     for e, (source, target) in enumerate(edges(2)):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import ddarts_jax
-from ddarts_jax.models import primitives as prim
-from ddarts_jax.ops import backend
+from ddarts_jax.ops import backend, fusion
+from ddarts_jax.ops import convolution as convolutions
 
 # Largest error of an implementation against float64, relative to the norm of the array. In bfloat16 each
 # of the roundings on the way (the result, and what lies between two convolutions) adds 2^-9 at most.
@@ -31,7 +31,7 @@ def convolution(taps, stride, dilation, padding, size):
     pads = tuple(dilation * (n // 2) if padding is None else padding for n in taps)
 
     def run(rule, x, kernel):
-        return prim._apply(rule(stride, dilation, pads, 1), x, kernel)
+        return convolutions._convolve(rule(stride, dilation, pads, 1), x, kernel)
 
     return run, normal(0, 2, *size, 3), normal(1, *taps, 3, 4)
 
@@ -134,7 +134,7 @@ def test_a_trace_belongs_to_its_backend():
     @jax.jit
     def run(x):
         seen.append((backend.name(), backend.default_dtype()))
-        return prim.unfused(x)
+        return fusion.unfused(x)
 
     x = jnp.ones((1, 2))
     run(x)

@@ -13,7 +13,7 @@ from synthetic import write_run
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
-from ddarts_jax.models.primitives import DARTS_PRIMITIVES
+from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 from ddarts_jax.reports import page, report
 
 

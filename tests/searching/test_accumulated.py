@@ -10,7 +10,7 @@ import tiny
 
 from ddarts_jax.configuration import default_config
 from ddarts_jax.models import supernet
-from ddarts_jax.models.supernet import Variables
+from ddarts_jax.models.layers import Variables
 from ddarts_jax.searching import search
 from ddarts_jax.tasks.importing import load_torch
 

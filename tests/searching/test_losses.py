@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ddarts_jax.searching.losses import ablation_loss, cross_entropy, zero_one_loss
+from ddarts_jax.models.classification import cross_entropy
+from ddarts_jax.searching.losses import ablation_loss, zero_one_loss
 
 MARGINALS = hnp.arrays(np.float32, st.integers(1, 8), elements=st.floats(-5, 5, width=32))
 

@@ -9,7 +9,7 @@ import tiny
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, parse, reduction_positions
-from ddarts_jax.models.primitives import SPACES
+from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
 from ddarts_jax.searching import random_search

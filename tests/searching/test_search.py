@@ -8,9 +8,9 @@ import tiny
 
 from ddarts_jax.data import dataset as data
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models import supernet
-from ddarts_jax.models.supernet import Variables
-from ddarts_jax.searching import architect, losses, search
+from ddarts_jax.models import classification, supernet
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.searching import architect, search
 from ddarts_jax.searching.contributions import Contributions
 from ddarts_jax.training import optim
 
@@ -131,7 +131,7 @@ def test_the_alphas_step_comes_first(tiny_search):
         variables = Variables(start.variables.weights, start.variables.statistics)
         gates = jax.nn.sigmoid(alphas)
         logits, *_ = supernet.forward(tiny_search.net, variables, gates, images, True)
-        return losses.cross_entropy(logits, labels)
+        return classification.cross_entropy(logits, labels)
 
     new, old = loss_of(state.alphas), loss_of(start.alphas)
     np.testing.assert_allclose(measured["weights_loss"], new, rtol=1e-5)
@@ -251,7 +251,7 @@ def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
     )
     # Without any cell the features are 0 and the logits the classifier's bias.
     bias = np.tile(state.variables.weights["head"]["classifier"]["bias"], (8, 1))
-    alone = losses.cross_entropy(jnp.asarray(bias), labels)
+    alone = classification.cross_entropy(jnp.asarray(bias), labels)
     np.testing.assert_allclose(
         measured["marginal_contribution"], [measured["loss"] - alone], rtol=1e-5
     )

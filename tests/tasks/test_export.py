@@ -22,8 +22,8 @@ from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
+from ddarts_jax.models.weights import load_network
 from ddarts_jax.tasks import export
-from ddarts_jax.training.train import load_network
 
 # Two cells that compile quickly; one convolution has another form in the export than in training.
 _GENOTYPE = Genotype(

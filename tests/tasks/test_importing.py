@@ -21,13 +21,13 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edges, encode, existing_nodes, parse
 from ddarts_jax.genotypes.handcrafted import AUTHORS, HANDCRAFTED
-from ddarts_jax.models import network, supernet
-from ddarts_jax.models.primitives import DARTOPTI_PRIMITIVES
+from ddarts_jax.genotypes.lookup import find_genotype, parse_genotype
+from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
+from ddarts_jax.models import network, supernet, weights
+from ddarts_jax.models.classification import cross_entropy
+from ddarts_jax.models.cost import cost
 from ddarts_jax.searching.contributions import ablated_losses
-from ddarts_jax.searching.losses import cross_entropy
-from ddarts_jax.tasks.importing import find_genotype, load_torch, parse_genotype, read_tensors, run
-from ddarts_jax.training import train
-from ddarts_jax.training.evaluate import cost
+from ddarts_jax.tasks.importing import load_torch, read_tensors, run
 
 REFERENCE = tiny.SHARED / "reference"
 
@@ -689,7 +689,7 @@ def test_task_writes_what_other_tasks_read(tmp_path, capsys):
     assert genotype.genes == GENOTYPE.genes and genotype == GENOTYPE
     sizes = {"channels": 2, "num_classes": NUM_CLASSES, "image_channels": IMAGE_CHANNELS}
     _, zeros = network.build(genotype, **sizes, image_size=8, key=None)
-    loaded = named(train.load_network(workdir / "network.npz", zeros))
+    loaded = named(weights.load_network(workdir / "network.npz", zeros))
     for path, array in authors.expected().items():
         np.testing.assert_array_equal(loaded[path], array)
 

@@ -19,7 +19,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.searching import search
 from ddarts_jax.tasks import seeds
 from ddarts_jax.training import loop, train
-from ddarts_jax.training.loop import Stopped
+from ddarts_jax.training.signals import Stopped
 
 # Stands for `main`: takes the time that a run takes, and fails or is stopped as a run may be.
 _FAKE = """

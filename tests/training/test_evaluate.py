@@ -12,7 +12,8 @@ from ddarts_jax.data.augment import normalize
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
-from ddarts_jax.training.evaluate import _sums, cost, evaluate, speed
+from ddarts_jax.models.cost import cost
+from ddarts_jax.training.evaluate import _sums, evaluate, speed
 
 GENOTYPES = tiny.SHARED / "reference" / "genotypes"
 

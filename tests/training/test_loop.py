@@ -20,7 +20,7 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.training import loop
+from ddarts_jax.training import loop, signals
 from ddarts_jax.training.checkpoint import Checkpoints
 
 # Image i is filled with the number i, which is also its label; normalising leaves it as it is.
@@ -221,7 +221,9 @@ def test_the_step_is_traced_once(tmp_path):
 def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbroken, step):
     """After SIGTERM within an epoch (2, 6, 10), at its end (4) or at the last (12): as if unbroken."""
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(loop.Stopped, match=f"SIGTERM in search, saved at step {step}:") as stopped:
+    with pytest.raises(
+        signals.Stopped, match=f"SIGTERM in search, saved at step {step}:"
+    ) as stopped:
         _Run()(tmp_path, kill_after=step)
     assert stopped.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == handler
@@ -232,7 +234,7 @@ def test_sigterm_saves_and_the_same_command_continues_bit_equal(tmp_path, unbrok
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_signal_in_an_evaluation_is_not_lost(tmp_path, unbroken, epoch):
     """The run stops after the evaluation, the last one too, and continues as if unbroken."""
-    with pytest.raises(loop.Stopped, match=f"saved at step {epoch * _PLAN.epoch}:"):
+    with pytest.raises(signals.Stopped, match=f"saved at step {epoch * _PLAN.epoch}:"):
         _Run()(tmp_path, kill_in_evaluation=epoch)
     _assert_same(jax.device_get(_Run()(tmp_path)), unbroken[0])
     assert _metrics(tmp_path) == unbroken[1]
@@ -240,7 +242,7 @@ def test_a_signal_in_an_evaluation_is_not_lost(tmp_path, unbroken, epoch):
 
 def test_a_signal_at_an_early_stop_is_not_lost(tmp_path):
     """The phase has ended early, but the next one must not begin; the same command goes on there."""
-    with pytest.raises(loop.Stopped, match=f"saved at step {_PLAN.epoch}:"):
+    with pytest.raises(signals.Stopped, match=f"saved at step {_PLAN.epoch}:"):
         _Run()(tmp_path, kill_after=_PLAN.epoch, stop=lambda epoch: "enough")
     again = _Run()
     again.chunk = None  # nothing is compiled
@@ -273,7 +275,7 @@ def test_a_run_that_stops_early_stays_stopped(tmp_path, unbroken, caplog):
 
 def test_a_run_killed_before_it_stops_early_ends_alike(tmp_path):
     """The reason is asked for again after a restart at the end of the epoch."""
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(signals.Stopped):
         _Run()(tmp_path, kill_after=_PLAN.epoch, stop=lambda epoch: None)
     again = _Run()
     again.chunk = None
@@ -349,7 +351,7 @@ def test_an_interrupted_epoch_counts_all_of_its_seconds(tmp_path, monkeypatch):
         return loop.Program(advance, program.compiled)
 
     monkeypatch.setattr(loop, "resident", slow)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(signals.Stopped):
         _Run()(tmp_path, kill_after=6)
     now += 1000  # between the starts
     _Run()(tmp_path)

@@ -10,7 +10,7 @@ import tiny
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models import network
+from ddarts_jax.models import network, weights
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.training import loop, train
 
@@ -81,11 +81,11 @@ def test_weights_of_another_network_are_refused(dataset, tmp_path):
 def test_an_auxiliary_head_is_left_out_where_it_is_not_asked_for(dataset, tmp_path):
     """A network trained with the auxiliary head is evaluated without."""
     _, variables = train.build(make_config(), SKIPS, dataset, "float32")
-    train.save_network(tmp_path / "network.npz", variables)
+    weights.save_network(tmp_path / "network.npz", variables)
     with np.load(tmp_path / "network.npz") as file:
         arrays = dict(file) | {"weights/auxiliary/project": np.zeros(3, np.float32)}
     np.savez(tmp_path / "network.npz", **arrays)
-    loaded = train.load_network(tmp_path / "network.npz", variables)
+    loaded = weights.load_network(tmp_path / "network.npz", variables)
     assert "auxiliary" not in loaded.weights
     np.testing.assert_array_equal(
         loaded.weights["stem"]["kernel"], variables.weights["stem"]["kernel"]

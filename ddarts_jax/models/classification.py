@@ -1,0 +1,70 @@
+"""What makes a network a classifier: its heads and its loss."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ddarts_jax.models.layers import BatchNorm, ConvBN, kernel
+from ddarts_jax.ops.convolution import convolve
+
+
+class Head(nnx.Module):
+    """Global average pooling and the classifier; logits are float32 or better."""
+
+    def __init__(self, channels, num_classes):
+        # Zeros: `layers.initialise` draws the kernel.
+        zeros = nnx.initializers.zeros_init()
+        self.classifier = nnx.Linear(channels, num_classes, kernel_init=zeros, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, train):
+        """Maps features [B, H, W, C] to logits [B, num_classes]."""
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        return self.classifier(x)
+
+
+POOL = 5  # pixels a side that the auxiliary head's pooling takes together
+
+
+# Its stride, by stem: the features that it was made for are 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
+POOL_STRIDE = {"plain": 3, "strided": 2}
+
+
+class AuxiliaryHead(nnx.Module):
+    """A second classifier half-way, whose loss helps to train the deep network (DARTS, CIFAR).
+
+    Of the features that it was made for (see `POOL_STRIDE`) one position remains; of larger ones the
+    mean is taken.
+    """
+
+    def __init__(self, channels, num_classes, stride):
+        self.stride = stride
+        self.project = kernel(1, 1, channels, 128)
+        self.project_norm = BatchNorm(128, True)
+        self.expand = ConvBN(128, 768, 2, affine=True, padding=0)
+        self.head = Head(768, num_classes)
+
+    def __call__(self, x, train):
+        """Maps features [B, H, W, channels], sides of `POOL + stride` or more, to logits."""
+        wide = jax.nn.relu(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+        pooled = nnx.avg_pool(wide, (POOL, POOL), strides=(self.stride, self.stride))
+        x = pooled.astype(x.dtype)
+        x = self.project_norm(convolve(x, self.project[...]), train)
+        return self.head(jax.nn.relu(self.expand(x, train)), train)
+
+
+def cross_entropy(logits, labels, label_smoothing: float = 0.0):
+    """Mean cross-entropy.
+
+    Args:
+        logits: [B, classes], float32 or better.
+        labels: [B], integer classes.
+        label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+        A scalar.
+    """
+    if label_smoothing:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

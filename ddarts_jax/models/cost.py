@@ -1,0 +1,117 @@
+"""What a derived network costs: parameters and multiply-accumulates (MACs)."""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network as networks
+from ddarts_jax.ops import backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of a derived network.
+
+    Attributes:
+        params: trainable parameters.
+        macs: multiply-accumulates of convolutions and linear layers, for one image in evaluation.
+        cell_params: trainable parameters of each cell.
+        cell_macs: multiply-accumulates of each cell.
+    """
+
+    params: int
+    macs: int
+    cell_params: tuple[int, ...]
+    cell_macs: tuple[int, ...]
+
+
+def cost(
+    genotype: Genotype,
+    channels: int,
+    num_classes: int,
+    image_size: int,
+    auxiliary: bool = False,
+    image_channels: int = 3,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+) -> Cost:
+    """Counts the parameters and MACs of a derived network, from the network itself.
+
+    The network is traced, not run.
+
+    Args:
+        genotype: see `network.build`, as for the other arguments.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_size: pixels a side.
+        auxiliary: whether to count the parameters of the auxiliary head; it has no part in
+            evaluation, so never in the MACs.
+        image_channels: channels of the input images.
+        stem: "plain" or "strided".
+        stem_multiplier: the plain stem has `stem_multiplier * channels` channels.
+
+    Raises:
+        UserError: see `network.build`.
+    """
+    network, variables = networks.build(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        image_size=image_size,
+        auxiliary=auxiliary,
+        stem=stem,
+        stem_multiplier=stem_multiplier,
+        key=None,
+    )
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
+    run = functools.partial(networks.forward, network, train=False)
+    with backend.compiling_for("gpu"):  # where all are convolutions or products, which are counted
+        closed = jax.make_jaxpr(run)(variables, image)
+    weights = variables.weights
+    macs = collections.Counter()
+    for scope, equation in _equations(closed.jaxpr):
+        macs[scope] += _macs(equation)
+    positions = range(genotype.num_cells)
+    return Cost(
+        _size(weights),
+        macs.total(),
+        tuple(_size(weights["cells"][str(position)]) for position in positions),
+        tuple(macs[f"cell_{position}"] for position in positions),
+    )
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
+    """All equations, those of nested calls too, each with the outermost `jax.named_scope`."""
+    for equation in jaxpr.eqns:
+        inner = scope or str(equation.source_info.name_stack).split("/")[0]
+        yield inner, equation
+        for nested in jaxprs_in_params(equation.params):
+            yield from _equations(nested, inner)
+
+
+def _macs(equation: JaxprEqn) -> int:
+    """Multiply-accumulates of one equation: outputs times the products that are summed for each."""
+    match equation.primitive:
+        case lax.conv_general_dilated_p:
+            kernel = equation.invars[1].aval
+            out_channels = equation.params["dimension_numbers"].rhs_spec[0]
+            terms = kernel.size // kernel.shape[out_channels]
+        case lax.dot_general_p:
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        case _:
+            return 0
+    return equation.outvars[0].aval.size * terms

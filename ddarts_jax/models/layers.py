@@ -1,0 +1,169 @@
+"""The layers that primitives, cells and stems are made of, and how modules are split and run.
+
+Images are `[batch, height, width, channels]`. Every module is called as `module(x, train)`: with
+`train=True` BatchNorm uses the statistics of the batch and updates the running ones, otherwise it uses
+the running ones. Parameters and statistics are float32; the computation follows the dtype of `x`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from ddarts_jax.ops.convolution import convolve
+from ddarts_jax.ops.normalisation import EPSILON, standardise
+
+PyTree = Any
+
+
+def kernel(*shape: int) -> nnx.Param:
+    """A kernel without its numbers yet: see `initialise`."""
+    return nnx.Param(np.zeros(shape, np.float32))
+
+
+def initialise(key, weights):
+    """Draws all kernels as the reference does: U(-b, b) with b = 1 / sqrt(fan_in) (PyTorch's default).
+
+    Modules are built without numbers and filled here in one draw: drawing them one by one compiles a
+    program for every shape, which took twenty seconds for the smallest supernet.
+
+    Args:
+        key: of the draw.
+        weights: nested dict of a module's parameters; the last axes of a kernel are
+            [kh, kw, in / groups, out] or [in, out], axes before them stack kernels of one shape.
+
+    Returns:
+        The same tree, float32, with random kernels; `scale` and `bias` are as they were.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
+    sizes = [0 if path[-1].key in ("scale", "bias") else leaf.size for path, leaf in leaves]
+    numbers = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
+    parts = np.split(np.asarray(numbers), np.cumsum(sizes)[:-1])
+    filled = [
+        part.reshape(leaf.shape) / np.float32(np.sqrt(math.prod(leaf.shape[-4:-1])))
+        if part.size
+        else np.asarray(leaf)
+        for part, (_, leaf) in zip(parts, leaves)
+    ]
+    return jax.tree.unflatten(tree, filled)
+
+
+_MOMENTUM = 0.9  # of running statistics, as in the reference
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation as in the reference: eps 1e-5, running statistics with momentum 0.9.
+
+    Args:
+        channels: number of features.
+        affine: whether it has scale and bias; the supernet has none (DARTS, section 2.2).
+    """
+
+    def __init__(self, channels: int, affine: bool):
+        self.mean = nnx.BatchStat(np.zeros(channels, np.float32))
+        self.var = nnx.BatchStat(np.ones(channels, np.float32))
+        self.scale = nnx.Param(np.ones(channels, np.float32)) if affine else None
+        self.bias = nnx.Param(np.zeros(channels, np.float32)) if affine else None
+
+    def __call__(self, x, train):
+        """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
+        if train:
+            output, *batch = standardise(x)
+            for running, new in zip((self.mean, self.var), batch):
+                mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
+                running.set_value(mixed.astype(running.dtype))
+        else:
+            wide = jnp.promote_types(x.dtype, jnp.float32)
+            inverse = lax.rsqrt(self.var[...].astype(wide) + EPSILON)
+            output = (x - self.mean[...]) * inverse
+        if self.scale is not None:
+            output = output * self.scale[...] + self.bias[...]
+        return output.astype(x.dtype)
+
+
+class ConvBN(nnx.Module):
+    """ReLU, convolution, BatchNorm (no ReLU with `relu=False`, as in the stem)."""
+
+    def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None):
+        self.kernel = kernel(size, size, cin, cout)
+        self.norm = BatchNorm(cout, affine)
+        self.stride, self.relu, self.padding = (stride, stride), relu, padding
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
+        x = jax.nn.relu(x) if self.relu else x
+        return self.norm(convolve(x, self.kernel[...], self.stride, padding=self.padding), train)
+
+
+class StridedStem(nnx.Module):
+    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, a quarter the size."""
+
+    def __init__(self, cin, channels):
+        self.first = ConvBN(cin, channels // 2, 3, 2, affine=True, relu=False)
+        self.second = ConvBN(channels // 2, channels, 3, 2, affine=True)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, H / 4, W / 4, channels]."""
+        return self.second(self.first(x, train), train)
+
+
+class FactorizedReduce(nnx.Module):
+    """Halves the size without losing every second pixel: ReLU, two strided 1x1 convolutions, BN.
+
+    One convolution reads the even pixels, the other the odd ones; each gives half of the channels.
+    """
+
+    def __init__(self, cin, cout, *, affine):
+        half = cout // 2
+        self.even = kernel(1, 1, cin, half)
+        self.odd = kernel(1, 1, cin, cout - half)
+        self.norm = BatchNorm(cout, affine)
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, ceil(H / 2), ceil(W / 2), cout]."""
+        x = jax.nn.relu(x)
+        # An odd size has one odd pixel fewer than even ones: a zero stands for it.
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        even = convolve(x, self.even[...], (2, 2))
+        odd = convolve(x[:, 1:, 1:], self.odd[...], (2, 2))
+        return self.norm(jnp.concatenate([even, odd], -1), train)
+
+
+def preprocess(cin, channels, reduction_before: bool, *, affine):
+    """The two layers that bring a cell's inputs to its number of channels, and to one size.
+
+    Args:
+        cin: channels of the output of the cell before the last, and of the last.
+        channels: of the cell's nodes.
+        reduction_before: whether the last cell was a reduction cell, so that the one before it has
+            outputs twice the size.
+        affine: see `create`.
+    """
+    first, second = cin
+    if reduction_before:
+        layer0 = FactorizedReduce(first, channels, affine=affine)
+    else:
+        layer0 = ConvBN(first, channels, 1, affine=affine)
+    return layer0, ConvBN(second, channels, 1, affine=affine)
+
+
+class Variables(NamedTuple):
+    """What the modules hold, by part: `{"stem": ..., "cells": [...], "head": ...}` each.
+
+    Attributes:
+        weights: trainable parameters.
+        statistics: running means and variances of BatchNorm.
+    """
+
+    weights: PyTree
+    statistics: PyTree
+
+
+def apply(graph, variables: Variables, *args):
+    """Runs a split module purely: returns its output and its new statistics."""
+    module = nnx.merge(graph, *variables)
+    return module(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))

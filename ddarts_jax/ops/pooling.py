@@ -1,0 +1,123 @@
+"""3x3 pooling as DARTS has it, with gradients of its own.
+
+The gradients are written out: those of XLA's windowed reductions (select-and-scatter) and of slices (a
+sum of padded pieces) take several times as long on a CPU.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ddarts_jax.ops.fusion import unfused
+
+
+def _slide(x, axis, stride, fill, combine):
+    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it."""
+    size = x.shape[axis]
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (1, 1)
+    padded = jnp.pad(x, pad, constant_values=fill)
+    outputs = (size - 1) // stride + 1
+    taps = [
+        lax.slice_in_dim(padded, i, i + stride * (outputs - 1) + 1, stride, axis) for i in range(3)
+    ]
+    return combine(combine(taps[0], taps[1]), taps[2])
+
+
+def _spread(outputs, stride, size, fill):
+    """Puts `stride` apart what a 3x3 window of that stride gave, with the window's border around it.
+
+    Args:
+        outputs: [B, ceil(H / stride), ceil(W / stride), C].
+        stride: of the window.
+        size: (H, W) of its input.
+        fill: stands everywhere else.
+
+    Returns:
+        [B, H + 2, W + 2, C]; the window whose centre is the pixel (y, x) at (y + 1, x + 1).
+    """
+    spans = [stride * (n - 1) + 1 for n in outputs.shape[1:3]]
+    padding = [(1, n + 1 - span, stride - 1) for n, span in zip(size, spans)]
+    return lax.pad(outputs, jnp.asarray(fill, outputs.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
+def max_pool(x, stride):
+    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; of equals the first counts."""
+    for axis in (1, 2):
+        x = _slide(x, axis, stride, -jnp.inf, jnp.maximum)
+    return x
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _max_pool_forward(x, stride):
+    height, width = ((n - 1) // stride * stride + 1 for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    best = None
+    for tap, (i, j) in enumerate(np.ndindex(3, 3)):
+        value = padded[:, i : i + height : stride, j : j + width : stride]
+        if best is None:
+            best, winner = value, jnp.zeros(value.shape, jnp.uint8)
+        else:
+            winner = jnp.where(value > best, np.uint8(tap), winner)
+            best = jnp.maximum(value, best)
+    return best, (winner, np.zeros((*x.shape[1:3], 0), np.uint8))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _max_pool_backward(stride, residuals, cotangent):
+    winner, like = residuals
+    height, width = like.shape[:2]
+    winner = _spread(winner, stride, (height, width), 9)
+    dtype = cotangent.dtype
+    cotangent = _spread(cotangent, stride, (height, width), 0)
+    cotangent = cotangent.astype(jnp.promote_types(dtype, jnp.float32))
+    total = 0
+    for tap, (i, j) in enumerate(np.ndindex(3, 3)):
+        here = slice(None), slice(2 - i, 2 - i + height), slice(2 - j, 2 - j + width)
+        total += jnp.where(winner[here] == tap, cotangent[here], 0)
+    return (unfused(total.astype(dtype)),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
+def avg_pool(x, stride):
+    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image; sums are float32 or better."""
+    total = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    for axis in (1, 2):
+        total = _slide(total, axis, stride, 0, jnp.add)
+    return (total * _inverse_counts(x.shape[1:3], stride).astype(total.dtype)).astype(x.dtype)
+
+
+def _inverse_counts(size, stride):
+    """One over the number of pixels in each window: [1, ceil(H / stride), ceil(W / stride), 1]."""
+
+    def along(n):
+        position = np.arange(0, n, stride)
+        return 1.0 / (np.minimum(position + 1, n - 1) - np.maximum(position - 1, 0) + 1)
+
+    return np.outer(along(size[0]), along(size[1]))[None, :, :, None]
+
+
+def _avg_pool_forward(x, stride):
+    return avg_pool(x, stride), np.zeros((*x.shape[1:3], 0), np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _avg_pool_backward(stride, like, cotangent):
+    size = like.shape[:2]
+    wide = cotangent.astype(jnp.promote_types(cotangent.dtype, jnp.float32))
+    spread = _spread(wide * _inverse_counts(size, stride).astype(wide.dtype), stride, size, 0)
+    for axis in (1, 2):
+        spread = _slide(spread, axis, 1, 0, jnp.add)
+    return (spread[:, 1:-1, 1:-1].astype(cotangent.dtype),)
+
+
+avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)

@@ -1,0 +1,46 @@
+"""SIGINT and SIGTERM, which end a run after a whole chunk of steps."""
+
+import logging
+import signal
+
+_logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """A signal ended the run; its state is saved.
+
+    Args:
+        where: the run stands, as the message says it.
+        number: of the signal.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, where: str, number: int):
+        self.signal = number
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} {where}: "
+            f"the same command with the same --workdir continues"
+        )
+
+
+class Signals:
+    """Notes SIGTERM and the first SIGINT instead of dying of them; a second SIGINT interrupts."""
+
+    def __enter__(self):
+        self.received = 0
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+        _logger.warning("%s: stops after this chunk of steps", signal.Signals(number).name)

@@ -1,0 +1,69 @@
+"""The rules of the house: which folder may import which, and what stands in one place alone."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import ddarts_jax
+
+PACKAGE = Path(ddarts_jax.__file__).parent
+
+# From the ground up: a module imports from its own floor's folder and from floors below.
+FLOORS = (
+    {"errors"},
+    {"files", "configuration"},
+    {"genotypes", "distributed", "ops"},
+    {"models", "data", "runs"},
+    {"training", "predict"},
+    {"searching", "reports"},
+    {"tasks"},
+    {"main"},
+)
+# Folders of one floor that may see each other.
+BESIDE = {("configuration", "files"), ("ops", "distributed")}
+# What only one module may import or call.
+ALONE = {"orbax": "training/checkpoint.py", "grain": "data/stream.py"}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def imports(path: Path):
+    """(line, dotted module) of everything that a module imports, also inside of functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names] if node.module == "ddarts_jax" else [""]
+            yield from ((node.lineno, f"{node.module}.{name}".rstrip(".")) for name in names)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    """A newcomer reads the folders from the bottom up; a circle would make that impossible."""
+    floor = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    here = room(path)
+    for line, module in imports(path):
+        package, _, rest = module.partition(".")
+        if package != "ddarts_jax":
+            continue
+        there = rest.partition(".")[0]
+        allowed = there == here or floor[there] < floor[here] or (here, there) in BESIDE
+        assert allowed, f"{path}:{line} imports {module}, which is not below {here}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_what_one_module_does_alone(path):
+    """Checkpoints know Orbax, streams know grain; genotypes are read without JAX."""
+    where = str(path.relative_to(PACKAGE))
+    for line, module in imports(path):
+        package = module.partition(".")[0]
+        assert ALONE.get(package, where) == where, f"{path}:{line} imports {module}"
+        if where.startswith("genotypes/") or where in ("configuration.py", "errors.py"):
+            assert package not in ("jax", "flax", "optax"), f"{path}:{line} imports {module}"

@@ -388,8 +388,8 @@ def main():
         config.search.num_cells = arguments.cells
         config.search.num_nodes = arguments.nodes
         config.search.channels = arguments.channels
-        config.search.microbatch = arguments.microbatch
-        config.search.ablation.gradient = arguments.gradient
+        config.search.ddarts.microbatch = arguments.microbatch
+        config.search.ddarts.ablation.gradient = arguments.gradient
         program = search_program(config, image_shape, devices=arguments.devices, alone=True)
     else:
         program = training_program(

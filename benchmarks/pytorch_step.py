@@ -278,7 +278,8 @@ class PyTorch:
         mean = marginal.mean()
         ablation = (marginal - mean) / (mean.abs() + EPSILON)
         zero_one = torch.stack([-((cell_gates - 0.5) ** 2).mean() for cell_gates in gates])
-        w_01, w_ab = self.settings.zero_one_weight, self.settings.ablation.weight
+        options = self.settings.ddarts
+        w_01, w_ab = options.zero_one_weight, options.ablation.weight
         total = loss + w_01 * zero_one.sum() + w_ab * ablation.sum()
         self.alphas_optimizer.zero_grad()
         total.backward(inputs=self.alphas)
@@ -382,7 +383,7 @@ def configuration(arguments, gradient="none"):
     config.search.num_cells = arguments.cells
     config.search.num_nodes = arguments.nodes
     config.search.channels = arguments.channels
-    config.search.ablation.gradient = gradient
+    config.search.ddarts.ablation.gradient = gradient
     return config
 
 

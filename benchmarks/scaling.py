@@ -65,7 +65,7 @@ def all_reduces(found, name="ENTRY") -> Reduced:
 def compiled_text(arguments) -> str:
     """The program of a step on two devices."""
     settings = default_config().search
-    settings.ablation.weight = arguments.ablation_weight
+    settings.ddarts.ablation.weight = arguments.ablation_weight
     net, variables, alphas = random_supernet(arguments)
     init, step = search_step(net, settings, total_steps=100)
     mesh = sharding.data_mesh(2)

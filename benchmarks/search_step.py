@@ -44,9 +44,9 @@ def random_supernet(arguments, **options):
 def measured_step(arguments, ablation_weight):
     """Builds and compiles a step; returns a function that runs it once, and what compiling took."""
     settings = default_config().search
-    settings.ablation.weight = ablation_weight
-    settings.ablation.gradient = arguments.gradient
-    settings.microbatch = arguments.microbatch
+    settings.ddarts.ablation.weight = ablation_weight
+    settings.ddarts.ablation.gradient = arguments.gradient
+    settings.ddarts.microbatch = arguments.microbatch
     net, variables, alphas = random_supernet(
         arguments, primitives=SPACES[arguments.space], unroll=arguments.unroll
     )
@@ -89,7 +89,9 @@ def main():
     for name, default in (("batch", 16), ("unroll", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--repeats", type=int, default=5, help="0 compiles only")
-    parser.add_argument("--microbatch", type=int, default=0, help="see config.search.microbatch")
+    parser.add_argument(
+        "--microbatch", type=int, default=0, help="see config.search.ddarts.microbatch"
+    )
     parser.add_argument("--space", default="darts", choices=SPACES)
     parser.add_argument("--gradient", default="full", choices=["full", "none"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

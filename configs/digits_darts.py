@@ -10,9 +10,6 @@ from ddarts_jax.configuration import based_on
 
 def get_config():
     config = based_on(__file__, "digits.py")
-    config.search.share_cells = True
-    config.search.relaxation = "softmax"
-    config.search.zero_one_weight = 0.0
-    config.search.ablation.weight = 0.0
+    config.search.method = "darts"
     config.parse.method = "darts"
     return config

@@ -10,5 +10,5 @@ from ddarts_jax.configuration import based_on
 
 def get_config():
     config = based_on(__file__, "digits.py")
-    config.search.ablation.weight = 0.0
+    config.search.ddarts.ablation.weight = 0.0
     return config

@@ -10,6 +10,5 @@ from ddarts_jax.configuration import based_on
 
 def get_config():
     config = based_on(__file__, "digits.py")
-    config.search.share_cells = True
-    config.search.ablation.weight = 0.0
+    config.search.method = "fairdarts"
     return config

@@ -10,5 +10,5 @@ from ddarts_jax.configuration import based_on
 
 def get_config():
     config = based_on(__file__, "digits.py")
-    config.search.random = 4
+    config.search.method = "random"
     return config

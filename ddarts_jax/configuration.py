@@ -8,6 +8,7 @@ A file in configs/ returns `default_config()` with some values changed; flags ch
 import argparse
 import difflib
 import json
+import logging
 import math
 import os
 import runpy
@@ -21,6 +22,58 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ddarts_jax.errors import UserError
+
+# The options of each search method, {dotted key: default}.
+METHODS: dict[str, dict[str, Any]] = {
+    "ddarts": {
+        "zero_one_weight": 7.0,  # w_01, weight of the zero-one loss (FairDARTS)
+        "ablation": {
+            "weight": 0.5,  # w_AB, weight of the ablation loss
+            "gradient": "full",  # 'none': report the loss, differentiate nothing
+            "removal": "zero",  # a removed cell's output; 'random': randomly scaled
+        },
+        "share_cells": False,  # one architecture for normal cells, one for reduction cells
+        "microbatch": 0,  # ablated networks that run at once: fewer take less memory; 0: all
+    },
+    "darts": {},
+    "fairdarts": {"zero_one_weight": 7.0},
+    "authors_program": {
+        "zero_one_weight": 7.0,
+        "ablation": {"weight": 0.5, "removal": "random"},  # reported only
+        "microbatch": 0,
+    },
+    "random": {"candidates": 4},  # random networks that share the epochs of the search
+}
+
+
+# {former dotted key: today's}. Whoever renames a key adds a line: flags and older runs keep working.
+FORMER_NAMES: dict[str, str] = {
+    "search.zero_one_weight": "search.ddarts.zero_one_weight",
+    "search.ablation.weight": "search.ddarts.ablation.weight",
+    "search.ablation.gradient": "search.ddarts.ablation.gradient",
+    "search.ablation.removal": "search.ddarts.ablation.removal",
+    "search.share_cells": "search.ddarts.share_cells",
+    "search.microbatch": "search.ddarts.microbatch",
+}
+
+
+def add_method(name: str, options: Mapping[str, Any]) -> None:
+    """Adds a search method and its group of options; see `searching.methods.register`.
+
+    Raises:
+      UserError: the name cannot be used.
+    """
+    taken = {*METHODS, *_plain_search_keys()}
+    if not name.isidentifier() or name.startswith("_") or name in taken:
+        raise UserError(
+            f"A search method cannot be named {name!r}: it must be an identifier other than "
+            f"{', '.join(sorted(taken))}."
+        )
+    METHODS[name] = dict(options)
+
+
+def _plain_search_keys() -> set[str]:
+    return set(default_config().search) - set(METHODS)
 
 
 def default_config() -> ConfigDict:
@@ -53,15 +106,10 @@ def default_config() -> ConfigDict:
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
     config.search.stem = "plain"  # 'strided', for large images: a quarter of the size
     config.search.stem_multiplier = 3  # the plain stem has this many times `channels`
-    config.search.share_cells = False  # one architecture for normal cells, one for reductions
-    config.search.random = 0  # random search among this many networks in place of a supernet; 0: no
-    config.search.relaxation = "sigmoid"  # of alphas into gates; 'softmax' over an edge (DARTS)
     config.search.unroll = 1  # edges in one iteration of the scan; 1 compiles fastest
     config.search.remat = True  # backward passes compute edges again: less memory, more time
-    config.search.microbatch = 0  # ablated networks that run at a time: less memory; 0: all
     # Images of the architecture split on which the discretisation gap is measured; 0: not measured.
     config.search.gap_images = 1000
-    config.search.zero_one_weight = 7.0  # w_01, weight of the zero-one loss (FairDARTS)
 
     config.search.start = ConfigDict()  # DARTOpti: from a network in place of random alphas
     # 'ResNet18', 'ResNet50', 'Xception', 'InceptionV4', 'authors/...', or a genotype's file. It says
@@ -75,13 +123,12 @@ def default_config() -> ConfigDict:
     config.search.stop.from_epoch = 10  # the first that counts, epochs with fixed alphas aside
     config.search.stop.tolerance = 1e-3  # largest change between two epochs that counts as none
 
-    config.search.ablation = ConfigDict()
-    config.search.ablation.weight = 0.5  # w_AB, weight of the ablation loss (D-DARTS)
-    config.search.ablation.gradient = "full"  # 'none': report the loss, differentiate nothing
-    config.search.ablation.removal = "zero"  # a removed cell's output; 'random': randomly scaled
-
-    # The gradients pile up over cells and steps, as in the authors' program: see accumulated.py.
-    config.search.accumulated_gradients = False
+    # Which architectures there are and what their alphas follow: 'ddarts', 'darts', 'fairdarts',
+    # 'authors_program', 'random', or one that is registered. Options of a method are in its own group.
+    config.search.method = "ddarts"
+    for method, options in METHODS.items():
+        if options:
+            config.search[method] = ConfigDict(options)
 
     config.search.alphas = ConfigDict()  # Adam, one for each cell
     config.search.alphas.learning_rate = 3e-3  # at the first step, cosine from there
@@ -239,9 +286,9 @@ _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
-    "search.relaxation": ("sigmoid", "softmax"),
-    "search.ablation.gradient": ("full", "none"),
-    "search.ablation.removal": ("zero", "random"),
+    "search.ddarts.ablation.gradient": ("full", "none"),
+    "search.ddarts.ablation.removal": ("zero", "random"),
+    "search.authors_program.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts"),
 }
 
@@ -257,7 +304,7 @@ _RANGES = {
     "search.start.epochs": _NOT_NEGATIVE,
     **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
     **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
-    **dict.fromkeys(("strength", "from_epoch"), _POSITIVE),
+    **dict.fromkeys(("strength", "from_epoch", "candidates"), _POSITIVE),
     **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
     "search.num_cells": _POSITIVE,
     "train.num_cells": _NOT_NEGATIVE,
@@ -266,56 +313,32 @@ _RANGES = {
     ),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
-    "search.ablation.weight": _NOT_NEGATIVE,
+    "weight": _NOT_NEGATIVE,
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
     "accumulate": _POSITIVE,
     **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
     **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
-    **dict.fromkeys(("gap_images", "microbatch", "random"), _NOT_NEGATIVE),
+    **dict.fromkeys(("gap_images", "microbatch"), _NOT_NEGATIVE),
 }
 
 # Pairs of values that exclude each other, or of which one would be ignored. For each key the values that
 # are meant, or _SET: any but the default; then why they exclude each other, and what to do.
 _SET = None
-_DRAWN = (
-    "a random search trains no supernet; leave the latter at its default, or set search.random=0"
-)
 _CONFLICTS = (
     (
-        {"search.random": _SET, "search.start.genotype": _SET},
-        "a random search starts from nothing; leave search.start.genotype empty, or set search.random=0",
+        {"search.method": ("random",), "search.start.genotype": _SET},
+        "a random search starts from nothing; leave search.start.genotype empty, or choose another "
+        "search.method",
     ),
     (
-        {"search.random": _SET, "search.share_cells": _SET},
-        "a random search draws every cell by itself; set search.share_cells=False, or search.random=0",
-    ),
-    *(
-        ({"search.random": _SET, f"search.{key}": _SET}, _DRAWN)
-        for key in (
-            "accumulated_gradients",
-            "relaxation",
-            "zero_one_weight",
-            "ablation.weight",
-            "ablation.gradient",
-            "ablation.removal",
-            "alphas.cell_learning_rates",
-        )
+        {"search.method": ("random",), "search.alphas.cell_learning_rates": _SET},
+        "a random search trains no supernet; leave the rates empty, or choose another search.method",
     ),
     (
-        {"search.start.genotype": _SET, "search.share_cells": _SET},
-        "the start says itself which cells share an architecture; set search.share_cells=False, or leave "
-        "search.start.genotype empty",
-    ),
-    (
-        {"search.accumulated_gradients": _SET, "search.share_cells": _SET},
-        "how much accumulates for a cell depends on its place, and a shared one has several; set "
-        "search.share_cells=False or search.accumulated_gradients=False",
-    ),
-    (
-        {"search.accumulated_gradients": _SET, "search.ablation.gradient": ("full",)},
-        "with accumulated gradients the ablation loss is only reported, as in the authors' program; set "
-        "search.ablation.gradient=none",
+        {"search.start.genotype": _SET, "search.ddarts.share_cells": _SET},
+        "the start says itself which cells share an architecture; set search.ddarts.share_cells=False, "
+        "or leave search.start.genotype empty",
     ),
     (
         {"task": ("pipeline", "search"), "genotype": _SET},
@@ -372,7 +395,25 @@ def validate(config: ConfigDict) -> None:
             f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
             f"is {epochs}."
         )
+    _check_method(values)
     _refuse_conflicts(values)
+
+
+def _check_method(values: Mapping[str, Any]) -> None:
+    """Raises UserError if there is no such search method, or if another one's options are set."""
+    chosen = values.get("search.method")
+    if chosen is None:
+        return
+    if chosen not in METHODS:
+        raise UserError(f"config.search.method is {chosen!r}; it must be one of {tuple(METHODS)}.")
+    defaults = flatten(default_config())
+    for key, value in values.items():
+        owner = key.split(".")[1] if key.startswith("search.") else None
+        if owner in METHODS and owner != chosen and value != defaults.get(key, value):
+            raise UserError(
+                f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
+                f"read it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
+            )
 
 
 def _refuse_conflicts(values: Mapping[str, Any]) -> None:
@@ -431,6 +472,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     )
     arguments, overrides = parser.parse_known_args(list(argv[1:]))
     config = _load(arguments.config)
+    overrides = [_renamed(argument) for argument in overrides]
     _check_keys(config, overrides)
     flag_values = flags.FlagValues()
     argv = [argv[0], *overrides]
@@ -525,7 +567,21 @@ def _config_file_error(path: str, error: Exception) -> str:
     if isinstance(error, AttributeError | KeyError) and error.args:
         # ml_collections adds advice in further lines.
         error = type(error)(str(error.args[0]).splitlines()[0])
-    return f"Config file {path!r} fails in line {line}: {type(error).__name__}: {error}"
+    message = f"Config file {path!r} fails in line {line}: {type(error).__name__}: {error}"
+    for former, name in FORMER_NAMES.items():
+        if isinstance(error, AttributeError | KeyError) and former.split(".")[1] in str(error):
+            return f"{message} (config.{former} is now config.{name})"
+    return message
+
+
+def _renamed(argument: str) -> str:
+    """Returns an override with today's name of its key."""
+    flag, equals, value = argument.partition("=")
+    key = flag.removeprefix("--config.")
+    if key == flag or key not in FORMER_NAMES:
+        return argument
+    logging.warning("config.%s is now config.%s", key, FORMER_NAMES[key])
+    return f"--config.{FORMER_NAMES[key]}{equals}{value}"
 
 
 def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:

@@ -107,7 +107,7 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison, report
     from ddarts_jax.runs.metrics import MetricsWriter
-    from ddarts_jax.searching import random_search, search
+    from ddarts_jax.searching import search
     from ddarts_jax.tasks import distances as compare
     from ddarts_jax.tasks import export, importing, scoring
     from ddarts_jax.training import compilation, train
@@ -153,10 +153,7 @@ def _run_task(config, workdir: Path) -> dict:
         if config.task in ("pipeline", "search"):
             name = config.search.start.genotype
             start = processes.from_main(lambda: lookup.find_genotype(name) if name else None)
-            if config.search.random:
-                genotype = random_search.run(config, dataset, workdir, writer, dtype)
-            else:
-                genotype = search.run(config, dataset, workdir, writer, dtype, start)
+            genotype = search.run(config, dataset, workdir, writer, dtype, start).genotype
             expanded = False
         else:
             found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))

@@ -27,7 +27,7 @@ from ddarts_jax.configuration import default_config
 def get_config():
     config = default_config()
     config.search.epochs = 5
-    config.search.zero_one_weight = 3  # an int for a float
+    config.search.ddarts.zero_one_weight = 3  # an int for a float
     return config
 """
 
@@ -58,7 +58,7 @@ def test_file_overrides_and_workdir_are_read(config_file):
         "--config.search.num_cells=2",
         "--config.data.name",
         "folder:/some where",
-        "--config.search.ablation.weight=0",
+        "--config.search.ddarts.ablation.weight=0",
         "--config.search.alphas.cell_learning_rates=(0.003, 0)",
         "--config.search.augment.flip=false",
         "--workdir=runs/a",
@@ -67,8 +67,8 @@ def test_file_overrides_and_workdir_are_read(config_file):
     )
     assert workdir == "runs/a"
     assert config.search.epochs == 5 and config.seed == 7
-    assert config.search.zero_one_weight == 3.0
-    assert config.search.ablation.weight == 0.0
+    assert config.search.ddarts.zero_one_weight == 3.0
+    assert config.search.ddarts.ablation.weight == 0.0
     assert config.search.alphas.cell_learning_rates == (0.003, 0)
     assert config.search.augment.flip is False
     assert config.data.name == "folder:/some where"
@@ -82,7 +82,7 @@ def test_file_overrides_and_workdir_are_read(config_file):
     [
         ("--config.serach.epochs=3", ["'serach.epochs'", "'search.epochs'"]),
         ("--config.search.epoch=3", ["'search.epoch'", "'search.epochs'"]),
-        ("--config.search.ablation.wieght=3", ["'search.ablation.weight'"]),
+        ("--config.search.ddarts.ablation.wieght=3", ["'search.ddarts.ablation.weight'"]),
         ("--config.threshold=0.5", ["'parse.threshold'"]),
         ("--config.data.name.x=3", ["'data.name'"]),
         ("--config.serach=3", ["'search'"]),
@@ -152,11 +152,11 @@ def test_a_wrong_config_file_is_named(tmp_path, text, parts):
         ("search.num_nodes", 0),
         ("search.channels", -16),
         ("search.unroll", 0),
-        ("search.ablation.weight", -0.5),
-        ("search.ablation.weight", float("nan")),
-        ("search.ablation.gradient", "half"),
-        ("search.ablation.removal", "one"),
-        ("search.zero_one_weight", float("inf")),
+        ("search.ddarts.ablation.weight", -0.5),
+        ("search.ddarts.ablation.weight", float("nan")),
+        ("search.ddarts.ablation.gradient", "half"),
+        ("search.ddarts.ablation.removal", "one"),
+        ("search.ddarts.zero_one_weight", float("inf")),
         ("search.alphas.learning_rate", -1e-3),
         ("search.alphas.b2", 1.0),
         ("search.alphas.cell_learning_rates", (0.1,) * 7 + (-0.1,)),
@@ -185,25 +185,23 @@ def test_a_value_out_of_range_is_named(key, value):
 @pytest.mark.parametrize(
     "values, parts",
     [
-        ({"search.random": 2, "search.start.genotype": "ResNet18"}, ["starts from nothing"]),
-        ({"search.random": 2, "search.share_cells": True}, ["share_cells=False"]),
-        ({"search.random": 2, "search.accumulated_gradients": True}, ["no supernet"]),
-        ({"search.random": 2, "search.relaxation": "softmax"}, ["no supernet"]),
-        ({"search.random": 2, "search.zero_one_weight": 0.0}, ["no supernet"]),
-        ({"search.random": 2, "search.ablation.weight": 0.0}, ["no supernet"]),
-        ({"search.random": 2, "search.ablation.gradient": "none"}, ["no supernet"]),
-        ({"search.random": 2, "search.ablation.removal": "random"}, ["no supernet"]),
-        ({"search.random": 2, "search.alphas.cell_learning_rates": (0.1,)}, ["no supernet"]),
-        ({"search.start.genotype": "ResNet18", "search.share_cells": True}, ["share_cells=False"]),
         (
-            {
-                "search.accumulated_gradients": True,
-                "search.share_cells": True,
-                "search.ablation.gradient": "none",
-            },
-            ["search.accumulated_gradients", "search.share_cells"],
+            {"search.method": "random", "search.start.genotype": "ResNet18"},
+            ["starts from nothing"],
         ),
-        ({"search.accumulated_gradients": True}, ["config.search.ablation.gradient is 'full'"]),
+        (
+            {"search.method": "random", "search.alphas.cell_learning_rates": (0.1,)},
+            ["no supernet"],
+        ),
+        (
+            {"search.start.genotype": "ResNet18", "search.ddarts.share_cells": True},
+            ["share_cells=False"],
+        ),
+        (
+            {"search.ddarts.zero_one_weight": 1.0, "search.method": "fairdarts"},
+            ["which does not read it", "leave it at 7.0"],
+        ),
+        ({"search.random.candidates": 2, "search.method": "ddarts"}, ["search.method=random"]),
         ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
         ({"genotype": "ResNet18", "task": "search"}, ["config.task is 'search'"]),
         ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
@@ -227,11 +225,8 @@ def test_values_that_only_seem_to_exclude_each_other():
         {"task": "train", "genotype": "ResNet18", "weights": "network.npz"},
         {"task": "evaluate", "genotype": "ResNet18", "weights": "network.npz"},
         {"train.warmup_epochs": 599},
-        {
-            "search.start.genotype": "ResNet18",
-            "search.accumulated_gradients": True,
-            "search.ablation.gradient": "none",
-        },
+        {"search.start.genotype": "ResNet18", "search.method": "authors_program"},
+        {"search.method": "random", "search.random.candidates": 2},
     ):
         config = default_config()
         config.update_from_flattened_dict(values)
@@ -282,7 +277,11 @@ def test_the_resolved_config_is_readable_json(tmp_path):
     read = json.loads(text)
     assert list(read) == sorted(read)
     assert differences(read, json.loads(config_lib.to_json(config))) == []
-    assert read["search"]["ablation"] == {"gradient": "full", "removal": "zero", "weight": 0.5}
+    assert read["search"]["ddarts"]["ablation"] == {
+        "gradient": "full",
+        "removal": "zero",
+        "weight": 0.5,
+    }
 
 
 def test_differences_names_keys_with_both_values():
@@ -328,17 +327,32 @@ def test_a_program_ends_with_the_sentence_and_no_traceback(tmp_path, config_file
     assert "--workdir" in run("--help").stdout
 
 
+def test_former_names_of_keys_are_understood(tmp_path, caplog):
+    """A flag is renamed with a word; a config file is told what to write."""
+    file = tmp_path / "config.py"
+    lines = "from ddarts_jax.configuration import default_config\n\ndef get_config():\n"
+    file.write_text(f"{lines}    return default_config()\n")
+    argv = ["main", "--config", str(file), "--config.search.ablation.weight=0.25"]
+    assert parse_flags(argv)[0].search.ddarts.ablation.weight == 0.25
+    assert (
+        "config.search.ablation.weight is now config.search.ddarts.ablation.weight" in caplog.text
+    )
+    file.write_text(
+        f"{lines}    config = default_config()\n    config.search.zero_one_weight = 1.0\n"
+        f"    return config\n"
+    )
+    with pytest.raises(UserError, match=r"config.search.ddarts.zero_one_weight\)$"):
+        parse_flags(["main", "--config", str(file)])
+
+
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("darts", "ablation.weight relaxation share_cells zero_one_weight parse.method"),
-        ("fairdarts", "ablation.weight share_cells"),
-        ("ddarts_no_ablation", "ablation.weight"),
-        ("random", "random"),
-        (
-            "authors_program",
-            "ablation.gradient ablation.removal accumulated_gradients parse.method",
-        ),
+        ("darts", "method parse.method"),
+        ("fairdarts", "method"),
+        ("ddarts_no_ablation", "ddarts.ablation.weight"),
+        ("random", "method"),
+        ("authors_program", "method parse.method"),
     ],
 )
 def test_a_baseline_differs_by_what_defines_it_alone(name, keys):

@@ -25,7 +25,7 @@ def settings(full):
     suffixes = {weight: f"w_ab_{weight:g}" for weight in WEIGHTS}
     suffixes[0.0] = "ddarts_no_ablation"  # as the baseline is called, whose runs then serve
     return {
-        f"w_AB = {weight:g}": base.but(suffix, {"search.ablation.weight": weight})
+        f"w_AB = {weight:g}": base.but(suffix, {"search.ddarts.ablation.weight": weight})
         for weight, suffix in suffixes.items()
     }
 

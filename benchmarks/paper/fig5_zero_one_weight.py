@@ -22,7 +22,9 @@ def settings(full):
     """One a weight."""
     base = common.sweep(full)
     return {
-        f"w_01 = {weight:g}": base.but(f"w_01_{weight:g}", {"search.zero_one_weight": weight})
+        f"w_01 = {weight:g}": base.but(
+            f"w_01_{weight:g}", {"search.ddarts.zero_one_weight": weight}
+        )
         for weight in WEIGHTS
     }
 

@@ -13,7 +13,7 @@ import common
 from ddarts_jax.configuration import default_config
 from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
-from ddarts_jax.searching.search import is_stable
+from ddarts_jax.searching.early_stop import is_stable
 
 # Between a network and what the search on CIFAR-10 made of it: distances.csv of the authors' program.
 PAPER = {"ResNet18": "0.169", "ResNet50": "0.170"}

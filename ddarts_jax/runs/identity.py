@@ -22,16 +22,14 @@ INCIDENTAL = {
     "data.num_workers",
     "search.unroll",
     "search.remat",
-    "search.microbatch",
+    "search.ddarts.microbatch",
+    "search.authors_program.microbatch",
     "search.gap_images",
     "evaluate.batch_sizes",
     "profile",
     "checkpoint.every_minutes",
     "checkpoint.keep_last",
 }
-
-# {former dotted key: today's}. Whoever renames a key of the config adds a line, and older runs continue.
-FORMER_NAMES: dict[str, str] = {}
 
 
 def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
@@ -49,7 +47,37 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
 
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {dotted key: value} of a config, flat or nested, with today's names of its keys."""
-    return {FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
+    return _with_method(
+        {configuration.FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
+    )
+
+
+def _with_method(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a run from before there was `search.method`, with the method it was.
+
+    The method followed from five keys then; options that it did not read are dropped.
+    """
+    if "search.method" in flat or "search.relaxation" not in flat:
+        return flat
+    candidates = flat.pop("search.random", 0)
+    accumulated = flat.pop("search.accumulated_gradients", False)
+    relaxation = flat.pop("search.relaxation")
+    alone = flat.get("search.ddarts.share_cells") and not flat["search.ddarts.ablation.weight"]
+    if candidates:
+        method, flat["search.random.candidates"] = "random", candidates
+    elif accumulated:
+        method = "authors_program"
+    elif relaxation == "softmax":
+        method = "darts"
+    else:
+        method = "fairdarts" if alone else "ddarts"
+    known = configuration.defaults("pipeline")
+    own, former = f"search.{method}.", "search.ddarts."
+    if method != "ddarts":
+        renamed = {key.replace(former, own): v for key, v in flat.items() if key.startswith(former)}
+        flat = {key: value for key, value in flat.items() if not key.startswith(former)}
+        flat |= {key: value for key, value in renamed.items() if key in known}
+    return flat | {"search.method": method}
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

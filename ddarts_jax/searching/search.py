@@ -1,7 +1,4 @@
-"""The search: bilevel steps on a supernet, and the genotype that its alphas settle on.
-
-One step moves the alphas on a batch of the architecture split, then the weights on a batch of the
-weight split (first-order bilevel optimisation, DARTS section 2.3; D-DARTS section 3.2).
+"""The search: a supernet, bilevel steps, and the genotype that its alphas settle on.
 
 A search may start from a handcrafted network instead of from nothing (DARTOpti): its genotype, encoded
 as alphas, stands still in the first epochs while the weights settle; the search ends early when its
@@ -9,13 +6,13 @@ distance to the start no longer changes.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
@@ -26,102 +23,22 @@ from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import metrics
-from ddarts_jax.searching import accumulated, architect, discretisation
+from ddarts_jax.searching import discretisation, early_stop, methods
 from ddarts_jax.training import loop, optim
 
 _logger = logging.getLogger(__name__)
 
 
-class SearchState(NamedTuple):
-    """The whole state of a search.
-
-    Attributes:
-        step: int32 scalar, steps done.
-        variables: the supernet's weights and BatchNorm statistics.
-        alphas: float32 [distinct cells, E, O].
-        weights_optimizer: SGD's state.
-        alphas_optimizer: every cell's Adam, the cells on the leading axis of each leaf.
-        leftover: see `accumulated`; else empty.
-    """
-
-    step: jax.Array
-    variables: Variables
-    alphas: jax.Array
-    weights_optimizer: optax.OptState
-    alphas_optimizer: optax.OptState
-    leftover: jax.Array | tuple = ()
-
-
-def search_step(net: Supernet, settings, total_steps: int, fixed_steps: int = 0):
-    """Builds the bilevel step.
-
-    Args:
-        net: the supernet.
-        settings: the config's `search` section.
-        total_steps: over which the learning rates fall, those of the alphas from `fixed_steps` on.
-        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
-
-    Returns:
-        `init(variables, alphas) -> SearchState`, and
-        `step(state, key, weight_batch, architecture_batch) -> (state, metrics)`, where a batch is
-        (images [B, H, W, C], labels [B]) and metrics are scalars or [cells].
-    """
-    weights_optimizer = optim.weights_optimizer(settings.weights, total_steps)
-    alphas_optimizer = optim.alphas_optimizer(settings.alphas, total_steps - fixed_steps)
-
-    def init(variables, alphas):
-        return SearchState(
-            jnp.zeros((), jnp.int32),
-            variables,
-            alphas,
-            weights_optimizer.init(variables.weights),
-            alphas_optimizer.init(alphas),
-            jnp.zeros_like(alphas) if settings.accumulated_gradients else (),
-        )
-
-    if settings.accumulated_gradients:
-        accumulating = accumulated.make_step(
-            net, settings, weights_optimizer, alphas_optimizer, fixed_steps
-        )
-        return init, jax.jit(accumulating)
-
-    def step(state: SearchState, key, weight_batch, architecture_batch):
-        with jax.named_scope("architecture_step"):
-            gradient, measured = architect.architecture_gradient(
-                net, state.variables, state.alphas, *architecture_batch, settings, key
-            )
-            updates, alphas_state = alphas_optimizer.update(
-                gradient, state.alphas_optimizer, state.alphas
-            )
-            alphas = optax.apply_updates(state.alphas, updates)
-            alphas, alphas_state = optim.held(
-                state.step,
-                fixed_steps,
-                (state.alphas, state.alphas_optimizer),
-                (alphas, alphas_state),
-            )
-
-        with jax.named_scope("weight_step"):
-            differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
-            (loss, (statistics, accuracy)), gradient = differentiate(
-                state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
-            )
-            updates, weights_state = weights_optimizer.update(
-                gradient, state.weights_optimizer, state.variables.weights
-            )
-            weights = optax.apply_updates(state.variables.weights, updates)
-
-        measured |= {
-            "weights_loss": loss,
-            "weights_accuracy": accuracy,
-            "gradient_norm_weights": optax.global_norm(gradient),
-            "update_norm_weights": optax.global_norm(updates),
-        }
-        variables = Variables(weights, statistics)
-        return SearchState(state.step + 1, variables, alphas, weights_state, alphas_state), measured
-
-    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
-    return init, jax.jit(step)
+def search_step(
+    net: Supernet,
+    settings,
+    total_steps: int,
+    fixed_steps: int = 0,
+    alpha_loss: Callable | None = None,
+):
+    """Builds the step of the method that `settings` name; see `bilevel.make_step`."""
+    method = methods.find(settings.method)
+    return method.make_step(method, net, settings, total_steps, fixed_steps, alpha_loss)
 
 
 def build(
@@ -143,7 +60,7 @@ def build(
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
     if start is None:
         structure = {"num_cells": settings.num_cells, "num_nodes": settings.num_nodes}
-        if settings.share_cells:
+        if methods.find(settings.method).share_cells(settings.get(settings.method)):
             reductions = reduction_positions(settings.num_cells)
             structure["seq"] = [int(p in reductions) for p in range(settings.num_cells)]
     else:
@@ -163,7 +80,7 @@ def build(
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         remat=settings.remat,
-        relaxation=settings.relaxation,
+        relaxation=methods.find(settings.method).relaxation,
         key=weights_key,
     )
     if start is None:
@@ -182,22 +99,20 @@ def derive(alphas, net: Supernet, settings) -> Genotype:
     )
 
 
-def is_stable(distances, settings) -> bool:
-    """Whether the distance to the start has settled (DARTOpti: the search can end).
+class Found(NamedTuple):
+    """What a search found.
 
-    Args:
-        distances: after each epoch in which alphas moved.
-        settings: the config's `search.stop` section: the last `patience` changes are within
-            `tolerance`, where the distance after epoch `from_epoch` is the first that counts.
+    Attributes:
+        genotype: the architecture.
+        alphas: float32 [distinct cells, E, O].
+        supernet: its structure; None after a search without one.
+        variables: its weights and statistics; None likewise.
     """
-    changes = np.abs(np.diff(distances[settings.from_epoch - 1 :]))[-settings.patience :]
-    enough = len(changes) == settings.patience > 0
-    # Distances are sums of rounded quotients: a change of just the tolerance may come out above it.
-    return enough and bool((changes <= settings.tolerance + 1e-9).all())
 
-
-def _genotype_file(workdir: Path, epoch: int) -> Path:
-    return workdir / "genotypes" / f"epoch_{epoch:04d}.json"
+    genotype: Genotype
+    alphas: np.ndarray
+    supernet: Supernet | None = None
+    variables: Variables | None = None
 
 
 def run(
@@ -207,8 +122,10 @@ def run(
     writer: metrics.MetricsWriter,
     dtype,
     start: Genotype | None = None,
-) -> Genotype:
-    """Searches; continues an interrupted search in the same workdir.
+    *,
+    alpha_loss: Callable | None = None,
+) -> Found:
+    """Searches by `config.search.method`; continues an interrupted search in the same workdir.
 
     Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, both for every epoch in
     `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
@@ -221,51 +138,95 @@ def run(
         writer: of the metrics.
         dtype: of the computation.
         start: see `build`.
+        alpha_loss: see `bilevel.make_step`.
 
-    Returns:
-        The genotype.
+    Raises:
+        UserError: the settings do not fit the data, the method or each other; or see `loop.run`.
+        Stopped: by a signal; the state is saved.
     """
     settings = config.search
+    method = methods.find(settings.method)
+    if method.run is not None:
+        if alpha_loss is not None:
+            raise UserError(f"search.method={settings.method!r} has no alphas, so no alpha_loss.")
+        genotype = method.run(config, dataset, workdir, writer, dtype)
+        return Found(genotype, np.load(workdir / "alphas.npy"))
     splits = dataset.halves(config.seed)
     fixed_epochs = 0 if start is None else settings.start.epochs
-    plan = loop.schedule(
-        min(map(len, splits)),
-        config.data.batch_size,
-        fixed_epochs + settings.epochs,
-        config.chunk_steps,
-    )
+    epochs = fixed_epochs + settings.epochs
+    plan = loop.schedule(min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps)
     net, variables, alphas = build(config, dataset, dtype, start)
     _logger.info(
-        "search: %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
+        "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
         "%d + %d images, %d epochs of %d steps",
-        *(len(net.seq), len(alphas), net.num_nodes, settings.channels),
+        *(settings.method, len(net.seq), len(alphas), net.num_nodes, settings.channels),
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
         *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
     )
-    if len(alphas) == 1 and settings.ablation.weight:
-        _logger.info("search: a single distinct cell contributes the mean: its ablation loss is 0")
-    init, step = search_step(net, settings, plan.total, fixed_epochs * plan.epoch)
-
-    identity = {}
+    fixed_steps = fixed_epochs * plan.epoch
+    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss)
+    identity, origin = {}, None
     if start is not None:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
-        identity["start"] = start.to_dict()
-        # The distances, so the early stop, depend on it.
-        identity["parse"] = config.parse.to_dict()
-        origin = derive(alphas, net, config.parse)
-        if not any(origin.genes):
-            raise UserError(
-                f"config.search.start.strength={settings.start.strength} gives the primitives of the "
-                f"start a probability below config.parse.threshold={config.parse.threshold}, so none "
-                f"would be kept: raise the strength or lower the threshold."
-            )
-    for folder in ("genotypes", "alphas"):
-        (workdir / folder).mkdir(exist_ok=True)
+        # The distances, so the early stop, depend on both.
+        identity = {"start": start.to_dict(), "parse": config.parse.to_dict()}
+        origin = _origin(alphas, net, config)
     measure_gap = None
     if settings.gap_images:
         measure_gap = discretisation.make_measure(
             net, dataset, splits[1], settings.gap_images, plan.batch_size, dtype
         )
+    state = loop.run_phase(
+        *("search", config, dataset, splits, plan),
+        *(init(variables, alphas), step, dtype, workdir, writer),
+        make_end_epoch(net, config, workdir, origin, measure_gap),
+        identity=identity,
+        stop=lambda epoch: (
+            origin and early_stop.reason(workdir, epoch, fixed_epochs, settings.stop)
+        ),
+    )
+    alphas = np.asarray(state.alphas, np.float32)
+    np.save(workdir / "alphas.npy", alphas)
+    if origin is not None:
+        origin.save(workdir / "start_genotype.json")
+    genotype = derive(alphas, net, config.parse)
+    genotype.save(workdir / "genotype.json")
+    return Found(genotype, alphas, net, state.variables)
+
+
+def _origin(alphas, net: Supernet, config) -> Genotype:
+    """Returns the starting alphas parsed as the result is.
+
+    Raises:
+        UserError: the parsing keeps nothing of them.
+    """
+    origin = derive(alphas, net, config.parse)
+    if not any(origin.genes):
+        raise UserError(
+            f"config.search.start.strength={config.search.start.strength} gives the primitives of the "
+            f"start a probability below config.parse.threshold={config.parse.threshold}, so none "
+            f"would be kept: raise the strength or lower the threshold."
+        )
+    return origin
+
+
+def make_end_epoch(
+    net: Supernet, config, workdir: Path, origin: Genotype | None, measure_gap: Callable | None
+) -> Callable:
+    """Builds what follows every epoch: files of its architecture, and the epoch's metrics.
+
+    Args:
+        net: the supernet.
+        config: the whole config.
+        workdir: exists.
+        origin: the genotype that distances are to; None: there is no start.
+        measure_gap: see `discretisation.make_measure`; None: no gap is measured.
+
+    Returns:
+        `(epoch, state, means) -> metrics`, see `loop.run`.
+    """
+    for folder in ("genotypes", "alphas"):
+        (workdir / folder).mkdir(exist_ok=True)
 
     def end_epoch(epoch, state, means):
         genotype = derive(state.alphas, net, config.parse)
@@ -283,39 +244,13 @@ def run(
         if before.exists():
             last = Genotype.load(before)
             record["distance_to_last"] = distance.architecture_distance(genotype, last)
-        if start is not None:
+        if origin is not None:
             record["distance_to_start"] = distance.architecture_distance(genotype, origin)
             record["positional_distance_to_start"] = distance.positional_distance(genotype, origin)
         return record
 
-    def stop(epoch):
-        if start is None:
-            return None
-        rows = metrics.read(workdir / "metrics.jsonl")
-        distances = [
-            row["distance_to_start"]
-            for row in rows
-            if row["phase"] == "search"
-            and fixed_epochs < row["epoch"] <= epoch
-            and "distance_to_start" in row
-        ]
-        if is_stable(distances, settings.stop):
-            return (
-                f"stops early after epoch {epoch}: the distance to the start, {distances[-1]:.4f}, "
-                f"has been stable for {settings.stop.patience} epochs"
-            )
-        return None
+    return end_epoch
 
-    state = loop.run_phase(
-        *("search", config, dataset, splits, plan),
-        *(init(variables, alphas), step, dtype, workdir, writer, end_epoch),
-        identity=identity,
-        stop=stop,
-    )
-    alphas = np.asarray(state.alphas, np.float32)
-    np.save(workdir / "alphas.npy", alphas)
-    if start is not None:
-        origin.save(workdir / "start_genotype.json")
-    genotype = derive(alphas, net, config.parse)
-    genotype.save(workdir / "genotype.json")
-    return genotype
+
+def _genotype_file(workdir: Path, epoch: int) -> Path:
+    return workdir / "genotypes" / f"epoch_{epoch:04d}.json"

@@ -515,7 +515,7 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
     )
     if needed > there:
         mend = {
-            "search": "set search.remat=True, a small search.microbatch",
+            "search": "set search.remat=True, a small search.ddarts.microbatch",
             "train": "set train.accumulate",
         }
         _logger.warning(

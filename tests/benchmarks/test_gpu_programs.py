@@ -90,16 +90,12 @@ def test_search_from_a_handcrafted_network(monkeypatch):
 
 
 _VARIANTS = {
-    "shared cells and softmax": {"share_cells": True, "relaxation": "softmax", "num_cells": 3},
-    "one ablated network at a time": {"microbatch": 1},
-    "constant ablation loss": {"ablation.gradient": "none"},
-    "no ablation": {"ablation.weight": 0.0},
-    "random removal": {"ablation.removal": "random"},
-    "the authors' program": {
-        "accumulated_gradients": True,
-        "ablation.gradient": "none",
-        "ablation.removal": "random",
-    },
+    "shared cells and softmax": {"method": "darts", "num_cells": 3},
+    "one ablated network at a time": {"ddarts.microbatch": 1},
+    "constant ablation loss": {"ddarts.ablation.gradient": "none"},
+    "no ablation": {"ddarts.ablation.weight": 0.0},
+    "random removal": {"ddarts.ablation.removal": "random"},
+    "the authors' program": {"method": "authors_program"},
     "all activations kept": {"remat": False, "unroll": 3},
     "strided stem": {"stem": "strided"},
 }

@@ -95,10 +95,11 @@ def test_full_training_is_the_papers():
 def test_a_setting_that_changes_nothing_is_itself():
     """Experiments share the runs of the values that the config has anyway."""
     base = common.sweep(False)
-    assert base.but("w_ab_0.5", {"search.ablation.weight": 0.5}) is base
-    other = base.but("w_ab_1", {"search.ablation.weight": 1.0})
+    assert base.but("w_ab_0.5", {"search.ddarts.ablation.weight": 0.5}) is base
+    other = base.but("w_ab_1", {"search.ddarts.ablation.weight": 1.0})
     assert other.name == "digits_small_w_ab_1"
-    assert (other.config.search.ablation.weight, base.config.search.ablation.weight) == (1.0, 0.5)
+    weights = [run.config.search.ddarts.ablation.weight for run in (other, base)]
+    assert weights == [1.0, 0.5]
 
 
 # ---------------------------------------------------------------- runs
@@ -136,7 +137,7 @@ def test_a_run_of_another_config_is_refused(tmp_path):
     elsewhere = configuration.with_seed(setting.config, 0)
     elsewhere.data.data_dir = "/elsewhere"
     assert common.has_ended(workdir, elsewhere)
-    changed = setting.but("x", {"search.zero_one_weight": 1.0}).config
+    changed = setting.but("x", {"search.ddarts.zero_one_weight": 1.0}).config
     with pytest.raises(UserError, match=r"zero_one_weight: 7\.0, 1\.0.*--runs"):
         common.has_ended(workdir, changed)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ddarts_jax import configuration
 from ddarts_jax.configuration import default_config, score_config, seeds_config
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import identity
@@ -23,7 +24,7 @@ def changed(**values):
         ("data__num_workers", 8),
         ("search__unroll", 2),
         ("search__remat", False),
-        ("search__microbatch", 1),
+        ("search__ddarts__microbatch", 1),
         ("search__gap_images", 0),
     ],
 )
@@ -46,11 +47,13 @@ def test_a_run_does_not_continue_with_other_essential_values(tmp_path):
 def test_a_run_of_an_older_version_continues(tmp_path):
     """A key that was added to the config since then has its default; another value is told."""
     older = changed()
-    del older["search"]["random"], older["search"]["ablation"]
+    del older["search"]["random"], older["search"]["ddarts"]["ablation"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     identity.claim(tmp_path / "config.json", changed(), "checkpoints")
-    with pytest.raises(UserError, match=r"\(there, here\): search\.random: 0, 2\."):
-        identity.claim(tmp_path / "config.json", changed(search__random=2), "checkpoints")
+    with pytest.raises(UserError, match=r"\(there, here\): search\.random\.candidates: 4, 2\."):
+        identity.claim(
+            tmp_path / "config.json", changed(search__random__candidates=2), "checkpoints"
+        )
 
 
 def test_a_missing_key_has_the_default_of_its_task():
@@ -63,11 +66,13 @@ def test_a_missing_key_has_the_default_of_its_task():
 
 def test_a_renamed_key_is_known_by_its_former_name(monkeypatch):
     """One line in the table of former names, and a run of an older version continues."""
-    older = changed(search__zero_one_weight=3.0)
-    older["search"]["sparsity"] = {"w_01": older["search"].pop("zero_one_weight")}
-    wanted = changed(search__zero_one_weight=3.0)
+    older = changed(search__ddarts__zero_one_weight=3.0)
+    older["search"]["sparsity"] = {"w_01": older["search"]["ddarts"].pop("zero_one_weight")}
+    wanted = changed(search__ddarts__zero_one_weight=3.0)
     assert identity.differing(older, wanted)
-    monkeypatch.setitem(identity.FORMER_NAMES, "search.sparsity.w_01", "search.zero_one_weight")
+    monkeypatch.setitem(
+        configuration.FORMER_NAMES, "search.sparsity.w_01", "search.ddarts.zero_one_weight"
+    )
     assert identity.differing(older, wanted) == []
 
 
@@ -75,3 +80,30 @@ def test_every_incidental_key_is_one_of_the_config():
     """A key that is renamed or misspelt here would be compared again."""
     assert identity.INCIDENTAL <= set(identity.flatten(default_config()))
     assert not identity.INCIDENTAL & set(identity.flatten(seeds_config()))
+
+
+_FORMER = {  # how the five methods were written before there was `search.method`
+    "ddarts": {},
+    "darts": {"share_cells": True, "relaxation": "softmax", "zero_one_weight": 0.0, "weight": 0.0},
+    "fairdarts": {"share_cells": True, "weight": 0.0},
+    "authors_program": {"accumulated_gradients": True, "gradient": "none", "removal": "random"},
+    "random": {"random": 4},
+}
+
+
+@pytest.mark.parametrize("method", _FORMER)
+def test_a_run_from_before_there_were_methods_continues(method):
+    """Its five keys said which method it was; what that method did not read no longer counts."""
+    wanted = changed(search__method=method)
+    found = json.loads(json.dumps(wanted))
+    for name in ("method", "ddarts", "fairdarts", "authors_program", "random"):
+        del found["search"][name]
+    former = {"share_cells": False, "relaxation": "sigmoid", "zero_one_weight": 7.0}
+    former |= {"accumulated_gradients": False, "random": 0, "microbatch": 0}
+    ablation = {"weight": 0.5, "gradient": "full", "removal": "zero"}
+    for key, value in _FORMER[method].items():
+        (ablation if key in ablation else former)[key] = value
+    found["search"] |= former | {"ablation": ablation}
+    assert identity.differing(found, wanted) == []
+    found["search"]["epochs"] = 3
+    assert identity.differing(found, wanted) == ["search.epochs: 3, 50"]

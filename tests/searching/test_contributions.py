@@ -10,9 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from ddarts_jax.models import supernet
-from ddarts_jax.searching import architect
 from ddarts_jax.searching.contributions import contributions
 from ddarts_jax.searching.losses import EPSILON
+from ddarts_jax.searching.methods import ddarts
 
 PRIMITIVES = ("avg_pool_3x3", "skip_connect")
 ABLATION_WEIGHT, ZERO_ONE_WEIGHT = 0.5, 7.0
@@ -111,9 +111,7 @@ def program(seq, **ablation):
 
     @jax.jit
     def measure(key):
-        return architect.architecture_gradient(
-            net, variables, alphas, images, labels, settings, key
-        )
+        return ddarts.architecture_gradient(net, variables, alphas, images, labels, settings, key)
 
     return measure
 
@@ -204,7 +202,7 @@ def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
     )
     expected, measured = architecture_gradient(seq, removal=removal)
     np.testing.assert_allclose(grouped.marginal, measured["marginal_contribution"], atol=1e-12)
-    gradient = architect.total_gradient(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT)
+    gradient = ddarts.total_gradient(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT)
     np.testing.assert_allclose(gradient, expected, atol=1e-11 * np.abs(expected).max())
 
 
@@ -213,7 +211,7 @@ def test_a_single_distinct_cell_has_no_ablation_loss():
     net, variables, alphas, images, labels = problem((0, 0))
     measured = jax.jit(functools.partial(contributions, net))(variables, alphas, images, labels)
     with_ablation, without = (
-        architect.total_gradient(measured, alphas, weight, ZERO_ONE_WEIGHT) for weight in (0.5, 0.0)
+        ddarts.total_gradient(measured, alphas, weight, ZERO_ONE_WEIGHT) for weight in (0.5, 0.0)
     )
     np.testing.assert_allclose(with_ablation, without, atol=1e-12)
     # Nothing is left of the network but the classifier's bias.

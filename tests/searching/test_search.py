@@ -1,5 +1,7 @@
 """Tests of the bilevel search step on a tiny supernet, compiled once for all of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from ddarts_jax.data import dataset as data
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import classification, supernet
 from ddarts_jax.models.layers import Variables
-from ddarts_jax.searching import architect, search
+from ddarts_jax.searching import early_stop, search
 from ddarts_jax.searching.contributions import Contributions
+from ddarts_jax.searching.methods import ddarts
 from ddarts_jax.training import optim
 
 _RATE = 0.05
@@ -156,7 +159,8 @@ def test_the_state_keeps_its_shapes_and_dtypes(tiny_search):
 def test_the_total_loss_is_the_weighted_sum_of_its_parts(tiny_search):
     """L_T_i = L_CE + w_01 L_01_i + w_AB L_AB_i for every cell, as logged."""
     _, measured = tiny_search(tiny_search.init(()))
-    weights = tiny_search.settings.zero_one_weight, tiny_search.settings.ablation.weight
+    options = tiny_search.settings.ddarts
+    weights = options.zero_one_weight, options.ablation.weight
     parts = weights[0] * measured["loss_zero_one"] + weights[1] * measured["loss_ablation"]
     np.testing.assert_allclose(measured["loss_total"], measured["loss"] + parts, rtol=1e-5)
 
@@ -245,8 +249,8 @@ def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
     # The network without its only cell does not see the alphas: h is 0.
     made_up = Contributions(0.5, jnp.array([0.8]), gradient, 0 * gradient, 0.9)
     np.testing.assert_allclose(
-        architect.total_gradient(made_up, state.alphas, 100.0, 0.0),
-        architect.total_gradient(made_up, state.alphas, 0.0, 0.0),
+        ddarts.total_gradient(made_up, state.alphas, 100.0, 0.0),
+        ddarts.total_gradient(made_up, state.alphas, 0.0, 0.0),
         rtol=1e-5,
     )
     # Without any cell the features are 0 and the logits the classifier's bias.
@@ -273,17 +277,16 @@ def test_the_search_ends_when_the_distance_is_stable(distances, expected):
     """Three changes within a thousandth, the first from epoch 4 to 5."""
     settings = tiny.config("").search.stop
     settings.patience, settings.from_epoch = 3, 4
-    assert search.is_stable(distances, settings) == expected
+    assert early_stop.is_stable(distances, settings) == expected
     settings.patience = 0
-    assert not search.is_stable(distances, settings)
+    assert not early_stop.is_stable(distances, settings)
 
 
 def test_shared_cells_and_softmax_are_those_of_darts(dataset):
     """One architecture for normal cells and one for reductions; an edge's gates sum to 1."""
     config = tiny.config("")
     config.search.num_cells = 4
-    config.search.share_cells = True
-    config.search.relaxation = "softmax"
+    config.search.method = "darts"
     net, _, alphas = search.build(config, dataset, "float32")
     assert net.reductions == (1, 2) and net.seq == (0, 1, 1, 0)
     assert alphas.shape[0] == 2
@@ -291,11 +294,6 @@ def test_shared_cells_and_softmax_are_those_of_darts(dataset):
     found = search.derive(alphas, net, config.parse)
     assert found.cells[0] == found.cells[3] and found.seq == (0, 1, 1, 0)
     # As without sharing, where the alphas are those of the normal and of the reduction cell.
-    plain = search.derive(alphas[jnp.array(net.seq)], net_of(config, dataset), config.parse)
+    alone = dataclasses.replace(net, seq=(0, 1, 2, 3))
+    plain = search.derive(alphas[jnp.array(net.seq)], alone, config.parse)
     assert plain == Genotype(found.cells, found.reductions, found.concat)
-
-
-def net_of(config, dataset):
-    """The supernet of the config with cells of their own."""
-    config.search.share_cells = False
-    return search.build(config, dataset, "float32")[0]

@@ -370,4 +370,4 @@ def test_memory_is_told_before_the_run(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(loop.memory, "available", lambda: 1)
     _Run()(tmp_path / "short")
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "search.microbatch" in warning and "data.batch_size" in warning
+    assert "search.ddarts.microbatch" in warning and "data.batch_size" in warning

@@ -20,6 +20,7 @@ from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_
 from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.runs import identity, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
+from ddarts_jax.searching.method import Method
 from ddarts_jax.training import train
 from ddarts_jax.training.evaluate import evaluate_dataset
 
@@ -83,7 +84,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     [cells, E, O]), and in `candidates/<number>` what `train.run` leaves of each.
 
     Args:
-        config: the whole config; `search.random` is the number of candidates, which share
+        config: the whole config; `search.random.candidates` is the number of candidates, which share
             `search.epochs`.
         dataset: images.
         workdir: exists.
@@ -97,19 +98,20 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         UserError: see `draw`; there are too few epochs for the candidates; or the workdir holds
             candidates of another config.
     """
-    count = config.search.random
+    count = config.search.random.candidates
     shortened = config.copy_and_resolve_references()
     shortened.train.epochs = config.search.epochs // count
     if not shortened.train.epochs:
         raise UserError(
-            f"config.search.random={count} candidates cannot share "
+            f"config.search.random.candidates={count} candidates cannot share "
             f"config.search.epochs={config.search.epochs}: ask for fewer, or for more epochs"
         )
     if shortened.train.warmup_epochs >= shortened.train.epochs:
         raise UserError(
-            f"config.search.epochs={config.search.epochs} give each of config.search.random={count} "
-            f"candidates {shortened.train.epochs}, no more than config.train.warmup_epochs="
-            f"{config.train.warmup_epochs}: ask for more epochs, or for a shorter warm-up"
+            f"config.search.epochs={config.search.epochs} give each of "
+            f"config.search.random.candidates={count} candidates {shortened.train.epochs}, no more than "
+            f"config.train.warmup_epochs={config.train.warmup_epochs}: ask for more epochs, or for a "
+            f"shorter warm-up"
         )
     owner = workdir / "candidates" / "config.json"
     processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
@@ -142,3 +144,6 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     np.save(workdir / "alphas.npy", np.log(probabilities / (1 - probabilities)).astype(np.float32))
     genotype.save(workdir / "genotype.json")
     return genotype
+
+
+METHOD = Method(None, run=run)

@@ -45,10 +45,9 @@ def test_two_steps_of_the_authors_program(tmp_path):
         key=None,
     )
     settings = default_config().search
-    settings.accumulated_gradients = True
-    settings.ablation.gradient = "none"
-    settings.ablation.removal = "random"
-    settings.zero_one_weight = float(meta["weight"])
+    settings.method = "authors_program"
+    settings.authors_program.ablation.removal = "random"
+    settings.authors_program.zero_one_weight = float(meta["weight"])
     for section in (settings.alphas, settings.weights):
         section.final_learning_rate = section.learning_rate
     init, step = search.search_step(net, settings, total_steps=2)
@@ -92,8 +91,7 @@ def test_alphas_stand_still_while_they_are_fixed():
         key=jax.random.key(0),
     )
     settings = default_config().search
-    settings.accumulated_gradients = True
-    settings.ablation.gradient = "none"
+    settings.method = "authors_program"
     init, step = search.search_step(net, settings, total_steps=6, fixed_steps=2)
     alphas = 0.1 * jax.random.normal(jax.random.key(1), net.alphas_shape)
     state, fresh = init(variables, alphas), init(variables, alphas)

@@ -1,15 +1,20 @@
-"""The architecture side of the bilevel step: a loss of its own for every cell (D-DARTS section 3.2).
+"""D-DARTS: every cell has its own architecture, and a loss of its own (section 3.2).
 
 `L_T_i = L_CE + w_01 L_01_i + w_AB L_AB_i`, and alpha_i gets exactly dL_T_i / dalpha_i.
 """
 
+import logging
+
 import jax
-import jax.numpy as jnp
 
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.contributions import Contributions, contributions
 from ddarts_jax.searching.losses import ablation_loss, zero_one_loss
+from ddarts_jax.searching.method import Method
+
+_logger = logging.getLogger(__name__)
 
 
 def total_gradient(measured: Contributions, alphas, ablation_weight, zero_one_weight):
@@ -39,44 +44,42 @@ def total_gradient(measured: Contributions, alphas, ablation_weight, zero_one_we
     return gradient + ablation_weight * (by_own[per_cell] * g + by_mean[per_cell] * (g - h))
 
 
-def architecture_gradient(
-    supernet: Supernet, variables: Variables, alphas, images, labels, settings, key
-):
-    """Losses and gradients of all cells on one batch of the architecture split.
+def measure(net: Supernet, variables: Variables, alphas, images, labels, options, key, gradient):
+    """Measures the full and, unless w_AB is 0, the ablated networks on one batch.
 
     Args:
-        supernet: structure.
+        net: structure.
         variables: weights and statistics, left alone.
         alphas: [cells, E, O].
         images: [B, H, W, channels], normalised.
         labels: [B].
-        settings: the config's `search` section.
+        options: zero_one_weight, ablation.weight, ablation.removal and microbatch, as in
+            `config.search.ddarts`.
         key: random key; used by `ablation.removal = "random"` alone.
+        gradient: of the ablated networks, "full" or "none"; see `contributions`.
 
     Returns:
-        gradient [cells, E, O], and a dict of metrics: scalars `loss` (L_CE on this split) and
-        `accuracy`; [cells] `loss_zero_one`, `loss_ablation`, `loss_total`, `marginal_contribution`
-        (those of the ablation only where w_AB is not 0).
+        `Contributions`, and a dict of metrics: scalars `loss` (L_CE on this split) and `accuracy`;
+        [cells] `loss_zero_one`, `loss_ablation`, `loss_total`, `marginal_contribution` (those of the
+        ablation only where w_AB is not 0).
     """
-    ablation = settings.ablation
+    ablation = options.ablation
     table = None
     if ablation.removal == "random":
         table = jax.random.uniform(key, alphas.shape, alphas.dtype)
     measured = contributions(
-        supernet,
+        net,
         variables,
         alphas,
         images,
         labels,
         ablate=ablation.weight != 0,
-        gradient=ablation.gradient,
+        gradient=gradient,
         table=table,
-        microbatch=settings.microbatch,
+        microbatch=options.microbatch,
     )
-    gradient = total_gradient(measured, alphas, ablation.weight, settings.zero_one_weight)
-
     zero_one = zero_one_loss(alphas)
-    total = measured.loss + settings.zero_one_weight * zero_one
+    total = measured.loss + options.zero_one_weight * zero_one
     metrics = {"loss": measured.loss, "accuracy": measured.accuracy, "loss_zero_one": zero_one}
     if ablation.weight != 0:
         marginal = measured.marginal
@@ -84,5 +87,25 @@ def architecture_gradient(
         total += ablation.weight * relative
         metrics |= {"marginal_contribution": marginal, "loss_ablation": relative}
     metrics["loss_total"] = total
-    metrics["gradient_norm_alphas"] = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
+    return measured, metrics
+
+
+def architecture_gradient(net: Supernet, variables, alphas, images, labels, options, key):
+    """Returns dL_T_i / dalpha_i for every cell i [cells, E, O], and metrics; see `measure`."""
+    measured, metrics = measure(
+        net, variables, alphas, images, labels, options, key, options.ablation.gradient
+    )
+    gradient = total_gradient(measured, alphas, options.ablation.weight, options.zero_one_weight)
     return gradient, metrics
+
+
+def make_step(method, net: Supernet, settings, *args):
+    """Builds the bilevel step; see `bilevel.make_step`."""
+    if len(set(net.seq)) == 1 and settings[settings.method].ablation.weight:
+        _logger.info("search: a single distinct cell contributes the mean: its ablation loss is 0")
+    return bilevel.make_step(method, net, settings, *args)
+
+
+METHOD = Method(
+    architecture_gradient, share_cells=lambda options: options.share_cells, make_step=make_step
+)

@@ -1,4 +1,4 @@
-"""The bilevel step of the authors' public program, whose gradients pile up; for comparison only.
+"""The authors' public program, whose gradients pile up; for comparison only.
 
 The program calls backward once for every cell and clears little in between. So, with N cells, g the
 gradient of cross-entropy on the architecture split and z_i that of w_01 L_01 of cell i:
@@ -7,51 +7,58 @@ gradient of cross-entropy on the architecture split and z_i that of w_01 L_01 of
 - left over for its next step are (N - 1 - i) g_i and the gradient of the weights' loss by alpha_i;
 - the weights step on N parts of the gradient on the architecture split and one on their own split.
 
-While the alphas stand still (a search from a network, at first) nothing of theirs accumulates. N counts
-distinct cells: those of a start that share an architecture are one.
-
-The paper describes none of this. `search.accumulated_gradients` turns it on.
+Its ablation loss moves no alpha: it is a constant there. While the alphas stand still (at the beginning
+of a search from a network) nothing of theirs accumulates. N counts distinct cells: those of a start
+that share an architecture are one. The paper describes none of this.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
-from ddarts_jax.searching import architect
+from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.losses import zero_one_loss
+from ddarts_jax.searching.method import Method
+from ddarts_jax.searching.methods import ddarts
 from ddarts_jax.training import optim
 
 
-def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer, fixed_steps: int = 0):
-    """Builds the step.
+def make_step(
+    method, net: Supernet, settings, total_steps: int, fixed_steps: int = 0, alpha_loss=None
+):
+    """Builds the step; see `bilevel.make_step`.
 
-    Args:
-        net: the supernet.
-        settings: the config's `search` section.
-        weights_optimizer: of the weights.
-        alphas_optimizer: of the alphas.
-        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
+    `state.leftover` [cells, E, O] holds what is left of the gradients.
 
-    Returns:
-        `step` as `search.search_step` returns it; `state.leftover` [cells, E, O] holds what is left.
+    Raises:
+        UserError: an `alpha_loss` is given, for which the accumulation defines nothing.
     """
+    if alpha_loss is not None:
+        raise UserError("The authors' program takes no alpha_loss; use search.method='ddarts'.")
+    weights_optimizer, alphas_optimizer = bilevel.optimizers(settings, total_steps, fixed_steps)
+    options = settings[settings.method]
     count = len(set(net.seq))
     order = jnp.arange(count)[:, None, None]
+
+    def init(variables, alphas):
+        state = bilevel.fresh(variables, alphas, weights_optimizer, alphas_optimizer)
+        return state._replace(leftover=jnp.zeros_like(alphas))
 
     differentiate = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
 
     def step(state, key, weight_batch, architecture_batch):
         weights, statistics = state.variables
-        _, measured = architect.architecture_gradient(
-            net, state.variables, state.alphas, *architecture_batch, settings, key
+        _, measured = ddarts.measure(
+            net, state.variables, state.alphas, *architecture_batch, options, key, "none"
         )
         (_, (statistics, _)), (by_weights, g) = differentiate(
             weights, state.alphas, net, statistics, *architecture_batch
         )
-        z = settings.zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(state.alphas)
+        z = options.zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(state.alphas)
         gradient = (order + 1) * g + z + state.leftover
         updates, alphas_state = alphas_optimizer.update(
             gradient, state.alphas_optimizer, state.alphas
@@ -69,7 +76,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer, fixe
         weights = optax.apply_updates(weights, updates)
         leftover = (count - 1 - order) * g + by_alphas
         measured |= {
-            "gradient_norm_alphas": jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2))),
+            "gradient_norm_alphas": bilevel.norm_by_cell(gradient),
             "weights_loss": loss,
             "weights_accuracy": accuracy,
             "gradient_norm_weights": optax.global_norm(piled),
@@ -85,4 +92,7 @@ def make_step(net: Supernet, settings, weights_optimizer, alphas_optimizer, fixe
         )
         return state, measured
 
-    return step
+    return init, jax.jit(step)
+
+
+METHOD = Method(None, make_step=make_step)

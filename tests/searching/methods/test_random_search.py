@@ -12,7 +12,7 @@ from ddarts_jax.genotypes.genotype import Genotype, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
-from ddarts_jax.searching import random_search
+from ddarts_jax.searching.methods import random_search
 from ddarts_jax.tasks import seeds
 from ddarts_jax.training import train
 
@@ -20,7 +20,8 @@ from ddarts_jax.training import train
 @pytest.fixture
 def config(tmp_path):
     config = tiny.config(tiny.write_data(tmp_path / "digits.npz"))
-    config.search.random = 2
+    config.search.method = "random"
+    config.search.random.candidates = 2
     config.search.epochs = 3
     return config
 
@@ -63,7 +64,7 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
 
     # The workdir says whose it is: report and comparison read that, another config is refused.
     read = report.read(tmp_path / "run")
-    assert read.config["search.random"] == 2 and read.candidates == rows
+    assert read.config["search.random.candidates"] == 2 and read.candidates == rows
     words = Path(report.write(tmp_path / "run")).read_text()
     assert "candidate 2 of 2 of the random search" in words
     config.train.learning_rate = 0.5
@@ -90,13 +91,13 @@ def test_candidates_see_the_weight_split_and_are_chosen_on_the_other(config):
 
 def test_what_cannot_be_searched_is_said(config, tmp_path):
     """More candidates than epochs, or a threshold that no architecture reaches."""
-    config.search.random = 4
+    config.search.random.candidates = 4
     with pytest.raises(UserError, match=r"random=4 .*epochs=3"):
         search(config, tmp_path / "a")
-    config.search.random, config.train.warmup_epochs = 2, 1
+    config.search.random.candidates, config.train.warmup_epochs = 2, 1
     with pytest.raises(UserError, match=r"random=2 candidates 1, no more than .*warmup_epochs=1"):
         search(config, tmp_path / "c")
-    config.search.random, config.train.warmup_epochs = 1, 0
+    config.search.random.candidates, config.train.warmup_epochs = 1, 0
     config.parse.method, config.parse.threshold = "sparse", 1.0
     with pytest.raises(UserError, match=r"threshold=1\.0"):
         search(config, tmp_path / "b")

@@ -1,0 +1,148 @@
+"""The bilevel step: alphas on a batch of the architecture split, then weights on one of their own.
+
+First-order bilevel optimisation (DARTS section 2.3; D-DARTS section 3.2).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddarts_jax.models import supernet
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.training import optim
+
+
+class SearchState(NamedTuple):
+    """The whole state of a search.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        variables: the supernet's weights and BatchNorm statistics.
+        alphas: float32 [distinct cells, E, O].
+        weights_optimizer: SGD's state.
+        alphas_optimizer: every cell's Adam, the cells on the leading axis of each leaf.
+        leftover: what the method keeps between steps; most keep nothing.
+    """
+
+    step: jax.Array
+    variables: Variables
+    alphas: jax.Array
+    weights_optimizer: optax.OptState
+    alphas_optimizer: optax.OptState
+    leftover: jax.Array | tuple = ()
+
+
+def make_step(
+    method,
+    net: Supernet,
+    settings,
+    total_steps: int,
+    fixed_steps: int = 0,
+    alpha_loss: Callable | None = None,
+):
+    """Builds the bilevel step.
+
+    Args:
+        method: whose `gradient` the alphas follow, see `method.Method`.
+        net: the supernet.
+        settings: the config's `search` section.
+        total_steps: over which the learning rates fall, those of the alphas from `fixed_steps` on.
+        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
+        alpha_loss: a further term of every cell's loss, `(gates [cells, E, O], net) -> [cells]`; None:
+            no such term. The metric `loss_added` reports it.
+
+    Returns:
+        `init(variables, alphas) -> SearchState`, and
+        `step(state, key, weight_batch, architecture_batch) -> (state, metrics)`, where a batch is
+        (images [B, H, W, C], labels [B]) and metrics are scalars or [cells].
+    """
+    weights_optimizer, alphas_optimizer = optimizers(settings, total_steps, fixed_steps)
+    options = settings.get(settings.method)
+
+    def init(variables, alphas):
+        return fresh(variables, alphas, weights_optimizer, alphas_optimizer)
+
+    def step(state: SearchState, key, weight_batch, architecture_batch):
+        with jax.named_scope("architecture_step"):
+            gradient, measured = method.gradient(
+                net, state.variables, state.alphas, *architecture_batch, options, key
+            )
+            if alpha_loss is not None:
+                added, of_added = _added(alpha_loss, net, state.alphas)
+                gradient += of_added
+                measured |= {"loss_added": added}
+            measured |= {"gradient_norm_alphas": norm_by_cell(gradient)}
+            updates, alphas_state = alphas_optimizer.update(
+                gradient, state.alphas_optimizer, state.alphas
+            )
+            alphas = optax.apply_updates(state.alphas, updates)
+            alphas, alphas_state = optim.held(
+                state.step,
+                fixed_steps,
+                (state.alphas, state.alphas_optimizer),
+                (alphas, alphas_state),
+            )
+
+        with jax.named_scope("weight_step"):
+            differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
+            (loss, (statistics, accuracy)), gradient = differentiate(
+                state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
+            )
+            updates, weights_state = weights_optimizer.update(
+                gradient, state.weights_optimizer, state.variables.weights
+            )
+            weights = optax.apply_updates(state.variables.weights, updates)
+
+        measured |= {
+            "weights_loss": loss,
+            "weights_accuracy": accuracy,
+            "gradient_norm_weights": optax.global_norm(gradient),
+            "update_norm_weights": optax.global_norm(updates),
+        }
+        variables = Variables(weights, statistics)
+        return SearchState(state.step + 1, variables, alphas, weights_state, alphas_state), measured
+
+    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    return init, jax.jit(step)
+
+
+def optimizers(settings, total_steps: int, fixed_steps: int):
+    """Returns the optimizers of the weights and of the alphas; arguments as for `make_step`."""
+    return (
+        optim.weights_optimizer(settings.weights, total_steps),
+        optim.alphas_optimizer(settings.alphas, total_steps - fixed_steps),
+    )
+
+
+def fresh(variables, alphas, weights_optimizer, alphas_optimizer) -> SearchState:
+    """Returns the state before the first step."""
+    return SearchState(
+        jnp.zeros((), jnp.int32),
+        variables,
+        alphas,
+        weights_optimizer.init(variables.weights),
+        alphas_optimizer.init(alphas),
+    )
+
+
+def norm_by_cell(gradient):
+    """Returns the Euclidean norm of every cell's part of a gradient [cells, E, O]: [cells]."""
+    return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
+
+
+def _added(alpha_loss: Callable, net: Supernet, alphas):
+    """A user's term of every cell's loss [cells], and its gradient [cells, E, O].
+
+    The term of one cell may depend on other cells' gates; a cell follows its own term only.
+    """
+
+    def of_cell(alphas, cell):
+        return alpha_loss(net.gates(alphas), net)[cell]
+
+    cells = jnp.arange(len(alphas))
+    values, gradients = jax.vmap(jax.value_and_grad(of_cell), in_axes=(None, 0))(alphas, cells)
+    return values, gradients[cells, cells]

@@ -6,8 +6,12 @@ setup(
     name="ddarts_jax",
     version="0.1.0",
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
-    packages=find_packages(include=["ddarts_jax", "ddarts_jax.*"]),
-    package_data={"ddarts_jax.reports": ["page.css", "page.js"]},
+    packages=[*find_packages(include=["ddarts_jax", "ddarts_jax.*"]), "ddarts_jax.configs"],
+    package_dir={"ddarts_jax.configs": "configs"},
+    package_data={
+        "ddarts_jax": ["__init__.pyi", "py.typed"],
+        "ddarts_jax.reports": ["page.css", "page.js"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5",
@@ -17,6 +21,7 @@ setup(
         "grain>=0.2.18",
         "importlib_resources",
         "jax>=0.10.2",
+        "lazy_loader>=0.5",
         "matplotlib>=3.11",
         "ml_collections>=1.1",
         "numpy>=2.4",

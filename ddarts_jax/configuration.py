@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import spaces
 
 # The options of each search method, {dotted key: default}.
 METHODS: dict[str, dict[str, Any]] = {
@@ -100,7 +101,8 @@ def default_config() -> ConfigDict:
 
     config.search = ConfigDict()
     config.search.epochs = 50
-    config.search.space = "darts"  # the candidate primitives: 'darts' (7), 'dartopti' (12)
+    # The candidate primitives: 'darts' (7), 'dartopti' (12), or names separated by commas.
+    config.search.space = "darts"
     config.search.num_cells = 8  # N; the cells at N//3 and 2N//3 are reduction cells
     config.search.num_nodes = 4  # intermediate nodes in a cell
     config.search.channels = 16  # of the first cell; doubled by each reduction cell
@@ -280,7 +282,6 @@ _TASKS = {
 }
 
 _CHOICES = {
-    "search.space": ("darts", "dartopti"),
     "search.stem": ("plain", "strided"),
     "train.stem": ("plain", "strided"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
@@ -395,6 +396,8 @@ def validate(config: ConfigDict) -> None:
             f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
             f"is {epochs}."
         )
+    if "search.space" in values:
+        spaces.primitives_of(values["search.space"])
     _check_method(values)
     _refuse_conflicts(values)
 
@@ -490,6 +493,45 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     return config, arguments.workdir or default
 
 
+def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Loads a config and changes some of its values.
+
+    Args:
+      name: of a config that comes with the package, or a path.
+      overrides: {dotted key: value}; `search.space` may be a tuple of names of primitives.
+
+    Returns:
+      The validated, locked configuration.
+
+    Raises:
+      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
+        value has the wrong type or range.
+    """
+    config = _load(name)
+    for key, value in (overrides or {}).items():
+        key = FORMER_NAMES.get(key, key)
+        _check_keys(config, [f"--config.{key}"])
+        if key == "search.space" and not isinstance(value, str):
+            value = ",".join(value)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"config.{key} is {value!r}; it must be of the type of its default, "
+                f"{flatten(config)[key]!r}."
+            ) from error
+    validate(config)
+    return config.lock()
+
+
+def shipped() -> dict[str, Path]:
+    """Returns the configs that come with the package, by name."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")  # installed, or in the repository
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
 def nearest_key(config: ConfigDict, key: str) -> str:
     """Returns the dotted key of `config` (value or group) that looks most like `key`."""
 
@@ -544,10 +586,16 @@ def save(config: ConfigDict, path: str | os.PathLike) -> None:
     Path(path).write_text(to_json(config))
 
 
-def _load(path: str) -> ConfigDict:
-    """Runs a config file and returns what its `get_config()` returns."""
+def _load(name: str | os.PathLike) -> ConfigDict:
+    """Runs a config file, named by its path or as in `shipped`, and returns its config."""
+    path = str(name)
     if not Path(path).is_file():
-        raise UserError(f"No config file {path!r}; see configs/ for the ones that there are.")
+        if path not in shipped():
+            raise UserError(
+                f"No config file {path!r}; the configs that come with the package are "
+                f"{', '.join(shipped())}."
+            )
+        path = str(shipped()[path])
     try:
         config = runpy.run_path(path).get("get_config", lambda: None)()
     except Exception as error:

@@ -12,16 +12,18 @@ PACKAGE = Path(ddarts_jax.__file__).parent
 # From the ground up: a module imports from its own floor's folder and from floors below.
 FLOORS = (
     {"errors"},
-    {"files", "configuration"},
+    {"files"},
     {"genotypes", "distributed", "ops"},
+    {"configuration"},
     {"models", "data", "runs"},
     {"training", "predict"},
-    {"searching", "reports"},
+    {"searching"},
+    {"reports"},
     {"tasks"},
+    {"api"},
     {"main"},
 )
-# Folders of one floor that may see each other.
-BESIDE = {("configuration", "files"), ("ops", "distributed")}
+BESIDE = {("ops", "distributed")}  # folders of one floor that may see each other
 # What only one module may import or call.
 ALONE = {"orbax": "training/checkpoint.py", "grain": "data/stream.py"}
 

@@ -33,7 +33,7 @@ from ddarts_jax.reports import comparison, report
 from ddarts_jax.reports.comparison import Column
 from ddarts_jax.reports.page import COLOURS
 from ddarts_jax.reports.report import Run
-from ddarts_jax.runs import metrics
+from ddarts_jax.runs import facts, metrics
 from ddarts_jax.training.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -396,7 +396,7 @@ def write(name: str, title: str, command: str, rule: str, findings: Findings) ->
         findings: what to write.
     """
     RESULTS.mkdir(exist_ok=True)
-    versions = main.versions()
+    versions = facts.versions()
     content = {"title": title, "command": command, "versions": versions, "rule": rule}
     content |= {"claims": [dataclasses.asdict(claim) for claim in findings.claims]}
     write_json(RESULTS / f"{name}.json", content | {"results": findings.numbers})

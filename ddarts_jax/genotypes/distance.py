@@ -17,6 +17,7 @@ import numpy as np
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes.genotype import Genotype, edge_index, num_edges
+from ddarts_jax.genotypes.spaces import ADDED
 
 # Accuracy in per cent of a proxy network with one primitive only, mean over the edges (Table 1).
 SCORES = {
@@ -74,7 +75,8 @@ def edge_distance(
     Raises:
         UserError: when a primitive has no score, or `scores` are not positive finite numbers.
     """
-    names, table = _weigh(scores)
+    u, v = tuple(u), tuple(v)
+    names, table = _weigh(scores, {*u, *v})
     bits = _bits(names)
     u, v = (sum({_bit(primitive, bits) for primitive in edge}) for edge in (u, v))
     return float(table[u ^ v])
@@ -102,7 +104,7 @@ def cell_distances(
     Raises:
         UserError: when a primitive has no score, or `scores` are not positive finite numbers.
     """
-    names, table = _weigh(scores)
+    names, table = _weigh(scores, _primitives(a) | _primitives(b))
     u, v = _distinct_edges(a, names), _distinct_edges(b, names)
     both, deeper = sorted((len(u), len(v)))
     pairs = table[u[:both, :, None] ^ v[:both, None, :]]  # [cells, edges of a, edges of b]
@@ -131,7 +133,7 @@ def positional_cell_distances(
     The mean of `edge_distance` over the edges of the cell with more nodes; an edge that only one of
     the two cells has counts 1. Arguments, result and errors as those of `cell_distances`.
     """
-    names, table = _weigh(scores)
+    names, table = _weigh(scores, _primitives(a) | _primitives(b))
     u, v = _edges(a, names), _edges(b, names)
     both, deeper = sorted((len(u), len(v)))
     fewer, more = sorted((u.shape[1], v.shape[1]))
@@ -173,9 +175,18 @@ def distance_matrix(
     return matrix
 
 
-def _weigh(scores) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the primitives and the table of distances [2 ** primitives]."""
-    scores = SCORES if scores is None else scores
+def _primitives(genotype: Genotype) -> set[str]:
+    return {primitive for cell in genotype.genes for primitive, _, _ in cell}
+
+
+def _weigh(scores, used: set[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the primitives and the table of distances [2 ** primitives].
+
+    Primitives that users have added count where a network has them, so that the distances of all
+    other networks stay what they are.
+    """
+    if scores is None:
+        scores = SCORES | {name: score for name, score in ADDED.items() if name in used}
     _check_scores(scores)
     return tuple(scores), _table(tuple(scores.values()))
 

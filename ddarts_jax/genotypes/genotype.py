@@ -101,12 +101,37 @@ class Genotype:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Genotype":
-        """Reads what `save` wrote.
+    def load(cls, name: str | os.PathLike) -> "Genotype":
+        """Returns the genotype that `name` means.
+
+        Args:
+            name: of a handcrafted network ("ResNet18"), or of one as the authors encode it
+                ("authors/ResNet18"); or the path of a `.json` that `save` wrote, or of the authors' text.
 
         Raises:
-            UserError: when the file is missing, unreadable or does not hold a genotype.
+            UserError: when there is no such network or file, or the file holds no genotype.
+
+        Example:
+            >>> dd.Genotype.load("ResNet18").num_cells
+            8
         """
+        if Path(name).suffix == ".json":
+            return cls._from_json(name)
+        from ddarts_jax.genotypes import lookup  # which makes genotypes
+
+        return lookup.find_genotype(name)
+
+    def expand(self, num_cells: int) -> "Genotype":
+        """Returns a deeper network of `num_cells` cells (Algorithm 1); see the function `expand`.
+
+        Example:
+            >>> dd.Genotype.load("ResNet18").expand(14).num_cells
+            14
+        """
+        return expand(self, num_cells)
+
+    @classmethod
+    def _from_json(cls, path: str | os.PathLike) -> "Genotype":
         path = Path(path)
         fields = read_json(path, "Genotype file")
         required = {"genes", "reductions", "concat"}

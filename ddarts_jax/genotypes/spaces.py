@@ -1,5 +1,7 @@
 """The names of the candidate primitives, by search space."""
 
+from ddarts_jax.errors import UserError
+
 DARTS_PRIMITIVES = (
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -29,3 +31,44 @@ DARTOPTI_PRIMITIVES = (
 
 
 SPACES = {"darts": DARTS_PRIMITIVES, "dartopti": DARTOPTI_PRIMITIVES}
+
+# Primitives that users have added, and their operation scores.
+ADDED: dict[str, float] = {}
+
+
+def primitives_of(space: str) -> tuple[str, ...]:
+    """Returns the names of the candidates of `config.search.space`.
+
+    Args:
+        space: a key of `SPACES`, or names of primitives separated by commas.
+
+    Raises:
+        UserError: a primitive is unknown or named twice.
+    """
+    if space in SPACES:
+        return SPACES[space]
+    names = tuple(name.strip() for name in space.split(","))
+    known = (*DARTOPTI_PRIMITIVES, *ADDED)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"config.search.space is {space!r}; it must be one of {tuple(SPACES)}, or names of "
+                f"primitives separated by commas: {', '.join(known)}."
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"config.search.space is {space!r}; it must name each primitive once.")
+    return names
+
+
+def add(name: str, score: float) -> None:
+    """Makes a primitive of the user known by its name; see `models.primitives.register`.
+
+    Raises:
+        UserError: the name is taken or cannot be used in a genotype.
+    """
+    if not name.isidentifier() or name in DARTOPTI_PRIMITIVES:
+        raise UserError(
+            f"A primitive cannot be named {name!r}: it must be an identifier other than "
+            f"{', '.join(DARTOPTI_PRIMITIVES)}."
+        )
+    ADDED[name] = score

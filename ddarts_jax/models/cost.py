@@ -8,11 +8,15 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
-from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.genotypes.genotype import Genotype, edges
 from ddarts_jax.models import network as networks
+from ddarts_jax.models import primitives
+from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.ops import backend
 
 
@@ -87,6 +91,54 @@ def cost(
         tuple(_size(weights["cells"][str(position)]) for position in positions),
         tuple(macs[f"cell_{position}"] for position in positions),
     )
+
+
+def cost_table(net: Supernet, image_size: int | None = None) -> np.ndarray:
+    """Counts the cost of every candidate on every edge of a supernet, as a derived network has it.
+
+    Args:
+        net: the supernet.
+        image_size: pixels per side of the images, to count MACs; None counts parameters.
+
+    Returns:
+        float32 [distinct cells, E, O]: millions of parameters, or millions of MACs per image; for a
+        cell that stands several times the mean over its places.
+    """
+    size = None
+    if image_size is not None:
+        size = -(-image_size // 4) if net.strided_stem else image_size
+    places = [[] for _ in set(net.seq)]
+    for position, distinct in enumerate(net.seq):
+        reduction = position in net.reductions
+        rows = []
+        for source, _ in edges(net.num_nodes):
+            stride = 2 if reduction and source < 2 else 1
+            here = size if size is None or not reduction or source < 2 else -(-size // 2)
+            rows.append(
+                [_primitive_cost(n, net.channels[position], stride, here) for n in net.primitives]
+            )
+        places[distinct].append(rows)
+        if size is not None and reduction:
+            size = -(-size // 2)
+    return np.array([np.mean(rows, 0) for rows in places], np.float32) / 1e6
+
+
+@functools.cache
+def _primitive_cost(name: str, channels: int, stride: int, size: int | None) -> int:
+    """Counts the parameters of a primitive, or with a size of its input its MACs."""
+    graph, weights, statistics = nnx.split(
+        primitives.create(name, channels, stride, affine=True), nnx.Param, nnx.BatchStat
+    )
+    if size is None:
+        return _size(nnx.to_pure_dict(weights))
+    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    with backend.compiling_for("gpu"):
+
+        def run(image):
+            return nnx.merge(graph, weights, statistics)(image, False)
+
+        closed = jax.make_jaxpr(run)(image)
+    return sum(_macs(equation) for _, equation in _equations(closed.jaxpr))
 
 
 def _size(tree) -> int:

@@ -28,8 +28,9 @@ def kernel(*shape: int) -> nnx.Param:
 def initialise(key, weights):
     """Draws all kernels as the reference does: U(-b, b) with b = 1 / sqrt(fan_in) (PyTorch's default).
 
-    Modules are built without numbers and filled here in one draw: drawing them one by one compiles a
-    program for every shape, which took twenty seconds for the smallest supernet.
+    Kernels are the leaves named `kernel`, and all other leaves that are zero, except `scale` and
+    `bias`. Modules are built without numbers and filled here in one draw: drawing them one by one
+    compiles a program for every shape, which took twenty seconds for the smallest supernet.
 
     Args:
         key: of the draw.
@@ -37,10 +38,15 @@ def initialise(key, weights):
             [kh, kw, in / groups, out] or [in, out], axes before them stack kernels of one shape.
 
     Returns:
-        The same tree, float32, with random kernels; `scale` and `bias` are as they were.
+        The same tree, float32, with random kernels; all else is as it was.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
-    sizes = [0 if path[-1].key in ("scale", "bias") else leaf.size for path, leaf in leaves]
+
+    def is_kernel(path, leaf):
+        name = path[-1].key
+        return name == "kernel" or (name not in ("scale", "bias") and not np.any(leaf))
+
+    sizes = [leaf.size if is_kernel(path, leaf) else 0 for path, leaf in leaves]
     numbers = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
     parts = np.split(np.asarray(numbers), np.cumsum(sizes)[:-1])
     filled = [

@@ -131,7 +131,35 @@ class DerivedNetwork(nnx.Module):
         head = (auxiliary_width, num_classes, POOL_STRIDE[stem])
         self.auxiliary = AuxiliaryHead(*head) if auxiliary else None
 
-    def __call__(self, images, train, scales=None):
+    def __call__(self, images, train: bool = False):
+        """Maps images [B, H, W, image channels] to logits [B, classes], float32 or better.
+
+        Args:
+            images: normalised.
+            train: whether BatchNorm uses the batch, and updates its running statistics.
+        """
+        return self.run(images, train)[0]
+
+    def features(self, images, train: bool = False) -> list[jax.Array]:
+        """Computes the last feature map of every resolution, the finest first.
+
+        Args:
+            images: [B, H, W, image channels], normalised.
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            Arrays [B, H', W', C']; each is about half as large as the one before it, and the classifier
+            reads the last.
+        """
+        stages = []
+        for output in self._outputs(images, train):
+            if stages and stages[-1].shape[1:3] == output.shape[1:3]:
+                stages[-1] = output
+            else:
+                stages.append(output)
+        return stages
+
+    def run(self, images, train, scales=None):
         """Computes logits [B, classes] and, in training, the auxiliary head's (None without one).
 
         Args:
@@ -140,19 +168,28 @@ class DerivedNetwork(nnx.Module):
             scales: drop path's factors, [cells, nodes, B, 1, 1, 1]; None: 1.
         """
         auxiliary_logits = None
+        stems = 1 if self.second_stem is None else 2
+        for number, output in enumerate(self._outputs(images, train, scales)):
+            if train and self.auxiliary is not None and number == stems + self.auxiliary_position:
+                with jax.named_scope("auxiliary"):
+                    auxiliary_logits = self.auxiliary(output, train)
+        with jax.named_scope("head"):
+            return self.head(output, train), auxiliary_logits
+
+    def _outputs(self, images, train, scales=None):
+        """Yields the outputs of the stem's parts and of the cells, in order."""
         with jax.named_scope("stem"):
             s0 = s1 = self.stem(images, train)
-            if self.second_stem is not None:
+        yield s1
+        if self.second_stem is not None:
+            with jax.named_scope("stem"):
                 s1 = self.second_stem(s0, train)
+            yield s1
         for position in range(len(self.cells)):
             with jax.named_scope(f"cell_{position}"):
                 cell_scales = None if scales is None else scales[position]
                 s0, s1 = s1, self.cells[str(position)](s0, s1, train, cell_scales)
-            if train and self.auxiliary is not None and position == self.auxiliary_position:
-                with jax.named_scope("auxiliary"):
-                    auxiliary_logits = self.auxiliary(s1, train)
-        with jax.named_scope("head"):
-            return self.head(s1, train), auxiliary_logits
+            yield s1
 
 
 def _auxiliary_position(genotype: Genotype) -> int:
@@ -199,20 +236,60 @@ def build(
     `genotype.concat` says.
 
     Args:
-        genotype: what the cells compute, and which of them are reduction cells.
-        channels: of the first cells' nodes.
-        num_classes: logits.
-        image_channels: channels of the input images.
-        image_size: pixels a side.
-        auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
-        stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
-            quarter and an eighth of it (DARTS, ImageNet).
-        stem_multiplier: the plain stem has this many times `channels`.
+        genotype: see `build_module`, as for all other arguments.
         key: of the random weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
         The structure and its variables, each part of which has the keys stem, cells (by position),
         head and auxiliary, as far as they hold anything.
+
+    Raises:
+        UserError: see `build_module`.
+    """
+    module = build_module(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_channels=image_channels,
+        image_size=image_size,
+        auxiliary=auxiliary,
+        stem=stem,
+        stem_multiplier=stem_multiplier,
+    )
+    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
+    weights = nnx.to_pure_dict(weights)
+    if key is not None:
+        weights = layers.initialise(key, weights)
+    variables = Variables(weights, nnx.to_pure_dict(statistics))
+    return Network(graph, num_nodes), variables
+
+
+def build_module(
+    genotype: Genotype,
+    *,
+    channels: int,
+    num_classes: int,
+    image_size: int,
+    image_channels: int = 3,
+    auxiliary: bool = False,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+    rngs: nnx.Rngs | None = None,
+) -> DerivedNetwork:
+    """Builds the network of a genotype as a Flax module, for a training loop of one's own.
+
+    Args:
+        genotype: what the cells compute, and which of them are reduction cells.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_size: pixels per side.
+        image_channels: channels of the input images.
+        auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
+        stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
+            quarter and an eighth of it (DARTS, ImageNet).
+        stem_multiplier: the plain stem has this many times `channels`.
+        rngs: whose `params` stream the weights are drawn from; None leaves the kernels zero.
 
     Raises:
         UserError: for a cell without intermediate nodes, an unknown primitive, or images too small
@@ -242,13 +319,10 @@ def build(
         stem=stem,
         stem_multiplier=stem_multiplier,
     )
-    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
-    weights = nnx.to_pure_dict(weights)
-    if key is not None:
-        weights = layers.initialise(key, weights)
-    variables = Variables(weights, nnx.to_pure_dict(statistics))
-    return Network(graph, num_nodes), variables
+    if rngs is not None:
+        weights = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        nnx.update(module, jax.tree.map(jnp.asarray, layers.initialise(rngs.params(), weights)))
+    return module
 
 
 def forward(
@@ -272,7 +346,7 @@ def forward(
     if train and key is not None:
         scales = drop_path_scales(key, drop_path, network.num_nodes, len(images))
     module = nnx.merge(network.graph, *variables)
-    logits, auxiliary_logits = module(images, train, scales)
+    logits, auxiliary_logits = module.run(images, train, scales)
     return logits, auxiliary_logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 

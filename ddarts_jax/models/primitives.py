@@ -4,13 +4,16 @@ Conventions are those of DARTS (Liu et al. 2019): ReLU-Conv-BN, padding that kee
 pooling that does not count padding, strided skips by factorized reduction.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import nnx
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
+from ddarts_jax.genotypes import spaces
+from ddarts_jax.genotypes.distance import SCORES
 from ddarts_jax.models.layers import BatchNorm, ConvBN, FactorizedReduce, kernel
 from ddarts_jax.ops.convolution import convolve
 from ddarts_jax.ops.pooling import avg_pool, max_pool
@@ -104,11 +107,43 @@ class Identity(nnx.Module):
         return x
 
 
+_BUILDERS: dict[str, Callable] = {}  # of the primitives that users have added
+
+
+def register(name: str, build: Callable | None = None, *, score: float | None = None):
+    """Adds a primitive, which a search space can then name; also a decorator of a class.
+
+    Kernels that are zero, or named `kernel`, are drawn anew for every edge (see `layers.initialise`);
+    all other parameters begin with the values that `build` gives them.
+
+    Args:
+        name: an identifier, as it stands in genotypes.
+        build: `(channels, stride, *, affine) -> nnx.Module`, called as `module(x, train)`: maps
+            [B, H, W, channels] to [B, ceil(H / stride), ceil(W / stride), channels], of the dtype of
+            `x`. Its variables are `nnx.Param` and `nnx.BatchStat`. `affine` is False in the supernet,
+            where BatchNorm has no scale and bias. None: returns a decorator.
+        score: operation score, the primitive's weight in distances of architectures; None: the mean
+            of those of Table 1.
+
+    Returns:
+        `build`, or the decorator.
+
+    Raises:
+        UserError: the name is taken or cannot be used in a genotype.
+    """
+    if build is None:
+        return functools.partial(register, name, score=score)
+    spaces.add(name, float(np.mean([*SCORES.values()]) if score is None else score))
+    _BUILDERS[name] = build
+    return build
+
+
 def create(name: str, channels: int, stride: int, *, affine: bool):
     """Builds the primitive `name`; its kernels are still to be drawn (`initialise`).
 
     Args:
-        name: one of `DARTOPTI_PRIMITIVES`, which has all of them.
+        name: one of `DARTOPTI_PRIMITIVES`, which has all that come with the package, or one that
+            was registered.
         channels: features in and out.
         stride: 1 keeps the size, 2 halves it.
         affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
@@ -117,6 +152,8 @@ def create(name: str, channels: int, stride: int, *, affine: bool):
     Raises:
         UserError: for an unknown name.
     """
+    if name in _BUILDERS:
+        return _BUILDERS[name](channels, stride, affine=affine)
     match name:
         case "max_pool_3x3" | "avg_pool_3x3":
             pool = max_pool if name == "max_pool_3x3" else avg_pool
@@ -135,4 +172,7 @@ def create(name: str, channels: int, stride: int, *, affine: bool):
             return RowColumnConv(channels, int(name[-1]), stride, affine=affine)
         case "bottleneck_1x3x1":
             return Bottleneck(channels, stride, affine=affine)
-    raise UserError(f"unknown primitive {name!r}: there are {', '.join(DARTOPTI_PRIMITIVES)}")
+    known = ", ".join([*spaces.DARTOPTI_PRIMITIVES, *_BUILDERS])
+    raise UserError(
+        f"Unknown primitive {name!r}: there are {known}; another one is added by register_primitive."
+    )

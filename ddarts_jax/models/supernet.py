@@ -206,6 +206,8 @@ class Supernet:
         primitives: names of the candidates, in the order of the last axis of the alphas.
         num_nodes: intermediate nodes of a cell.
         relaxation: see `build`.
+        channels: of the nodes of the cell at each position.
+        strided_stem: whether the cells see a quarter of the images' size.
     """
 
     stem: nnx.GraphDef
@@ -216,6 +218,8 @@ class Supernet:
     primitives: tuple[str, ...]
     num_nodes: int
     relaxation: str
+    channels: tuple[int, ...]
+    strided_stem: bool
 
     def gates(self, alphas):
         """The weights of the primitives on every edge: [distinct cells, E, O], between 0 and 1."""
@@ -296,10 +300,11 @@ def build(
     else:
         width = stem_multiplier * channels
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
-    cells, cin, reduction_before = [], (width, width), False
+    cells, cin, reduction_before, widths = [], (width, width), False, []
     for position in range(num_cells):
         reduction = position in reductions
         channels *= 2 if reduction else 1
+        widths.append(channels)
         cells.append(
             Cell(
                 tuple(primitives),
@@ -334,6 +339,8 @@ def build(
         tuple(primitives),
         num_nodes,
         relaxation,
+        tuple(widths),
+        stem == "strided",
     )
     weights = pick(1) if key is None else layers.initialise(key, pick(1))
     return supernet, Variables(weights, pick(2))

@@ -18,7 +18,7 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype, encode, parse, reduction_positions
-from ddarts_jax.genotypes.spaces import SPACES
+from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
@@ -75,7 +75,7 @@ def build(
         channels=settings.channels,
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
-        primitives=SPACES[settings.space],
+        primitives=primitives_of(settings.space),
         stem=settings.stem,
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,

@@ -312,7 +312,7 @@ def _portable(net: Network, variables: Variables) -> Callable[[jax.Array], jax.A
     def forward(images):
         module = nnx.merge(net.graph, *variables)
         with backend.compiling_for("gpu"):
-            return module(images, False)[0]
+            return module(images)
 
     return forward
 

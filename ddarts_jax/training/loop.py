@@ -21,13 +21,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from ddarts_jax import configuration
 from ddarts_jax.data.augment import augment
 from ddarts_jax.data.stream import Streamed, prefetch
 from ddarts_jax.distributed import processes, sharding
 from ddarts_jax.errors import UserError
+from ddarts_jax.runs import facts, metrics
 from ddarts_jax.runs import identity as identities
-from ddarts_jax.runs import metrics
 from ddarts_jax.training import memory, profiling
 from ddarts_jax.training.checkpoint import Checkpoints
 from ddarts_jax.training.compilation import lower
@@ -284,7 +283,8 @@ def run_phase(
 ):
     """Runs a phase of a run in `workdir`, from where its newest checkpoint stands.
 
-    Writes `config.json`, checkpoints in `checkpoints/<phase>/` and metrics.
+    Writes `config.json`, `dataset.json`, `versions.json`, checkpoints in `checkpoints/<phase>/` and
+    metrics.
 
     Args:
         phase: "search" or "train", also the name of its section of the config.
@@ -323,7 +323,7 @@ def run_phase(
     defining = identities.defining(config, phase, dataset.num_train) | identity
     directory = workdir / "checkpoints" / phase
     with Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints:
-        configuration.save(config, workdir / "config.json")  # unless the workdir is another run's
+        facts.keep(workdir, config, dataset)  # unless the workdir is another run's
         every_minutes = config.checkpoint.every_minutes
         return run(
             *(phase, running, compile_, len(splits), plan),

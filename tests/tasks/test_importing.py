@@ -770,9 +770,9 @@ def test_derived_network_computes_what_the_authors_does(name):
         # Operation by operation: compiling whole networks takes longer.
         module = nnx.merge(net.graph, *imported.variables)
         names = ["eval", "train", "train_droppath0.2"]
-        results = [module(images, False), module(images, True)]
+        results = [module.run(images, False), module.run(images, True)]
         if dtype == "float64":
-            results.append(module(images, True, jnp.asarray(masks / 0.8, dtype)))
+            results.append(module.run(images, True, jnp.asarray(masks / 0.8, dtype)))
         for name, (logits, auxiliary) in zip(names, results):
             yield f"logits_{name}", logits
             if auxiliary is not None:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax import configuration
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
-from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.runs import identity, metrics
+from ddarts_jax.genotypes.spaces import primitives_of
+from ddarts_jax.runs import facts, identity, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.searching.method import Method
 from ddarts_jax.training import train
@@ -35,12 +34,13 @@ def draw(config, dataset, rng: np.random.Generator) -> tuple[np.ndarray, Genotyp
         UserError: the parsing rule keeps nothing of any of them.
     """
     settings = config.search
-    shape = settings.num_cells, num_edges(settings.num_nodes), len(SPACES[settings.space])
+    primitives = primitives_of(settings.space)
+    shape = settings.num_cells, num_edges(settings.num_nodes), len(primitives)
     reductions = reduction_positions(settings.num_cells)
     for _ in range(_DRAWS):
         probabilities = rng.uniform(size=shape)
         genotype = parse(
-            *(probabilities, SPACES[settings.space], config.parse.method, config.parse.threshold),
+            *(probabilities, primitives, config.parse.method, config.parse.threshold),
             reductions,
         )
         try:
@@ -115,7 +115,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         )
     owner = workdir / "candidates" / "config.json"
     processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
-    configuration.save(config, workdir / "config.json")
+    facts.keep(workdir, config, dataset)
     rng = np.random.default_rng(config.seed)
     halves = between_halves(dataset, config.seed)
     writer.rewind("random", 1)

@@ -1,0 +1,456 @@
+"""The public functions of `import ddarts_jax as dd`; the command line does the same.
+
+A script that searches, trains and uses the network found:
+
+    import ddarts_jax as dd
+
+    config = dd.config("digits", **{"search.epochs": 3, "train.epochs": 3})
+    data = dd.load_data(config.data)
+    result = dd.search(config, data, "runs/mine")        # continues by itself if it was interrupted
+    network = dd.train(config, result.genotype, data, "runs/mine")
+    print(dd.evaluate(network, data)["accuracy"])
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ddarts_jax import configuration
+from ddarts_jax.data import dataset as datasets
+from ddarts_jax.data import stream
+from ddarts_jax.data.augment import normalize
+from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json, write_json
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network as networks
+from ddarts_jax.models import primitives
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.models.weights import load_network as load_weights
+from ddarts_jax.models.weights import save_network
+from ddarts_jax.ops import backend
+from ddarts_jax.reports import report
+from ddarts_jax.runs import facts
+from ddarts_jax.runs.metrics import MetricsWriter
+from ddarts_jax.runs.workdir import Clock, locked
+from ddarts_jax.searching import methods
+from ddarts_jax.searching import search as searches
+from ddarts_jax.tasks import importing, pipeline
+from ddarts_jax.training import compilation
+from ddarts_jax.training import evaluate as evaluation
+from ddarts_jax.training import train as trainings
+
+Callback = Callable[[str, int, Mapping[str, Any]], None]
+
+_BATCH_SIZE = 256  # images that a `Network` runs at once
+
+
+def config(name: str | os.PathLike, **overrides: Any) -> ConfigDict:
+    """Loads a config that comes with the package, or a file.
+
+    Args:
+        name: of a file in configs/ without its ending ("digits"), or a path.
+        **overrides: {dotted key: value}, as `**{"search.epochs": 3}`. `search.space` may be a tuple
+            of names of primitives.
+
+    Returns:
+        The config, locked and checked.
+
+    Raises:
+        UserError: the file cannot be used, a key does not exist, or a value is not allowed.
+
+    Example:
+        >>> dd.config("digits", **{"search.epochs": 3}).search.epochs
+        3
+    """
+    return configuration.load(name, overrides)
+
+
+def load_data(data: ConfigDict) -> "Dataset | stream.Streamed":
+    """Loads the images that `config.data` names.
+
+    Args:
+        data: the config's `data` section.
+
+    Returns:
+        A `Dataset` in memory, or with `data.stream` a streamed one.
+
+    Raises:
+        UserError: the data are missing, or are not what they should be.
+
+    Example:
+        >>> dd.load_data(dd.config("digits").data).image_shape
+        (8, 8, 1)
+    """
+    return (stream if data.get("stream") else datasets).load(data)
+
+
+def preprocess(images, data: Dataset) -> jax.Array:
+    """Normalises images as those of `data` are normalised in training.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        data: whose mean and deviation are used.
+
+    Returns:
+        float32 [n, H, W, C].
+    """
+    return normalize(jnp.asarray(images), data.mean, data.std, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        genotype: the architecture.
+        alphas: float32 [distinct cells, E, O].
+        supernet: structure of the supernet; None after a random search.
+        variables: the supernet's weights and statistics; None likewise.
+        workdir: where the search wrote its files.
+    """
+
+    genotype: Genotype
+    alphas: np.ndarray
+    supernet: Supernet | None
+    variables: Variables | None
+    workdir: Path
+
+
+def search(
+    config: ConfigDict,
+    dataset: Dataset,
+    workdir: str | os.PathLike,
+    *,
+    alpha_loss: Callable | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> SearchResult:
+    """Searches an architecture; an interrupted search in the same workdir continues.
+
+    Args:
+        config: from `config`; `config.search.method` names the method.
+        dataset: images, of which only the training split is used.
+        workdir: where everything is written; created if needed.
+        alpha_loss: a further term of every cell's loss, `(gates [cells, E, O], supernet) -> [cells]`,
+            differentiable by JAX. It is not part of the run's identity: an interrupted search must be
+            continued with the same one.
+        callbacks: each is called as `callback(phase, epoch, metrics)` after every epoch. An error that
+            one raises ends the search, which then continues from the epoch before.
+
+    Raises:
+        UserError: the config does not fit the data, the workdir is another run's or in use, or a loss
+            is not finite.
+        Stopped: a signal ended the search; its state is saved.
+    """
+    with _opened(config, workdir, callbacks) as (path, writer, dtype):
+        start = pipeline.find_start(config)
+        found = searches.run(config, dataset, path, writer, dtype, start, alpha_loss=alpha_loss)
+    return SearchResult(*found, workdir=path)
+
+
+def train(
+    config: ConfigDict,
+    genotype: Genotype,
+    dataset: Dataset,
+    workdir: str | os.PathLike,
+    *,
+    callbacks: Iterable[Callback] = (),
+) -> "Network":
+    """Trains the network of a genotype; an interrupted training in the same workdir continues.
+
+    Args:
+        config: from `config`; a `train.num_cells` that is larger deepens the genotype (Algorithm 1).
+        genotype: of the network.
+        dataset: images.
+        workdir: where everything is written; created if needed. It may be that of the search.
+        callbacks: see `search`.
+
+    Raises:
+        UserError: see `search`; or the genotype does not form a valid network.
+        Stopped: a signal ended the training; its state is saved.
+    """
+    with _opened(config, workdir, callbacks) as (path, writer, dtype):
+        genotype = pipeline.deepened(config, genotype)
+        net, variables = trainings.run(config, genotype, dataset, path, writer, dtype)
+        genotype.save(path / "network_genotype.json")
+    return Network(genotype, net, variables, facts.of_data(dataset), _sizes(config), dtype)
+
+
+def evaluate(network: "Network", dataset: Dataset, batch_size: int = 256) -> dict[str, Any]:
+    """Measures a network on the test images of a data set.
+
+    Args:
+        network: trained on images of this size and these classes.
+        dataset: images; the network normalises them by the mean and deviation that it was trained with.
+        batch_size: images that run at once.
+
+    Returns:
+        accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (images) and confusion,
+        int32 [classes, classes]: images of each class (row) by answer (column).
+
+    Raises:
+        UserError: the data have other classes, or images of another shape, than the network.
+    """
+    data = network.data
+    for what, here in facts.of_data(dataset).items():
+        if what in ("class_names", "image_shape") and data.get(what, here) != here:
+            raise UserError(
+                f"The network was trained with {what} {data[what]}, but {dataset.name} has {here}: use "
+                f"data of the same classes and size."
+            )
+    if network.mean is not None:
+        dataset = dataclasses.replace(dataset, mean=network.mean, std=network.std)
+    return evaluation.evaluate_dataset(
+        network.structure, network.variables, dataset, batch_size, network.dtype
+    )
+
+
+class Network:
+    """A trained network.
+
+    Attributes:
+        genotype: what its cells compute.
+        structure: static and hashable; see `models.network.forward`.
+        variables: weights and statistics.
+        data: facts of the training data: class_names, image_shape, mean, std.
+        sizes: channels, stem and stem_multiplier, as in `config.train`.
+        dtype: of the computation.
+    """
+
+    def __init__(self, genotype, structure, variables, data, sizes, dtype="float32"):
+        self.genotype, self.structure, self.variables = genotype, structure, variables
+        self.data, self.sizes, self.dtype = dict(data), dict(sizes), dtype
+        self._logits = jax.jit(
+            lambda variables, x: networks.forward(structure, variables, x, train=False)[0]
+        )
+        self._features = jax.jit(
+            lambda variables, x: nnx.merge(structure.graph, *variables).features(x)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.data["class_names"])
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """Mean [C] of the training pixels in units of [0, 1]; None if it is not known."""
+        return np.asarray(self.data["mean"], np.float32) if self.data.get("mean") else None
+
+    @property
+    def std(self) -> np.ndarray | None:
+        """Deviation [C], likewise."""
+        return np.asarray(self.data["std"], np.float32) if self.data.get("std") else None
+
+    def __call__(self, images) -> np.ndarray:
+        """Computes logits.
+
+        Args:
+            images: uint8 [n, H, W, C], or floating if they are normalised already.
+
+        Returns:
+            float32 [n, classes].
+
+        Raises:
+            UserError: the images have another shape than those of the training.
+        """
+        parts = [self._logits(self.variables, part) for part in self._batches(images)]
+        return np.concatenate([np.asarray(part, np.float32) for part in parts])
+
+    def features(self, images) -> list[np.ndarray]:
+        """Computes the last feature map of every resolution, the finest first.
+
+        Args:
+            images: see `__call__`.
+
+        Returns:
+            Arrays [n, H', W', C'], the last of which the classifier reads.
+        """
+        parts = [self._features(self.variables, part) for part in self._batches(images)]
+        return [np.concatenate(arrays) for arrays in zip(*parts)]
+
+    def _batches(self, images) -> Iterator[jax.Array]:
+        images = np.asarray(images)
+        shape = tuple(self.data.get("image_shape", images.shape[1:]))
+        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+            raise UserError(
+                f"The network takes images [n, {', '.join(map(str, shape))}], not {images.shape}."
+            )
+        raw = images.dtype == np.uint8
+        if raw and self.mean is None:
+            raise UserError(
+                "The mean and deviation of the network's training data are not known: give it images "
+                "that are normalised already, as floating-point numbers."
+            )
+        for first in range(0, len(images), _BATCH_SIZE):
+            part = jnp.asarray(images[first : first + _BATCH_SIZE])
+            dtype = jnp.dtype(self.dtype)
+            yield normalize(part, self.mean, self.std, dtype) if raw else part.astype(dtype)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the network to a folder, from which `load_network` reads it.
+
+        The folder gets `network.npz`, `network_genotype.json`, `network.json` and `dataset.json`.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.genotype.save(folder / "network_genotype.json")
+        save_network(folder / "network.npz", self.variables)
+        write_json(folder / "network.json", self.sizes)
+        write_json(folder / "dataset.json", self.data)
+
+
+def load_network(folder: str | os.PathLike) -> Network:
+    """Loads a trained network from a run's workdir, or from what `Network.save` wrote.
+
+    Raises:
+        UserError: there is no trained network, or its files do not fit each other.
+    """
+    folder = Path(folder)
+    genotype = Genotype.load(folder / "network_genotype.json")
+    data = read_json(folder / "dataset.json", "Facts of the training data")
+    if (folder / "network.json").is_file():
+        sizes = read_json(folder / "network.json", "Sizes of the network")
+    else:
+        sizes = _sizes(read_json(folder / "config.json", "Config"))
+    try:
+        structure, empty = networks.build(
+            genotype,
+            channels=sizes["channels"],
+            num_classes=len(data["class_names"]),
+            image_size=data["image_shape"][0],
+            image_channels=data["image_shape"][2],
+            stem=sizes["stem"],
+            stem_multiplier=sizes["stem_multiplier"],
+            key=None,
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{folder} does not describe a network: {error!r} is missing.") from error
+    return Network(genotype, structure, load_weights(folder / "network.npz", empty), data, sizes)
+
+
+def import_weights(
+    path: str | os.PathLike, genotype: Genotype, class_names: Iterable[str] | None = None
+) -> Network:
+    """Loads the authors' PyTorch weights of a derived network.
+
+    Args:
+        path: of their state dict: `.pth.tar` (needs torch), or an `.npz` of its tensors.
+        genotype: of the network, see `Genotype.load`.
+        class_names: of the classes; None: "0", "1", ...
+
+    Returns:
+        The network, which takes normalised images: the file does not tell their mean and deviation.
+
+    Raises:
+        UserError: the file cannot be read, or is of another genotype or of a supernet.
+    """
+    found = importing.load_torch(path, genotype)
+    if isinstance(found.net, Supernet):
+        raise UserError(f"{path} holds the weights of a supernet, not of a derived network.")
+    names = [str(k) for k in range(found.num_classes)] if class_names is None else [*class_names]
+    if len(names) != found.num_classes:
+        raise UserError(f"{path} is of {found.num_classes} classes, not of {len(names)}.")
+    sizes = {"channels": found.channels, "stem": "plain", "stem_multiplier": 3}
+    return Network(genotype, found.net, found.variables, {"class_names": names}, sizes)
+
+
+def build(
+    genotype: Genotype,
+    *,
+    channels: int,
+    num_classes: int,
+    image_size: int,
+    image_channels: int = 3,
+    stem: str = "plain",
+    stem_multiplier: int = 3,
+    rngs: nnx.Rngs,
+) -> networks.DerivedNetwork:
+    """Builds the network of a genotype as a Flax module, for a training loop of one's own.
+
+    The module maps normalised images [B, H, W, C] to logits: `net(images, train=True)`; and
+    `net.features(images)` gives the feature maps before the classifier, one for every resolution.
+
+    Args:
+        genotype: of the network.
+        channels: of the first cells' nodes.
+        num_classes: logits.
+        image_size: pixels per side.
+        image_channels: 3 for colour, 1 for grey.
+        stem: "plain", or "strided" for large images.
+        stem_multiplier: the plain stem has this many times `channels`.
+        rngs: of the random weights, as `nnx.Rngs(0)`.
+
+    Raises:
+        UserError: the genotype does not form a valid network.
+    """
+    return networks.build_module(
+        genotype,
+        channels=channels,
+        num_classes=num_classes,
+        image_size=image_size,
+        image_channels=image_channels,
+        stem=stem,
+        stem_multiplier=stem_multiplier,
+        rngs=rngs,
+    )
+
+
+register_primitive = primitives.register
+register_method = methods.register
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the shape of the trained network depends on besides genotype and data."""
+    return {key: config["train"][key] for key in ("channels", "stem", "stem_multiplier")}
+
+
+@contextlib.contextmanager
+def _opened(
+    config: ConfigDict, workdir: str | os.PathLike, callbacks: Iterable[Callback]
+) -> Iterator[tuple[Path, MetricsWriter, str]]:
+    """Opens a workdir for a search or a training: yields it, the metrics' writer and the dtype."""
+    configuration.validate(config)
+    compilation.keep_programs()
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    dtype = backend.default_dtype() if config.dtype == "auto" else config.dtype
+    path = Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        clock = Clock(path)
+
+        def after_epoch(path):
+            clock.keep()
+            report.write(path)
+
+        writer = _Telling(path, after_epoch, callbacks)
+        try:
+            yield path, writer, dtype
+            clock.keep()
+        finally:
+            writer.close()
+
+
+class _Telling(MetricsWriter):
+    """A writer that tells every line to callbacks too."""
+
+    def __init__(self, workdir, after, callbacks: Iterable[Callback]):
+        super().__init__(workdir, after)
+        self._callbacks = tuple(callbacks)
+
+    def write(self, phase, epoch, metrics):
+        """See `MetricsWriter.write`."""
+        super().write(phase, epoch, metrics)
+        for callback in self._callbacks:
+            callback(phase, epoch, jax.device_get(metrics))

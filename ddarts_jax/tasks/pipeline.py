@@ -1,0 +1,188 @@
+"""The tasks that search, train and evaluate: one of them, or all in a row."""
+
+import logging
+from pathlib import Path
+
+from ddarts_jax.distributed import processes
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
+from ddarts_jax.genotypes import lookup
+from ddarts_jax.genotypes.genotype import Genotype, expand
+from ddarts_jax.models import weights
+from ddarts_jax.reports import drawing, report
+from ddarts_jax.runs import metrics
+from ddarts_jax.runs.metrics import MetricsWriter
+from ddarts_jax.runs.workdir import Clock
+from ddarts_jax.searching import search
+from ddarts_jax.tasks import distances
+from ddarts_jax.training import evaluate, train
+from ddarts_jax.training.signals import Stopped
+
+_logger = logging.getLogger(__name__)
+
+
+def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
+    """Runs task "pipeline", "search", "train" or "evaluate".
+
+    Args:
+        config: the whole config.
+        dataset: images, in memory or streamed.
+        workdir: exists, and no other process uses it.
+        dtype: of the computation.
+        clock: of the run.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: what a user can mend.
+        Stopped: by a signal; the state is saved.
+    """
+
+    def after_epoch(workdir):
+        clock.keep()
+        report.write(workdir)
+
+    writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
+    trained = None
+    try:
+        if config.task in ("pipeline", "search"):
+            start = find_start(config)
+            genotype = search.run(config, dataset, workdir, writer, dtype, start).genotype
+            expanded = False
+        else:
+            found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))
+            genotype = processes.from_main(lambda: lookup.find_genotype(found))
+        if not expanded:
+            genotype = deepened(config, genotype)
+        if config.task in ("pipeline", "train"):
+            trained = train.run(config, genotype, dataset, workdir, writer, dtype)
+        elif config.task == "evaluate":
+            net, empty = train.build(config, genotype, dataset, dtype, trained=True)
+            path = config.weights or workdir / "network.npz"
+            trained = net, processes.from_main(lambda: weights.load_network(path, empty))
+    except (Stopped, KeyboardInterrupt):
+        clock.keep()  # not after a UserError: the workdir may be another run's
+        raise
+    finally:
+        writer.close()
+    summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
+    writer.report()
+    return summary
+
+
+def find_start(config) -> Genotype | None:
+    """Returns the network that the config's search starts from, or None."""
+    name = config.search.start.genotype
+    return processes.from_main(lambda: lookup.find_genotype(name) if name else None)
+
+
+def deepened(config, genotype: Genotype) -> Genotype:
+    """Returns the genotype with as many cells as `train.num_cells` asks for (Algorithm 1)."""
+    if config.train.num_cells in (0, genotype.num_cells):
+        return genotype
+    return expand(genotype, config.train.num_cells)
+
+
+def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
+    """Names the genotype of task 'train' or 'evaluate'.
+
+    Returns:
+        A name for `lookup.find_genotype`, and whether it is the genotype of a trained network,
+        which has been expanded already.
+    """
+    if config.genotype:
+        return config.genotype, False
+    trained = workdir / "network_genotype.json"
+    if config.task == "evaluate" and trained.is_file():
+        return trained, True
+    return workdir / "genotype.json", False
+
+
+def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
+    """Evaluates the trained network, if there is one, and prints what the run found.
+
+    Writes `summary.json`, `network_genotype.json` and the pictures `genotype.svg` and `.png`; for a
+    trained network also `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
+    picture `confusion`; after a search with a start the picture `distance`.
+
+    Returns:
+        What `summary.json` holds. `test_accuracy` is that of the last epoch's network,
+        `test_accuracy_best_epoch` the largest of all epochs: a maximum over the test set, which is
+        what the article reports.
+    """
+    summary = {"task": config.task, "data": dataset.name}
+    cost = None
+    try:
+        cost = train.cost(config, genotype, dataset)
+        summary |= {"params": cost.params, "macs": cost.macs}
+    except UserError as error:  # a search may end with a cell that keeps nothing
+        _logger.warning("this genotype does not form a valid network: %s", error)
+    tested = None
+    if trained:
+        tested = evaluate.evaluate_dataset(*trained, dataset, config.data.batch_size, dtype)
+        summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
+        summary["test_top5_accuracy"] = tested["top5_accuracy"]
+    if not processes.is_main():
+        return summary
+    if config.task in ("pipeline", "train"):
+        epochs = [r for r in metrics.read(workdir / "metrics.jsonl") if r["phase"] == "train"]
+        summary["test_accuracy_best_epoch"] = max(row["accuracy"] for row in epochs)
+    speed = []
+    if trained:
+        if config.task == "evaluate":
+            sizes = config.evaluate.batch_sizes
+            speed = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
+        _write_evaluation(workdir, tested, cost, speed, dataset)
+    if config.task in ("pipeline", "search") and config.search.start.genotype:
+        found = Genotype.load(workdir / "genotype.json")
+        origin = Genotype.load(workdir / "start_genotype.json")
+        summary["from_start"] = distances.distances(found, origin)
+        distances.draw_history(config, workdir)
+    genotype.save(workdir / "network_genotype.json")
+    drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
+    clock.keep()
+    summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
+    write_json(workdir / "summary.json", summary)
+    _print(config, genotype, summary, speed)
+    return summary
+
+
+def _write_evaluation(workdir: Path, tested: dict, cost, speed: list[dict], dataset) -> None:
+    """Writes `evaluation.json` and the picture `confusion`."""
+    details = evaluate.details(tested, dataset.class_names) | {
+        "cell_params": cost.cell_params,
+        "cell_macs": cost.cell_macs,
+    }
+    if speed:
+        details["speed"] = speed
+    write_json(workdir / "evaluation.json", details)
+    drawing.draw_confusion(
+        tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
+    )
+
+
+def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None:
+    """Prints the genotype, and what `summary` has about it."""
+    print("genotype (node <- primitive(source)):")
+    for position, cell in enumerate(genotype.cells):
+        kind = "reduction" if position in genotype.reductions else "normal"
+        entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in cell)
+        print(f"  cell {position} ({kind}): {entries}")
+    if "params" in summary:
+        print(f"parameters {summary['params']:,}, MACs {summary['macs']:,}")
+    if "from_start" in summary:
+        moved = summary["from_start"]
+        print(
+            f"distance to {config.search.start.genotype}: {moved['distance']:.4f} "
+            f"(positional {moved['positional_distance']:.4f})"
+        )
+    if "test_accuracy" in summary:
+        top5 = summary["test_top5_accuracy"]
+        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%, top-5 {100 * top5:.2f}%")
+    for row in speed:
+        print(
+            f"batch {row['batch_size']}: {row['milliseconds']:.2f} ms, "
+            f"{row['images_per_second']:.0f} images/s"
+        )
+    print(f"Done in {summary['seconds']} s; results are in {summary['workdir']}")

@@ -204,8 +204,8 @@ def test_crops_depend_on_seed_epoch_and_image_only(tmp_path, photograph):
     train, _ = encoded_records.open_records(Config(f"folder:{tmp_path}", test_fraction=0.3))
     options = {"records": train, "image_size": 16, "training": True}
     epochs = [_take(ImageStream(**options, batch_size=4, seed=s).batches(), 2) for s in (0, 1)]
-    crops = {image.tobytes() for seed in epochs for batch in seed for image in batch.images}
-    assert len(crops) == 16
+    seen = {image.tobytes() for seed in epochs for batch in seed for image in batch.images}
+    assert len(seen) == 16
     smaller = _take(ImageStream(**options, batch_size=2, seed=0).batches(), 2)
     assert {x.tobytes() for b in smaller for x in b.images} == {
         x.tobytes() for x in epochs[0][0].images

@@ -25,7 +25,7 @@ def stratified_halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     """
     sizes = np.bincount(labels)
     odd = sizes % 2
-    # The image left over in a class of odd size goes to the one half and the other in turn.
+    # The images left over in classes of odd size go to the two halves in turn.
     return _split_by_class(labels, sizes // 2 + odd * (np.cumsum(odd) % 2 == 0), seed)
 
 
@@ -64,7 +64,7 @@ def check_test_fraction(test_fraction: float) -> None:
     """Raises UserError unless `test_fraction` leaves images in both splits."""
     if not 0 < test_fraction < 1:
         raise UserError(
-            "The data have no test split, so data.test_fraction must lie between 0 and 1 "
+            "The data have no test split, so data.test_fraction must be between 0 and 1 "
             f"(both excluded), not {test_fraction}."
         )
 

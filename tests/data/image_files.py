@@ -22,7 +22,7 @@ class Config:
 
 
 def check(dataset: Dataset):
-    """What holds for every data set, with mean and std recomputed in float64."""
+    """Checks what holds for every data set, with mean and std recomputed in float64."""
     for images, labels in (
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
@@ -52,6 +52,7 @@ def write(root, files):
 
 
 def image_of(value=100, size=(6, 6), mode="RGB"):
+    """An image of one value in all channels."""
     return Image.new(mode, size, value if mode in ("L", "1", "I;16") else (value,) * len(mode))
 
 
@@ -70,6 +71,7 @@ def one(tmp_path, image, name="x.png", **options):
 
 
 def npz(tmp_path, compressed=False, **arrays):
+    """Writes an npz file of arrays."""
     path = tmp_path / "data.npz"
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
     return f"npz:{path}"
@@ -87,6 +89,7 @@ def numbered_folder(root: Path, counts: dict[str, int]) -> str:
 
 
 def encoded(image, kind="png", **options):
+    """The content of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -14,8 +14,8 @@ from image_files import Config, encoded, numbered_folder
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
+from ddarts_jax.data import crops, stream
 from ddarts_jax.data import records as encoded_records
-from ddarts_jax.data import stream
 from ddarts_jax.data.stream import ImageStream
 from ddarts_jax.distributed.sharding import data_mesh
 from ddarts_jax.errors import UserError

@@ -205,7 +205,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"There is no class in {folder}: put the images of a class in a folder.")
     if skipped:
         logging.warning(
-            "Skipped %d files in %s that are no images by their names, %s first.",
+            "Skipped %d files in %s without the suffix of an image, starting with %s.",
             *(len(skipped), folder, skipped[0]),
         )
     return classes
@@ -231,7 +231,7 @@ def _listed(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def _check_spellings(class_names: Sequence[str]) -> None:
-    """Raises UserError where two different names are one but for case, spaces or encoding."""
+    """Raises UserError for two names that differ only in case, spaces or encoding."""
     spellings: dict[str, str] = {}
     for name in class_names:
         key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -48,7 +48,7 @@ def open_encoded(data: Any) -> Opened:
     if source.open is None:
         streamable = [_usage(key) for key, other in SOURCES.items() if key and other.open]
         raise UserError(
-            f"{data.name!r} lies in memory and cannot be streamed; only "
+            f"{data.name!r} is held in memory and cannot be streamed; only "
             f"{', '.join(streamable)} and sets of TensorFlow Datasets can."
         )
     return _apply(source.open, data)

@@ -61,8 +61,8 @@ def test_what_is_skipped_or_missing_in_a_folder_is_logged(tmp_path, caplog):
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == 3
     assert f"Folders ignored in {tmp_path}: extra." in texts
-    skipped = f"Skipped 3 files in {tmp_path}/train that are no images by their names, "
-    assert skipped + f"{tmp_path}/train/cat/labels.xml first." in texts
+    skipped = f"Skipped 3 files in {tmp_path}/train without the suffix of an image, "
+    assert skipped + f"starting with {tmp_path}/train/cat/labels.xml." in texts
     assert any(text.startswith("1 of 2 classes have no image in") for text in texts)
     assert "'cat'" in caplog.text
 

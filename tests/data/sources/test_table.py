@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from image_files import Config
+from image_files import Config, image_of, write
 
 from ddarts_jax.data import records
 from ddarts_jax.data.dataset import load
+from ddarts_jax.data.sources import folder, table
+from ddarts_jax.data.sources.source import Loaded, Source, Split
 from ddarts_jax.errors import UserError
 
 
@@ -45,3 +48,27 @@ def test_what_cannot_be_streamed(name, options, message):
     """Data in memory, missing folders and unknown names are refused with the reason."""
     with pytest.raises(UserError, match=message):
         records.open_records(Config(name, **options))
+
+
+def test_a_line_of_the_table_is_all_that_a_source_needs(tmp_path, monkeypatch):
+    """A new prefix is loaded, streamed and, for a wrong name, suggested."""
+    write(tmp_path, {f"{name}/{i}.png": image_of(i) for name in "ab" for i in range(5)})
+
+    def read(data):
+        number = int(data.name.partition(":")[2])
+        images = np.full((6, 4, 4, 1), number, np.uint8)
+        return Loaded(Split(images, np.arange(6) % 2), None, ("even", "odd"))
+
+    def open_files(data):
+        return folder.open_files(Config(f"folder:{tmp_path}"))
+
+    monkeypatch.setitem(table.SOURCES, "grey:", Source(read, open_files))
+    dataset = load(Config("grey:7"))
+    assert dataset.class_names == ("even", "odd")
+    assert (dataset.num_train, dataset.num_test, dataset.train_images.min()) == (4, 2, 7)
+    train, test = records.open_records(Config("grey:7"))
+    assert (len(train), len(test), train.class_names) == (8, 2, ("a", "b"))
+    with pytest.raises(UserError, match=r"did you mean 'grey:'.* 'grey:PATH' or a name of"):
+        load(Config("grey"))
+    with pytest.raises(UserError, match=r"only folder:PATH, grey:PATH and sets of"):
+        records.open_records(Config("digits"))

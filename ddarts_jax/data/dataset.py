@@ -34,7 +34,7 @@ class Dataset:
         test_labels: int32 [m].
         class_names: One name per class.
         mean: float32 [C], of the training pixels in units of [0, 1].
-        std: float32 [C], likewise; 1 for a channel that never changes, so that it can divide.
+        std: float32 [C], likewise; 1 for a constant channel, to allow division.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Dataset:
             test_labels: Integers [m]; given if and only if `test_images` are.
             class_names: K strings; None: "0" to the highest label.
             test_fraction: Between 0 and 1; without effect if there are test images.
-            name: Of the data set, for messages and reports.
+            name: Name of the data set, for messages and reports.
             seed: Chooses which images are held out.
 
         Returns:
@@ -232,7 +232,7 @@ def mean_std(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         blocks: each uint8 [n, H, W, C], together at least one image.
 
     Returns:
-        Both float32 [C], in units of [0, 1]; the deviation of a channel that never changes is 1.
+        Both float32 [C], in units of [0, 1]; the deviation of a constant channel is 1.
     """
     histograms = sum(
         np.stack([np.bincount(plane.ravel(), minlength=256) for plane in np.moveaxis(block, 3, 0)])

@@ -45,7 +45,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """CIFAR-10 and CIFAR-100 as TFDS prepares them, 200 images a split."""
+    """CIFAR-10 and CIFAR-100 as TFDS prepares them, 200 images per split."""
     script = tiny.SHARED / "data" / "cifar.py"
     if not script.exists():
         pytest.skip(f"the CIFAR images beside the repository are absent ({script})")

@@ -51,7 +51,7 @@ def test_other_modes(tmp_path):
 
 
 def _png_of_16_bits(color):
-    """A 6 x 6 PNG of one colour with 16 bits a channel, which Pillow cannot write."""
+    """A 6 x 6 PNG of one colour with 16 bits per channel, which Pillow cannot write."""
 
     def chunk(kind, content):
         checksum = zlib.crc32(kind + content)

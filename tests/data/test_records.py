@@ -11,7 +11,7 @@ from ddarts_jax.data import records as encoded_records
 
 
 def test_folder_records_are_files_with_their_labels(records):
-    """Every file is there once, in the split and class whose folder it lies in."""
+    """Every file is there once, in the split and class of its folder."""
     train, test = records
     assert train.class_names == test.class_names == ("a", "b")
     np.testing.assert_array_equal(train.labels, [0] * 11 + [1] * 12)

@@ -9,7 +9,7 @@ from ddarts_jax.data.splits import stratified_halves
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.integers(-(2**40), 2**40))
 def test_halves_are_stratified(labels, seed):
-    """Disjoint, complete, and balanced within one image for every class and in all."""
+    """Disjoint, complete, and balanced within one image for every class and overall."""
     labels = np.array(labels, np.int32)
     first, second = stratified_halves(labels, seed)
     assert first.dtype == second.dtype == np.int32

@@ -25,6 +25,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from ddarts_jax.data import records as encoded
 from ddarts_jax.data import stream
 
 _CLASSES = 10
@@ -45,7 +46,7 @@ def write_images(directory: Path, count: int, size: int):
         image.save(directory / f"class_{i % _CLASSES}" / f"{i:06}.jpg", quality=90)
 
 
-def measure(records: stream.Records, arguments: argparse.Namespace, num_workers: int) -> dict:
+def measure(records: encoded.Records, arguments: argparse.Namespace, num_workers: int) -> dict:
     """Images a second with a number of workers, and the seconds until the first batch."""
     images = stream.ImageStream(
         records=records,
@@ -91,7 +92,7 @@ def main():
             write_images(directory, arguments.count, arguments.size)
         written = time.perf_counter()
         data = SimpleNamespace(name=f"folder:{directory}", test_fraction=0.1, images_per_class=0)
-        records, _ = stream.open_records(data)
+        records, _ = encoded.open_records(data)
         listed = time.perf_counter()
         some = [path.stat().st_size for path in sorted(directory.rglob("*.jpg"))[:100]]
         results = [measure(records, arguments, number) for number in arguments.workers]

@@ -1,9 +1,9 @@
-"""Classification of image files by an exported network.
+"""Classification of image files with an exported network.
 
     python -m ddarts_jax.predict EXPORT_DIR IMAGE... [--top 3]
 
-Prints a line for each image: the file, then class and probability of its most probable classes, with
-tabs between. Runs the folder's `model.stablehlo`, for which JAX is enough.
+Prints a line for each image: the file, then its most probable classes with their probabilities,
+separated by tabs. Runs the folder's `model.stablehlo`, which needs only JAX.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax.data import dataset as data
-from ddarts_jax.data import stream
+from ddarts_jax.data import crops, decoding
 from ddarts_jax.errors import UserError
 
 FORMAT = 1  # of the folder; to be raised when an older reader would misread a newer folder
@@ -27,16 +26,16 @@ _BATCH_SIZE = 64
 def predict(
     directory: str | os.PathLike, paths: Sequence[str | os.PathLike], top: int = 3
 ) -> list[list[tuple[str, float]] | UserError]:
-    """Classifies image files by an exported network.
+    """Classifies image files with an exported network.
 
-    Files are decoded like those of a folder to train on: 16 bits are scaled to 8, transparent parts
-    become white, CMYK and palettes become RGB. They are resized to the network's size; for a network
-    of colour images grey ones get three equal channels, for one of grey images colours become grey.
+    Files are decoded like those of a training folder: 16 bits are scaled to 8, transparent parts
+    become white, CMYK and palettes become RGB. They are resized to the network's size; a network for
+    colour images sees grey ones as three equal channels, one for grey images sees colours as grey.
 
     Args:
         directory: a folder that task 'export' wrote.
         paths: image files, some of which may be missing or broken.
-        top: number of classes to tell for each image, at least 1.
+        top: number of classes per image, at least 1.
 
     Returns:
         For each path the (class name, probability) of the `top` most probable classes, the best
@@ -46,7 +45,7 @@ def predict(
         UserError: the folder holds no export that this version can run.
     """
     if top < 1:
-        raise UserError(f"The number of classes to tell, --top, must be 1 or more, not {top}.")
+        raise UserError(f"The number of classes per image, --top, must be 1 or more, not {top}.")
     meta = read_meta(directory)
     forward = _load_program(directory, meta)
     results: list = [None] * len(paths)
@@ -86,7 +85,7 @@ def read_meta(directory: str | os.PathLike) -> dict:
         if (
             not (isinstance(names, list) and all(isinstance(name, str) for name in names))
             or not all(type(given[key]) is int for key in ("image_size", "channels"))
-            or given["crop"] not in (None, stream.CENTRAL)
+            or given["crop"] not in (None, crops.CENTRAL)
             or numbers.shape != (2, given["channels"])
             or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
         ):
@@ -99,12 +98,12 @@ def read_meta(directory: str | os.PathLike) -> dict:
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged ({error!r}): export the network again.") from error
+        raise UserError(f"{path} is corrupt ({error!r}): export the network again.") from error
     return meta
 
 
 def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
-    """The forward pass: uint8 images [B, H, W, C] to logits [B, classes]."""
+    """Loads the forward pass: uint8 images [B, H, W, C] to logits [B, classes]."""
     import jax
     from jax import export
 
@@ -119,9 +118,9 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
         fits = images.shape[1:] == shape and logits.shape[1:] == (len(meta["class_names"]),)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # a damaged file raises one of many
+    except Exception as error:  # a corrupt file raises nearly anything
         raise UserError(
-            f"{path} is damaged, or of a version that JAX {jax.__version__} cannot read "
+            f"{path} is corrupt, or of a version that JAX {jax.__version__} cannot read "
             f"({type(error).__name__}): export the network again."
         ) from error
     if not fits:
@@ -136,7 +135,7 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _read(path, preprocessing: dict) -> np.ndarray:
-    """Decodes an image file as the data of a folder are, to uint8 [image_size, image_size, channels]."""
+    """Decodes an image file as for training, to uint8 [image_size, image_size, channels]."""
     from PIL import Image
 
     size, channels = preprocessing["image_size"], preprocessing["channels"]
@@ -144,26 +143,26 @@ def _read(path, preprocessing: dict) -> np.ndarray:
         raise UserError(f"{path}: the network reads {channels} channels, image files have 1 or 3.")
     if not os.path.isfile(path):
         raise UserError(f"There is no image file {path}.")
-    read = functools.partial(data.read_image, image_size=size)
-    if preprocessing["crop"]:  # of a streamed data set
+    read = functools.partial(decoding.read_image, image_size=size)
+    if preprocessing["crop"]:  # the network was trained on a stream
 
         def read(file):
-            return stream.crop(file.read(), stream.central_box, size)
+            return crops.crop(file.read(), crops.central_box, size)
 
-    image = data.read_file(Path(path), read)
+    image = decoding.read_file(Path(path), read)
     if channels < image.shape[2]:
         image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     return np.broadcast_to(image, (size, size, channels))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits [B, classes], float64."""
+    """Computes the probabilities of logits [B, classes], in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints what the command line asks for.
+    """Runs the command line.
 
     Args:
         argv: the arguments; None: those of the process.
@@ -173,11 +172,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m ddarts_jax.predict",
-        description="Classifies image files by an exported network.",
+        description="Classifies image files with an exported network.",
     )
     parser.add_argument("export", metavar="EXPORT_DIR", help="a folder that task 'export' wrote")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to tell (3)")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image (3)")
     arguments = parser.parse_args(argv)
     try:
         results = predict(arguments.export, arguments.images, arguments.top)

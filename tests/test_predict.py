@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_export_is_told(digits, colour, tmp_path, capsys):
     (folder / "model.stablehlo").unlink()
     assert "model.stablehlo cannot be read" in error_of(folder)
     (folder / "model.stablehlo").write_bytes(program[: len(program) // 2])
-    assert "model.stablehlo is damaged" in error_of(folder)
+    assert "model.stablehlo is corrupt" in error_of(folder)
     (folder / "model.stablehlo").write_bytes((digits[0] / "model.stablehlo").read_bytes())
     assert "does not belong to meta.json" in error_of(folder)
     meta = json.loads((folder / "meta.json").read_text())

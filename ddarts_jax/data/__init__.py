@@ -1,1 +1,1 @@
-"""Images: where they are from, how they are split, streamed and augmented."""
+"""Images: their sources, splits, streams and augmentation."""

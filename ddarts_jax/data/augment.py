@@ -5,7 +5,7 @@ and colour jitter are ImageNet's.
 
 The order of `augment` is that of DARTS and AutoAugment: crop and flip act on the raw image (so a
 crop's border is black), then it is normalised, then cutout erases to 0, the mean colour. Every image
-draws its own; a part that is switched off draws nothing, and does not change the draws of the others.
+has its own draws; a part that is switched off draws nothing, and does not change the other draws.
 """
 
 import math
@@ -27,7 +27,7 @@ def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLi
         images: [B, H, W, C], from 0 to 255, uint8 or floating.
         mean: [C], in units of [0, 1].
         std: [C], likewise, not 0.
-        dtype: Of the result.
+        dtype: Dtype of the result.
 
     Returns:
         dtype [B, H, W, C].
@@ -51,7 +51,7 @@ def augment(
     color_jitter: float = 0.0,
     dtype: DTypeLike,
 ) -> jax.Array:
-    """Crops, flips, normalises and cuts out, as DARTS trains on CIFAR; what is switched off is not done.
+    """Crops, flips, normalises and cuts out, as DARTS trains on CIFAR; any part can be switched off.
 
     Args:
         key: The only source of randomness.
@@ -60,11 +60,11 @@ def augment(
         std: [C], likewise, not 0.
         crop_padding: Pixels of zeros around an image before its crop to H x W; 0: no crop.
         flip: Whether to mirror half of the images left to right.
-        cutout: Pixels a side of the erased square; 0: none.
+        cutout: Pixels per side of the erased square; 0: none.
         resized_crop: Smallest share of the area that `random_resized_crop` takes; 0: none.
         auto_augment: Policy of `autoaugment`, "cifar10" or "imagenet"; empty: none. Needs RGB.
         color_jitter: Strength of each of `jitter_colors`' three parts; 0: none. Needs RGB.
-        dtype: Of the result.
+        dtype: Dtype of the result.
 
     Returns:
         dtype [B, H, W, C].
@@ -114,7 +114,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 def random_cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
     """Sets a square of each image of [B, H, W, C] to 0 (DeVries and Taylor, 2017).
 
-    Its centre is uniform over the image, so it may stick out over the border, where it is clipped.
+    Its centre is uniform over the image, so it may cross the border, where it is clipped.
     """
     size, height, width, _ = images.shape
     centres = jax.random.randint(key, (size, 2), 0, jnp.array([height, width]), jnp.int32)
@@ -140,7 +140,7 @@ def random_resized_crop(
     Args:
         key: The only source of randomness.
         images: [B, H, W, C].
-        size: Pixels a side of the result.
+        size: Pixels per side of the result.
         scale: Smallest and largest share of the image's area.
         ratio: Smallest and largest width / height.
 
@@ -197,12 +197,12 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
     """Resizes a box of each image to size x size, bilinearly, without antialiasing.
 
     Pixels are squares with their value at the centre; beyond the outermost centres of the box the
-    value is theirs, so nothing outside the box counts.
+    value is theirs, so pixels outside the box have no influence.
 
     Args:
         images: [B, H, W, C].
         boxes: int32 [B, 4], inside the images: top, left, height, width.
-        size: Pixels a side of the result.
+        size: Pixels per side of the result.
 
     Returns:
         [B, size, size, C] of the dtype of `images`; integers are rounded.
@@ -236,8 +236,8 @@ def jitter_colors(
 
     Each factor f is uniform in [max(0, 1 - x), 1 + x] for the strength x, and gives
     f image + (1 - f) degenerate, clipped to [0, 1], where the degenerate image is black, the mean
-    of the image's luma, the luma of its pixels. As torchvision's ColorJitter without hue, which
-    shuffles the order.
+    of the image's luma, the luma of its pixels. This is torchvision's ColorJitter without hue, but
+    torchvision shuffles the order.
 
     Args:
         key: The only source of randomness.

@@ -7,8 +7,8 @@ operations have one form, so that images with different ones share a program:
 2. a table of 256 grey values per channel (invert, solarize, posterize, autocontrast, equalize),
 3. a blend with a degenerate image (brightness, contrast, colour, sharpness),
 
-two of which are the identity. All but the statistics of the image (its histogram, its mean) is
-known before the program runs, and computed in NumPy.
+two of which are the identity. Everything but the statistics of the image (its histogram, its mean)
+is known before the program runs, and computed in NumPy.
 
 Each operation is Pillow's. Steps 1 and 2 and the degenerate images are integer arithmetic and
 equal on all devices; the blend is a float32, truncated, so that rounding can change it by 1 where
@@ -85,7 +85,7 @@ POLICIES = {
 
 # What a magnitude index 0..9 means: the article's ranges in ten equal steps. Slope, share of the
 # side (150 of its 331 pixels), degrees, bits kept, threshold, share of the image in the blend.
-# Operations that are not here have no magnitude.
+# Operations that are missing here have no magnitude.
 MAGNITUDES = {
     "ShearX": np.linspace(0, 0.3, 10),
     "ShearY": np.linspace(0, 0.3, 10),
@@ -115,7 +115,7 @@ class _Operation(NamedTuple):
         table: uint8 [256], the fixed table.
         table_kind: int32, index into `_TABLES`.
         blend_kind: int32, index into `_BLENDS`.
-        factor: float32, of the image in the blend.
+        factor: float32, weight of the image in the blend.
     """
 
     affine: np.ndarray
@@ -188,7 +188,7 @@ def apply_operation(name: str, image: jax.Array, magnitude: float) -> jax.Array:
     """Applies one operation to one image, as Pillow does.
 
     Args:
-        name: Of the operation, as in `POLICIES`.
+        name: Name of the operation, as in `POLICIES`.
         image: uint8 [H, W, 3], of at most 2**23 pixels.
         magnitude: In the units of `MAGNITUDES`; may be negative if `SIGNED`; without effect for
             AutoContrast, Equalize and Invert.
@@ -260,7 +260,7 @@ def _apply(operation: _Operation, image: jax.Array) -> jax.Array:
 
 
 def _resample(affine: jax.Array, image: jax.Array) -> jax.Array:
-    """Takes the pixels of [H, W, 3] to which the affine map leads, grey where there is none."""
+    """Takes the pixels of [H, W, 3] that the affine map points to, grey outside the image."""
     height, width, _ = image.shape
     a, b, c, d, e, f = affine
     x, y = jnp.arange(width, dtype=jnp.int32), jnp.arange(height, dtype=jnp.int32)[:, None]
@@ -303,7 +303,7 @@ def _blend(kind: jax.Array, factor: jax.Array, image: jax.Array) -> jax.Array:
     luma = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
     total, count = luma.sum(dtype=jnp.int32), luma.size
     mean = total // count + (2 * (total % count) >= count)
-    # A 3 x 3 mean of which the centre has weight 5 of 13; border pixels stay.
+    # A 3 x 3 mean whose centre has weight 5 of 13; border pixels stay.
     rows = wide[:-2] + wide[1:-1] + wide[2:]
     inner = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * wide[1:-1, 1:-1]
     smooth = wide.at[1:-1, 1:-1].set((2 * inner + 13) // 26)

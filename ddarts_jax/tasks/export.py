@@ -36,8 +36,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ddarts_jax import configuration
+from ddarts_jax.data import crops, stream
 from ddarts_jax.data import dataset as data
-from ddarts_jax.data import stream
 from ddarts_jax.data.augment import normalize
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
@@ -379,7 +379,7 @@ def _describe(settings, genotype: Genotype, dataset: Dataset, accuracy: float) -
             "channels": dataset.channels,
             # Of the image, before it is resized: the whole, or the central square of this share of
             # its shorter side.
-            "crop": stream.CENTRAL if settings.data.stream else None,
+            "crop": crops.CENTRAL if settings.data.stream else None,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
             "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",

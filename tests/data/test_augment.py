@@ -220,7 +220,7 @@ def test_boxes_have_the_drawn_laws():
     """Where every box fits: area uniform, aspect log-uniform, place uniform, within their ranges.
 
     Means lie within 5 standard deviations of 5000 draws; a side is rounded to a pixel, which moves
-    area and aspect of these boxes (more than 60 pixels a side) by less than 2%.
+    area and aspect of these boxes (more than 60 pixels per side) by less than 2%.
     """
     height, width, scale, ratio, count = 300, 320, (0.1, 0.3), (0.5, 2.0), 5000
     boxes = np.asarray(draw_boxes(jax.random.key(0), count, height, width, scale, ratio))

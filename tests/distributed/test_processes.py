@@ -26,9 +26,9 @@ _FLAGS = ["--coordinator=localhost:1234", "--num_processes=2", "--process_id=1"]
 _MAIN = """
 import os, sys
 from ddarts_jax import main
-from ddarts_jax.data import stream
+from ddarts_jax.data.sources import folder
 
-read = stream.Folder.read
+read = folder.Folder.read
 
 def noting(self, index):
     if log := os.environ.get("READ_LOG"):
@@ -36,7 +36,7 @@ def noting(self, index):
             file.write(os.fsdecode(self.files[index]) + "\\n")
     return read(self, index)
 
-stream.Folder.read = noting
+folder.Folder.read = noting
 sys.exit(main.main(["main", *sys.argv[1:]]))
 """
 

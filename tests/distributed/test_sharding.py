@@ -154,7 +154,7 @@ def _compare(path, dtype):
 
     net, variables, alphas = search.build(config, dataset, dtype)
     init, step = search.search_step(net, config.search, plan.total)
-    halves = data.stratified_halves(dataset.train_labels, config.seed)
+    halves = dataset.halves(config.seed)
     measure("search", init(variables, alphas), step, halves)
 
     net, variables = train.build(config, _NETWORK, dataset, dtype)

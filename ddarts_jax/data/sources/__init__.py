@@ -1,0 +1,1 @@
+"""Sources of images, a module each; `table` lists them."""

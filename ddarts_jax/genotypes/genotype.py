@@ -113,7 +113,7 @@ class Genotype:
 
         Example:
             >>> dd.Genotype.load("ResNet18").num_cells
-            8
+            4
         """
         if Path(name).suffix == ".json":
             return cls._from_json(name)
@@ -125,8 +125,8 @@ class Genotype:
         """Returns a deeper network of `num_cells` cells (Algorithm 1); see the function `expand`.
 
         Example:
-            >>> dd.Genotype.load("ResNet18").expand(14).num_cells
-            14
+            >>> dd.Genotype.load("InceptionV4").expand(20).num_cells
+            20
         """
         return expand(self, num_cells)
 

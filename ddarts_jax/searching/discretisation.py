@@ -59,7 +59,7 @@ def make_measure(
     Args:
         net: the supernet.
         dataset: images, in memory or streamed.
-        split: that of the alphas: indices of the training images, or `stream.Records`.
+        split: that of the alphas: indices of the training images, or `records.Records`.
         count: images to use, rounded down to whole batches, at least one.
         batch_size: images at a time.
         dtype: of the computation.

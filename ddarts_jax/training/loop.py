@@ -117,7 +117,7 @@ def schedule(num_images: int, batch_size: int, epochs: int, chunk_steps: int) ->
 
 
 def on_device(dataset, splits, mesh: Mesh) -> Images:
-    """Puts the training images of a `data.Dataset` on every device of the mesh."""
+    """Puts the training images of a `dataset.Dataset` on every device of the mesh."""
     return sharding.replicate(
         Images(
             dataset.train_images,
@@ -289,9 +289,9 @@ def run_phase(
     Args:
         phase: "search" or "train", also the name of its section of the config.
         config: the whole config.
-        dataset: images, in memory (`data.Dataset`) or streamed (`stream.Streamed`).
+        dataset: images, in memory (`dataset.Dataset`) or streamed (`stream.Streamed`).
         splits: one for each batch that a step takes: indices of the training images, or, of a
-            streamed data set, their `stream.Records`.
+            streamed data set, their `records.Records`.
         plan: from `schedule`.
         state: a fresh one; has a `step`.
         step: see `make_chunk`.

@@ -6,11 +6,11 @@ Needs CIFAR-100 prepared by tensorflow-datasets as ArrayRecord. Made for a GPU; 
 been run yet, so no accuracy is given (the paper: DD-4, 83.86% after full training).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "search"
     config.data.name = "cifar100"
     config.parse.method = "edge"

@@ -8,11 +8,11 @@ ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy 
 given (the paper: DD-5, 81.92%).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "train"
     config.data.name = "cifar100"
     config.train.augment.auto_augment = "cifar10"  # the article uses one policy for both

@@ -8,11 +8,11 @@ channels. Made for a GPU; the whole search has not been run yet, so no accuracy 
 its full training: 71.23 M parameters, 97.20%).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "search"
     config.data.name = "cifar10"
     config.search.space = "dartopti"

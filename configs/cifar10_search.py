@@ -7,11 +7,11 @@ defaults of `default_config`. Made for a GPU: benchmarks/RESULTS.md has what a s
 search has not been run yet, so no accuracy is given (the paper: DD-1, 97.02% after full training).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "search"
     config.data.name = "cifar10"
     return config

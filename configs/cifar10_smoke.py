@@ -6,11 +6,11 @@
 compiling. The accuracy means nothing.
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.data.name = "cifar10"
     config.data.images_per_class = 40
     config.data.batch_size = 50

@@ -8,11 +8,11 @@ ArrayRecord, and a GPU. The whole training has not been run yet, so no accuracy 
 given (the paper: DD-1, 97.02%).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "train"
     config.data.name = "cifar10"
     config.train.augment.auto_augment = "cifar10"  # the article uses one policy for both

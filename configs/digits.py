@@ -6,11 +6,11 @@
 test split (seeds 0 to 2).
 """
 
-from ddarts_jax.configuration import default_config, without_augmentation
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.data.name = "digits"
     config.data.batch_size = 64
 
@@ -23,12 +23,12 @@ def get_config():
     config.search.weights.final_learning_rate = 0.01
     config.search.alphas.learning_rate = 0.05
     config.search.alphas.final_learning_rate = 0.02
-    without_augmentation(config.search.augment)
+    dd.without_augmentation(config.search.augment)
 
     config.train.epochs = 14
     config.train.channels = 16
     config.train.learning_rate = 0.1
     config.train.drop_path = 0.0
     config.train.auxiliary_weight = 0.0
-    without_augmentation(config.train.augment)
+    dd.without_augmentation(config.train.augment)
     return config

@@ -6,11 +6,11 @@ ablation loss without gradient, gradients that pile up.
 A baseline: all else is that of configs/digits.py.
 """
 
-from ddarts_jax.configuration import based_on
+import ddarts_jax as dd
 
 
 def get_config():
-    config = based_on(__file__, "digits.py")
+    config = dd.based_on(__file__, "digits.py")
     config.search.method = "authors_program"
     # With gradients that pile up the zero-one loss weighs little: in 12 epochs some cell has no alpha
     # above the threshold, so the best primitives are taken without one.

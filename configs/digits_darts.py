@@ -5,11 +5,11 @@
 A baseline: all else is that of configs/digits.py.
 """
 
-from ddarts_jax.configuration import based_on
+import ddarts_jax as dd
 
 
 def get_config():
-    config = based_on(__file__, "digits.py")
+    config = dd.based_on(__file__, "digits.py")
     config.search.method = "darts"
     config.parse.method = "darts"
     return config

@@ -7,11 +7,11 @@ tensorflow-datasets as ArrayRecord. Images are streamed. Made for GPUs; the whol
 yet, so no accuracy is given (the paper: DD-7, 75.5% after full training).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "search"
     config.data.name = "imagenet2012"
     config.data.stream = True

@@ -8,11 +8,11 @@ Data as for imagenet_search.py, streamed. `--config.train.augment.auto_augment=i
 Made for GPUs; the whole training has not been run yet, so no accuracy is given (the paper: DD-7, 75.5%).
 """
 
-from ddarts_jax.configuration import default_config
+import ddarts_jax as dd
 
 
 def get_config():
-    config = default_config()
+    config = dd.default_config()
     config.task = "train"
     config.data.name = "imagenet2012"
     config.data.stream = True

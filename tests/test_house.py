@@ -67,5 +67,5 @@ def test_what_one_module_does_alone(path):
     for line, module in imports(path):
         package = module.partition(".")[0]
         assert ALONE.get(package, where) == where, f"{path}:{line} imports {module}"
-        if where.startswith("genotypes/") or where in ("configuration.py", "errors.py"):
+        if where.startswith(("genotypes/", "configuration/")) or where == "errors.py":
             assert package not in ("jax", "flax", "optax"), f"{path}:{line} imports {module}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -243,7 +244,7 @@ def test_none_is_no_value():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda path: path.stem
+    "path", sorted((tiny.ROOT / "configs").glob("*.py")), ids=lambda path: path.stem
 )
 def test_every_config_file_is_valid(path):
     """No file in configs/ holds values that are refused."""
@@ -312,7 +313,7 @@ def test_a_program_ends_with_the_sentence_and_no_traceback(tmp_path, config_file
 
     def run(*arguments):
         command = [sys.executable, str(script), *arguments]
-        root = Path(__file__).parents[1]
+        root = tiny.ROOT
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root)}
         )
@@ -337,6 +338,9 @@ def test_former_names_of_keys_are_understood(tmp_path, caplog):
     assert (
         "config.search.ablation.weight is now config.search.ddarts.ablation.weight" in caplog.text
     )
+    file.write_text("from ddarts_jax.config import default_config\n")
+    with pytest.raises(UserError, match=r"import ddarts_jax as dd, dd.default_config\(\)\.$"):
+        parse_flags(["main", "--config", str(file)])
     file.write_text(
         f"{lines}    config = default_config()\n    config.search.zero_one_weight = 1.0\n"
         f"    return config\n"
@@ -357,7 +361,7 @@ def test_former_names_of_keys_are_understood(tmp_path, caplog):
 )
 def test_a_baseline_differs_by_what_defines_it_alone(name, keys):
     """All else is the config of D-DARTS on the digits."""
-    directory = Path(__file__).parents[1] / "configs"
+    directory = tiny.ROOT / "configs"
     flags = [
         ["main", "--config", str(directory / f"{file}.py")] for file in ("digits", f"digits_{name}")
     ]

@@ -1,0 +1,50 @@
+"""The configuration: `keys` has every key with its default, `checks` what is allowed, `files` the flags.
+
+A file in configs/ returns `dd.default_config()` with some values changed; flags change more:
+
+    python -m ddarts_jax.main --config configs/digits.py --config.search.epochs=3 --workdir DIR
+"""
+
+from ddarts_jax.configuration.checks import validate
+from ddarts_jax.configuration.files import based_on, load, nearest_key, parse_flags, shipped
+from ddarts_jax.configuration.keys import (
+    FORMER_NAMES,
+    METHODS,
+    add_method,
+    compare_config,
+    default_config,
+    defaults,
+    distance_config,
+    export_config,
+    import_config,
+    score_config,
+    seeds_config,
+    without_augmentation,
+)
+from ddarts_jax.configuration.values import differences, flatten, save, to_json, with_seed
+
+__all__ = [
+    "FORMER_NAMES",
+    "METHODS",
+    "add_method",
+    "based_on",
+    "compare_config",
+    "default_config",
+    "defaults",
+    "differences",
+    "distance_config",
+    "export_config",
+    "flatten",
+    "import_config",
+    "load",
+    "nearest_key",
+    "parse_flags",
+    "save",
+    "score_config",
+    "seeds_config",
+    "shipped",
+    "to_json",
+    "validate",
+    "with_seed",
+    "without_augmentation",
+]

@@ -1,0 +1,176 @@
+"""Which values a config may have, each by itself and together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddarts_jax.configuration.keys import METHODS, TASKS, default_config
+from ddarts_jax.configuration.values import flatten
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import spaces
+
+_CHOICES = {
+    "search.stem": ("plain", "strided"),
+    "train.stem": ("plain", "strided"),
+    "dtype": ("auto", "float32", "bfloat16", "float64"),
+    "search.augment.auto_augment": ("", "cifar10", "imagenet"),
+    "train.augment.auto_augment": ("", "cifar10", "imagenet"),
+    "search.ddarts.ablation.gradient": ("full", "none"),
+    "search.ddarts.ablation.removal": ("zero", "random"),
+    "search.authors_program.ablation.removal": ("zero", "random"),
+    "parse.method": ("sparse", "edge", "complete", "darts"),
+}
+
+
+# By key or its last part: the allowed values in words, and their test.
+_POSITIVE = ("greater than 0", lambda value: value > 0)
+
+
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+
+
+_BELOW_ONE = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
+
+
+_FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+_RANGES = {
+    "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "parallel": _NOT_NEGATIVE,
+    "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
+    "search.start.epochs": _NOT_NEGATIVE,
+    **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
+    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
+    **dict.fromkeys(("strength", "from_epoch", "candidates"), _POSITIVE),
+    **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
+    "search.num_cells": _POSITIVE,
+    "train.num_cells": _NOT_NEGATIVE,
+    **dict.fromkeys(
+        ("image_size", "images_per_class", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
+    **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
+    "weight": _NOT_NEGATIVE,
+    **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
+    "average": _BELOW_ONE,
+    "accumulate": _POSITIVE,
+    **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
+    **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
+    **dict.fromkeys(("gap_images", "microbatch"), _NOT_NEGATIVE),
+}
+
+
+# Pairs of values that exclude each other, or of which one would be ignored. For each key the values that
+# are meant, or _SET: any but the default; then why they exclude each other, and what to do.
+_SET = None
+
+
+_CONFLICTS = (
+    (
+        {"search.method": ("random",), "search.start.genotype": _SET},
+        "a random search starts from nothing; leave search.start.genotype empty, or choose another "
+        "search.method",
+    ),
+    (
+        {"search.method": ("random",), "search.alphas.cell_learning_rates": _SET},
+        "a random search trains no supernet; leave the rates empty, or choose another search.method",
+    ),
+    (
+        {"search.start.genotype": _SET, "search.ddarts.share_cells": _SET},
+        "the start says itself which cells share an architecture; set search.ddarts.share_cells=False, "
+        "or leave search.start.genotype empty",
+    ),
+    (
+        {"task": ("pipeline", "search"), "genotype": _SET},
+        "a search finds its genotype; set config.task=train to train this one, or begin the search with "
+        "it by search.start.genotype",
+    ),
+    (
+        {"task": ("pipeline", "search"), "weights": _SET},
+        "the weights of a network that is still to be found cannot be given; set config.task=train or "
+        "evaluate, or leave config.weights empty",
+    ),
+)
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every value that has a range or a choice, and that no two exclude each other.
+
+    Raises:
+      UserError: a value is not allowed; names the key, the value and what is.
+    """
+    values = flatten(config)
+    tasks = tuple(task for task in TASKS if set(flatten(TASKS[task]())) <= set(values))
+    if config.task not in tasks:
+        raise UserError(f"config.task is {config.task!r}; it must be one of {tasks}.")
+    for key, value in values.items():
+        if value is None:  # which ml_collections allows whatever the type
+            raise UserError(
+                f"config.{key} is None; give it a value, as its default "
+                f"{flatten(TASKS[config.task]()).get(key)!r}."
+            )
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
+        allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
+        if allowed and not (math.isfinite(value) and allowed[1](value)):
+            raise UserError(f"config.{key} is {value!r}; it must be {allowed[0]}.")
+    rates = values.get("search.alphas.cell_learning_rates", ())
+    if not all(isinstance(r, int | float) and math.isfinite(r) and r >= 0 for r in rates):
+        raise UserError(
+            f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
+        )
+    seeds = values.get("seeds", (0,))
+    known = all(isinstance(seed, int) and _RANGES["seed"][1](seed) for seed in seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not known:
+        raise UserError(
+            f"config.seeds is {seeds}; it must be one or more different numbers "
+            f"{_RANGES['seed'][0]}."
+        )
+    sizes = values.get("evaluate.batch_sizes", ())
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
+    warmup, epochs = values.get("train.warmup_epochs", 0), values.get("train.epochs", 1)
+    if warmup >= epochs:
+        raise UserError(
+            f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
+            f"is {epochs}."
+        )
+    if "search.space" in values:
+        spaces.primitives_of(values["search.space"])
+    _check_method(values)
+    _refuse_conflicts(values)
+
+
+def _check_method(values: Mapping[str, Any]) -> None:
+    """Raises UserError if there is no such search method, or if another one's options are set."""
+    chosen = values.get("search.method")
+    if chosen is None:
+        return
+    if chosen not in METHODS:
+        raise UserError(f"config.search.method is {chosen!r}; it must be one of {tuple(METHODS)}.")
+    defaults = flatten(default_config())
+    for key, value in values.items():
+        owner = key.split(".")[1] if key.startswith("search.") else None
+        if owner in METHODS and owner != chosen and value != defaults.get(key, value):
+            raise UserError(
+                f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
+                f"read it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
+            )
+
+
+def _refuse_conflicts(values: Mapping[str, Any]) -> None:
+    """Raises UserError if two values {dotted key: value} are a pair of `_CONFLICTS`."""
+    defaults = flatten(default_config())
+
+    def counts(key: str, those: Sequence[Any] | None) -> bool:
+        if key not in values:
+            return False
+        return values[key] != defaults[key] if those is _SET else values[key] in those
+
+    for pair, why in _CONFLICTS:
+        if all(counts(key, those) for key, those in pair.items()):
+            named = " and ".join(f"config.{key} is {values[key]!r}" for key in pair)
+            raise UserError(f"{named}: {why}.")

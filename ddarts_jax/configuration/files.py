@@ -1,0 +1,210 @@
+"""Config files, and the flags that change their values."""
+
+import argparse
+import difflib
+import logging
+import os
+import runpy
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ddarts_jax.configuration.checks import validate
+from ddarts_jax.configuration.keys import FORMER_NAMES, TASKS
+from ddarts_jax.configuration.values import flatten
+from ddarts_jax.errors import UserError
+
+
+def based_on(file: str, name: str) -> ConfigDict:
+    """Returns the configuration of the file `name` that lies beside the config file `file`."""
+    return runpy.run_path(str(Path(file).with_name(name)))["get_config"]()
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Reads the command line.
+
+    Args:
+      argv: the program's name and its arguments: `--config FILE`, `--workdir DIR`, and any number
+        of overrides `--config.key=value` (a tuple as `'(1, 2)'`).
+
+    Returns:
+      The validated, locked configuration and the workdir.
+
+    Raises:
+      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
+        value has the wrong type or range.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ddarts_jax.main",
+        description="D-DARTS: searches, trains and evaluates a network.",
+        epilog="Any value of the config is changed by --config.key=value.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file as in configs/")
+    parser.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help="where everything is written; an interrupted run in it is continued "
+        "(default: runs/<config name>-<time>)",
+    )
+    arguments, overrides = parser.parse_known_args(list(argv[1:]))
+    config = _load(arguments.config)
+    overrides = [_renamed(argument) for argument in overrides]
+    _check_keys(config, overrides)
+    flag_values = flags.FlagValues()
+    argv = [argv[0], *overrides]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=flag_values, sys_argv=argv, lock_config=True
+        )
+        surplus = flag_values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(f"{error}") from error
+    if surplus:
+        raise UserError(f"Unknown argument {surplus[0]!r}; overrides are --config.key=value.")
+    validate(config)
+    default = f"runs/{Path(arguments.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return config, arguments.workdir or default
+
+
+def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Loads a config and changes some of its values.
+
+    Args:
+      name: of a config that comes with the package, or a path.
+      overrides: {dotted key: value}; `search.space` may be a tuple of names of primitives.
+
+    Returns:
+      The validated, locked configuration.
+
+    Raises:
+      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
+        value has the wrong type or range.
+    """
+    config = _load(name)
+    for key, value in (overrides or {}).items():
+        key = FORMER_NAMES.get(key, key)
+        _check_keys(config, [f"--config.{key}"])
+        if key == "search.space" and not isinstance(value, str):
+            value = ",".join(value)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"config.{key} is {value!r}; it must be of the type of its default, "
+                f"{flatten(config)[key]!r}."
+            ) from error
+    validate(config)
+    return config.lock()
+
+
+def shipped() -> dict[str, Path]:
+    """Returns the configs that come with the package, by name."""
+    package = Path(__file__).parents[1]
+    folders = (package / "configs", package.parent / "configs")  # installed, or in the repository
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def nearest_key(config: ConfigDict, key: str) -> str:
+    """Returns the dotted key of `config` (value or group) that looks most like `key`."""
+
+    def likeness(candidate: str) -> float:
+        # The last part counts twice: 'serach.epochs' is about epochs, and so is a bare 'epochs'.
+        last, wanted = candidate.rpartition(".")[2], key.rpartition(".")[2]
+        return _ratio(candidate, key) + _ratio(last, wanted)
+
+    return max(_all_keys(config), key=likeness)
+
+
+def _load(name: str | os.PathLike) -> ConfigDict:
+    """Runs a config file, named by its path or as in `shipped`, and returns its config."""
+    path = str(name)
+    if not Path(path).is_file():
+        if path not in shipped():
+            raise UserError(
+                f"No config file {path!r}; the configs that come with the package are "
+                f"{', '.join(shipped())}."
+            )
+        path = str(shipped()[path])
+    try:
+        config = runpy.run_path(path).get("get_config", lambda: None)()
+    except Exception as error:
+        raise UserError(_config_file_error(path, error)) from error
+    task = config.get("task") if isinstance(config, ConfigDict) else None
+    if task not in TASKS or not set(flatten(TASKS[task]())) <= set(flatten(config)):
+        raise UserError(
+            f"Config file {path!r} must define get_config() that returns default_config(), or "
+            "that of another task as in configs/, with some values changed."
+        )
+    return config
+
+
+def _config_file_error(path: str, error: Exception) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), "?")
+    if isinstance(error, AttributeError | KeyError) and error.args:
+        # ml_collections adds advice in further lines.
+        error = type(error)(str(error.args[0]).splitlines()[0])
+    if isinstance(error, ModuleNotFoundError) and error.name == "ddarts_jax.config":
+        return (
+            f"Config file {path!r} fails in line {line}: ddarts_jax.config is now the package itself: "
+            f"import ddarts_jax as dd, dd.default_config()."
+        )
+    message = f"Config file {path!r} fails in line {line}: {type(error).__name__}: {error}"
+    for former, name in FORMER_NAMES.items():
+        if isinstance(error, AttributeError | KeyError) and former.split(".")[1] in str(error):
+            return f"{message} (config.{former} is now config.{name})"
+    return message
+
+
+def _renamed(argument: str) -> str:
+    """Returns an override with today's name of its key."""
+    flag, equals, value = argument.partition("=")
+    key = flag.removeprefix("--config.")
+    if key == flag or key not in FORMER_NAMES:
+        return argument
+    logging.warning("config.%s is now config.%s", key, FORMER_NAMES[key])
+    return f"--config.{FORMER_NAMES[key]}{equals}{value}"
+
+
+def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Raises UserError unless every flag among `overrides` names a value of the config."""
+    for argument in overrides:
+        if not argument.startswith("-") or _is_number(argument):
+            continue  # the value of the flag before it
+        key = argument.partition("=")[0].lstrip("-")
+        if not key.startswith("config."):
+            raise UserError(f"Unknown flag --{key}; overrides are --config.key=value.")
+        key = key.removeprefix("config.")
+        if key not in _all_keys(config):
+            nearest = nearest_key(config, key)
+            raise UserError(f"No key {key!r} in the config; did you mean {nearest!r}?")
+        if key not in flatten(config):
+            names = ", ".join(k for k in flatten(config) if k.startswith(f"{key}."))
+            raise UserError(f"config.{key} is a group of keys; name one of {names}.")
+
+
+def _all_keys(config: ConfigDict) -> list[str]:
+    """Returns the dotted keys of all values and of all groups."""
+    keys = list(flatten(config))
+    groups = {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
+    return [*keys, *sorted(groups)]
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,47 @@
+"""Configs as plain values: flat, compared, copied, and as JSON."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted key: value} of a nested mapping."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping | ConfigDict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Returns 'dotted.key: value in a, value in b' of every key in which two mappings differ."""
+    a, b = flatten(a), flatten(b)
+    missing = object()
+
+    def show(value: Any) -> str:
+        return "absent" if value is missing else repr(value)
+
+    pairs = {key: (a.get(key, missing), b.get(key, missing)) for key in sorted({*a, *b})}
+    return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
+
+
+def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
+    """Returns a copy with another seed."""
+    copy = config.copy_and_resolve_references()
+    copy.seed = seed
+    return copy
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the configuration as indented JSON with sorted keys."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def save(config: ConfigDict, path: str | os.PathLike) -> None:
+    """Writes the configuration to a JSON file."""
+    Path(path).write_text(to_json(config))

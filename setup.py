@@ -7,7 +7,10 @@ setup(
     version="0.1.0",
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
     packages=find_packages(include=["ddarts_jax", "ddarts_jax.*"]),
-    package_data={"ddarts_jax.reports": ["page.css", "page.js"]},
+    package_data={
+        "ddarts_jax.reports": ["page.css", "page.js"],
+        "ddarts_jax.tasks.export": ["README.md.jinja"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5",

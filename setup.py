@@ -11,6 +11,7 @@ setup(
     package_data={
         "ddarts_jax": ["__init__.pyi", "py.typed"],
         "ddarts_jax.reports": ["page.css", "page.js"],
+        "ddarts_jax.tasks.export": ["README.md.jinja"],
     },
     python_requires=">=3.11",
     install_requires=[

@@ -1,27 +1,24 @@
 """Several processes that run one program together, on one machine or on many.
 
-Every process sees all devices and takes every step; batches are split over all of them. Process 0 is
-the one that reports: it alone logs, and writes and reads the workdir; what it has read the others get
-from it, so only the data must be readable everywhere.
+Every process sees all devices and takes every step; batches are split over all of them. Process 0
+reports: only it logs, and only it reads and writes the workdir; it sends what it has read to the
+others, so that only the data must be readable everywhere.
 
-A process that dies leaves the others waiting for it in the middle of a step. So each of them shows
-every few seconds in the coordinator's key-value store that it is alive, and ends with a message when
-another one no longer does.
+If one process dies, the others would wait for it forever in the middle of a step. JAX's coordination
+service notices that its heartbeats have stopped and aborts the others, with a page of C++ that names
+the dead one; `_on_abort` adds what the user can do.
 """
 
 import argparse
 import contextlib
 import ctypes
-import logging
 import os
 import pickle
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -30,14 +27,12 @@ import numpy as np
 
 from ddarts_jax.errors import UserError
 
-_logger = logging.getLogger(__name__)
-
-_BEAT_SECONDS = 2.0
-_SILENCE_SECONDS = 30.0  # after which a process counts as dead
+_SILENCE_SECONDS = 30  # without a heartbeat, after which JAX counts a process as dead
+_GRACE_SECONDS = 3.0  # for other processes to come to the same failure
 _PIECE = 2**30  # bytes sent to the others at a time: JAX's numbers are int32, a state may be larger
 _LOST = 3  # exit status of a process that ends because another one did
 
-# What a launcher sets in every process that JAX can find its way with, and how many there are.
+# Variables that a launcher sets in every process: one with which JAX finds the others, and their number.
 _LAUNCHERS = {
     "SLURM": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
     "Open MPI": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"),
@@ -45,12 +40,12 @@ _LAUNCHERS = {
 
 
 class Flags(NamedTuple):
-    """Which process of how many this is.
+    """Place of this process among several.
 
     Attributes:
         coordinator: host:port of process 0.
-        num_processes: in all.
-        process_id: of this one, from 0.
+        num_processes: number of all processes.
+        process_id: number of this one, from 0.
     """
 
     coordinator: str
@@ -62,10 +57,10 @@ def parse_flags(argv: list[str]) -> tuple[Flags | None, list[str]]:
     """Takes `--coordinator`, `--num_processes` and `--process_id` out of a command line.
 
     Returns:
-        Them, None where there is none of them, and the other arguments.
+        The flags, or None if none of them is given; the other arguments.
 
     Raises:
-        UserError: some are missing or have values that cannot be.
+        UserError: some are missing or have impossible values.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in Flags._fields:
@@ -82,7 +77,7 @@ def parse_flags(argv: list[str]) -> tuple[Flags | None, list[str]]:
         )
     if not re.fullmatch(r".+:\d+", found.coordinator):
         raise UserError(
-            f"--coordinator={found.coordinator} is no address; it must be HOST:PORT, the host of "
+            f"--coordinator={found.coordinator} is not an address; it must be HOST:PORT, the host of "
             "process 0 and a port that is free there."
         )
     try:
@@ -97,66 +92,116 @@ def parse_flags(argv: list[str]) -> tuple[Flags | None, list[str]]:
     return Flags(found.coordinator, count, index), others
 
 
+class _Group:
+    """The run of several processes that this process is part of.
+
+    Attributes:
+        index: of this process, from 0.
+        count: number of processes.
+        scratch: folder to remove when this process is aborted.
+        handler: C function that handles SIGABRT, kept because C does not; None in a run of one process.
+    """
+
+    index = 0
+    count = 1
+    scratch: str | None = None
+    handler: Any = None
+
+
+_group = _Group()
+
+
 def start(flags: Flags | None) -> None:
     """Joins the other processes, before any device is used.
 
     Args:
-        flags: None: from the variables that a launcher (SLURM, Open MPI) has set; without these
+        flags: None: use the variables that a launcher (SLURM, Open MPI) has set; without these
             there is one process, and nothing happens.
 
     Raises:
         UserError: the other processes do not come, or a launcher's variables are incomplete.
     """
+    if flags is None and not _is_launched():
+        return
     import jax
 
-    if flags is None:
-        counts = {
-            name: (marker in os.environ, int(os.environ.get(size, "1")))
-            for name, (marker, size) in _LAUNCHERS.items()
-        }
-        launched = any(present and count > 1 for present, count in counts.values())
-        if counts["Open MPI"][1] > 1 and not launched:
-            raise UserError(
-                "This Open MPI does not say where process 0 is: give --coordinator=HOST:PORT, "
-                "--num_processes=$OMPI_COMM_WORLD_SIZE and --process_id=$OMPI_COMM_WORLD_RANK."
-            )
-        if not launched:
-            return
     arguments = tuple(flags) if flags else ()
-    # It would take SIGTERM for itself; `loop` answers it in all processes alike.
+    # It would take SIGTERM for itself; `training.signals` answers it in all processes alike.
     jax.config.update("jax_enable_preemption_service", False)
-    # The watch is quicker than these; JAX's default lets the dead rest for 100 s.
     try:
-        jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=60)
+        jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=_SILENCE_SECONDS)
     except (RuntimeError, ValueError) as error:
         where = f"{flags.coordinator} of {flags.num_processes}" if flags else "the launcher names"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The processes did not find each other (coordinator {where}): start all of them within "
-            f"5 minutes, with the same address, whose port must be free ({_first_line(error)})."
+            f"5 minutes, with the same address, whose port must be free ({reason})."
         ) from error
-    _watch.begin()
+    _group.index, _group.count = jax.process_index(), jax.process_count()
+    _catch_aborts()
+
+
+def _is_launched() -> bool:
+    """Returns whether a launcher has started several processes that JAX can connect.
+
+    Raises:
+        UserError: it has, but JAX cannot.
+    """
+    counts = {
+        name: (marker in os.environ, int(os.environ.get(size, "1")))
+        for name, (marker, size) in _LAUNCHERS.items()
+    }
+    launched = any(present and count > 1 for present, count in counts.values())
+    if counts["Open MPI"][1] > 1 and not launched:
+        raise UserError(
+            "This Open MPI does not say where process 0 is: give --coordinator=HOST:PORT, "
+            "--num_processes=$OMPI_COMM_WORLD_SIZE and --process_id=$OMPI_COMM_WORLD_RANK."
+        )
+    return launched
+
+
+def _catch_aborts() -> None:
+    """Has `_on_abort` called when JAX aborts this process."""
+    # A handler set by Python's `signal` runs too late: abort() ends the process before it.
+    _group.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _group.handler)
+
+
+def _on_abort(signal_number: int) -> None:
+    """Ends this process cleanly where JAX would abort it."""
+    message = (
+        f"error: process {_group.index} of {_group.count} was aborted. Most often another process "
+        "has died or failed: the lines above name it, and its own output says why. The same commands "
+        "with the same --workdir continue from the last checkpoint.\n"
+    )
+    os.write(2, message.encode())
+    if _group.scratch:  # no context manager ends after this
+        shutil.rmtree(_group.scratch, ignore_errors=True)
+    os._exit(_LOST)
 
 
 def index() -> int:
-    """Which process this is, from 0."""
-    return _watch.index
+    """Returns the number of this process, from 0."""
+    return _group.index
 
 
 def count() -> int:
-    """How many processes there are."""
-    return _watch.count
+    """Returns the number of processes."""
+    return _group.count
 
 
 def is_main() -> bool:
-    """Whether this is the process that reports."""
+    """Returns whether this is the process that reports."""
     return index() == 0
 
 
 def from_main(function: Callable[[], Any]) -> Any:
-    """Calls `function` in process 0, and returns in every process what it returned there.
+    """Calls `function` in process 0 and returns its result in every process.
 
-    All processes must call this together. What the function returns is pickled, as is a `UserError`,
-    which is raised everywhere.
+    All processes must call this together. The result is pickled.
+
+    Raises:
+        UserError: `function` raised it in process 0; it is raised in every process.
     """
     if count() == 1:
         return function()
@@ -169,10 +214,10 @@ def from_main(function: Callable[[], Any]) -> Any:
         except UserError as error:
             answer = None, error
         content = pickle.dumps(answer)
-    whole_and_rest = np.array(divmod(len(content), _PIECE), np.int32)
-    whole, rest = map(int, broadcast_one_to_all(whole_and_rest))
+    pieces_and_rest = np.array(divmod(len(content), _PIECE), np.int32)
+    pieces, rest = map(int, broadcast_one_to_all(pieces_and_rest))
     received = bytearray()
-    for size in [_PIECE] * whole + [rest] * (rest > 0):
+    for size in [_PIECE] * pieces + [rest] * (rest > 0):
         piece = content[len(received) : len(received) + size] or bytes(size)
         received += broadcast_one_to_all(np.frombuffer(piece, np.uint8)).tobytes()
     result, error = pickle.loads(received)
@@ -182,7 +227,7 @@ def from_main(function: Callable[[], Any]) -> Any:
 
 
 def highest(number: int) -> int:
-    """The highest of the numbers that the processes call this with, all of them together."""
+    """Returns the highest `number` of all processes, which must call this together."""
     if count() == 1:
         return number
     from jax.experimental.multihost_utils import process_allgather
@@ -192,138 +237,38 @@ def highest(number: int) -> int:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[str]:
-    """Creates a folder for the context, removed too if the death of another process ends this one."""
+    """Creates a folder for the context; it is removed even if this process is aborted."""
     with tempfile.TemporaryDirectory() as folder:
-        _watch.scratch = folder
+        _group.scratch = folder
         yield folder
-    _watch.scratch = None
+    _group.scratch = None
 
 
-def leave(status: int = 0, failure: str = "") -> None:
+def leave(status: int = 0, failed: bool = False) -> None:
     """Ends this process's part in a run of several; does nothing in a run of one.
 
     Args:
-        status: with which this process exits at once if it fails.
-        failure: one line for the others, which may wait for this process; empty: all end together.
+        status: of the exit, which is immediate if this process failed.
+        failed: whether this process ends before the others, which JAX then aborts; otherwise all
+            processes end together.
     """
-    if not _watch.running:
+    if not _group.handler:
         return
     import jax
 
     sys.stdout.flush()
     sys.stderr.flush()
-    if failure:
-        _watch.end(status)
-        _watch.tell(failure)
-        # Until the others have heard; in a normal exit JAX would wait for them to come along.
-        time.sleep(2 * _BEAT_SECONDS)
+    if failed:
+        # JAX aborts the others as soon as process 0 is gone, also those that are about to report the
+        # same mistake. A normal exit would wait until all of them have come along.
+        if is_main():
+            time.sleep(_GRACE_SECONDS)
         os._exit(status)
-    _watch.end()
     jax.distributed.shutdown()
     signal.signal(signal.SIGABRT, signal.SIG_DFL)
 
 
 def wait_for_verdict() -> None:
-    """After an error that another process's death may have caused: waits to be told so, and ended."""
-    if _watch.running:
-        time.sleep(_SILENCE_SECONDS + 3 * _BEAT_SECONDS)
-
-
-class _Watch:
-    """A thread that shows that this process is alive, and ends it when another one is not."""
-
-    def __init__(self):
-        self.running = False
-        self.index, self.count = 0, 1
-        self.scratch: str | None = None
-        self._ended = threading.Event()
-
-    def begin(self) -> None:
-        import jax
-
-        # JAX shows no public way to the key-value store of its coordinator.
-        from jax._src.distributed import global_state
-
-        self.running = True
-        self._status = _LOST
-        self._client = global_state.client
-        self.index, self.count = jax.process_index(), jax.process_count()
-        self._beats = 0
-        self._seen = {number: ("", time.monotonic()) for number in range(self.count)}
-        # When process 0 dies JAX aborts the others at once, with a page of C++ that names nobody.
-        # Python's own handlers run too late for that.
-        self._coordinator = global_state.coordinator_address
-        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
-        ctypes.CDLL(None).signal(int(signal.SIGABRT), self._handler)
-        self._beat()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def end(self, status: int = _LOST) -> None:
-        """Watches no longer; where process 0 goes before this one does, it exits with `status`."""
-        self._status = status
-        self._ended.set()
-        self._thread.join()
-        self.running = False
-
-    def tell(self, reason: str) -> None:
-        """Lets the others know that this process ends."""
-        try:
-            self._client.key_value_set(f"ddarts/ended/{self.index}", reason)
-        except Exception:  # the coordinator is gone too
-            _logger.warning("the other processes could not be told of this")
-
-    def _run(self) -> None:
-        while not self._ended.wait(_BEAT_SECONDS):
-            try:
-                self._beat()
-                ended = self._client.key_value_dir_get("ddarts/ended")
-                alive = self._client.key_value_dir_get("ddarts/alive")
-            except Exception as error:
-                if not self._ended.is_set():
-                    self._lost(0, f"has died or cannot be reached ({_first_line(error)})")
-                return
-            for key, reason in ended:
-                self._lost(int(key.rpartition("/")[2]), f"has ended: {reason}")
-            texts = {int(key.rpartition("/")[2]): text for key, text in alive}
-            for number, (seen, since) in self._seen.items():
-                text = texts.get(number, "")
-                if text != seen:
-                    self._seen[number] = text, time.monotonic()
-                elif time.monotonic() - since > _SILENCE_SECONDS:
-                    who = text.partition(" ")[2]
-                    self._lost(number, f"({who}) has been silent for {_SILENCE_SECONDS:.0f} s")
-
-    def _beat(self) -> None:
-        self._beats += 1
-        self._client.key_value_set(
-            f"ddarts/alive/{self.index}",
-            f"{self._beats} host {socket.gethostname()}, pid {os.getpid()}",
-            allow_overwrite=True,
-        )
-
-    def _aborted(self, number: int) -> None:
-        if self._ended.is_set():
-            os._exit(self._status)
-        host, _, port = self._coordinator.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except OSError:
-            self._lost(0, "has died or cannot be reached")
-
-    def _lost(self, number: int, what: str) -> None:
-        message = (
-            f"error: process {number} of {self.count} {what}; process {self.index} ends with it. "
-            "The same commands with the same --workdir continue from the last checkpoint.\n"
-        )
-        os.write(2, message.encode())
-        if self.scratch:  # no context manager ends after this
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        os._exit(_LOST)
-
-
-_watch = _Watch()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Waits, after an error that another process's death may have caused, to be aborted by JAX."""
+    if _group.handler:
+        time.sleep(_SILENCE_SECONDS + _GRACE_SECONDS)

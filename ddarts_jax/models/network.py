@@ -42,7 +42,7 @@ class Cell(nnx.Module):
         self.nodes = _nodes(entries)
         self.operations = nnx.Dict(
             {
-                _operation(name, node, source): prim.create(
+                operation_name(name, node, source): prim.create(
                     name,
                     channels,
                     stride=2 if reduction and source < 2 else 1,
@@ -69,7 +69,9 @@ class Cell(nnx.Module):
         for i, (node, inputs) in enumerate(self.nodes):
             wide = jnp.promote_types(s1.dtype, jnp.float32)
             total = sum(
-                self.operations[_operation(name, node, source)](states[source], train).astype(wide)
+                self.operations[operation_name(name, node, source)](states[source], train).astype(
+                    wide
+                )
                 for name, source in inputs
             )
             total = total if scales is None else total * scales[i].astype(wide)
@@ -87,7 +89,8 @@ def _nodes(entries: genotypes.Cell):
     )
 
 
-def _operation(name, node, source):
+def operation_name(name: str, node: int, source: int) -> str:
+    """Returns the key of a genotype's entry in a cell's `operations`."""
     return f"{source}_to_{node}_{name}"
 
 

@@ -1,11 +1,13 @@
 """Export: every file works without the package, and nothing wrong or half-written is left."""
 
 import errno
+import importlib.util
 import json
 import logging
 import os
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -24,6 +26,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
 from ddarts_jax.models.weights import load_network
 from ddarts_jax.tasks import export
+from ddarts_jax.tasks.export import checks, formats, snippets, trained_run
 
 # Two cells that compile quickly; one convolution has another form in the export than in training.
 _GENOTYPE = Genotype(
@@ -171,8 +174,8 @@ def test_the_fresh_process_is_without_the_package(tmp_path, monkeypatch, package
     """What a fresh process must do without cannot be imported there, wherever it is installed."""
     monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     with pytest.raises(UserError, match=f"No module named '{package.partition('.')[0]}"):
-        export._run_fresh(f"import {package}", tmp_path, tmp_path, 1, (*export._OURS, "jax"))
-    export._run_fresh("import numpy", tmp_path, tmp_path, 1, (*export._OURS, "jax"))
+        checks.run_fresh(f"import {package}", tmp_path, tmp_path, 1, (*checks.OURS, "jax"))
+    checks.run_fresh("import numpy", tmp_path, tmp_path, 1, (*checks.OURS, "jax"))
 
 
 def _content(folder):
@@ -206,13 +209,13 @@ def _other_weights(monkeypatch):
 
 def _other_logits(monkeypatch):
     """Makes the code that loads the program give other logits."""
-    code = export._STABLEHLO + "right = forward\nforward = lambda x: right(x) + 1e-3\n"
-    monkeypatch.setattr(export, "_STABLEHLO", code)
+    code = snippets.STABLEHLO + "right = forward\nforward = lambda x: right(x) + 1e-3\n"
+    monkeypatch.setattr(snippets, "STABLEHLO", code)
 
 
 def _broken_program(monkeypatch):
     """Makes the code that loads the program fail."""
-    monkeypatch.setattr(export, "_STABLEHLO", "raise OSError('broken program')\n")
+    monkeypatch.setattr(snippets, "STABLEHLO", "raise OSError('broken program')\n")
 
 
 def _interrupted(monkeypatch):
@@ -225,7 +228,7 @@ def _interrupted(monkeypatch):
         rename(old, new)
 
     monkeypatch.setattr(os, "rename", interrupted)
-    monkeypatch.setattr(export, "_check", lambda *_: {})
+    monkeypatch.setattr(checks, "check", lambda *_: {})
 
 
 @pytest.mark.parametrize(
@@ -245,9 +248,9 @@ def test_whatever_goes_wrong_the_earlier_export_stays(
     output = tmp_path / "out"
     output.mkdir()
     (output / "meta.json").write_text("earlier")
-    monkeypatch.setattr(export, "_write_onnx", lambda *_: None)  # takes long
+    monkeypatch.setattr(formats, "write_onnx", lambda *_: None)  # takes long
     # Compiled once for all of these tests.
-    monkeypatch.setattr(export, "_test_logits", lambda *_: expected[2])
+    monkeypatch.setattr(trained_run, "compute_logits", lambda *_: expected[2])
     fault(monkeypatch)
     with pytest.raises(error, match=message):
         export.run(_config(trained, output), tmp_path)
@@ -262,8 +265,8 @@ def test_an_earlier_export_is_replaced(trained, exported, tmp_path, monkeypatch,
     (output / "model.onnx").write_text("earlier")
     (output / "meta.json").write_text("{}")
     (tmp_path / "link").symlink_to(output)
-    monkeypatch.setattr(export, "_write_onnx", lambda *_: None)
-    monkeypatch.setattr(export, "_check", lambda *_: {})
+    monkeypatch.setattr(formats, "write_onnx", lambda *_: None)
+    monkeypatch.setattr(checks, "check", lambda *_: {})
     summary = (trained / "summary.json").read_text()
     try:
         (trained / "summary.json").write_text('{"test_accuracy": 0.99}')
@@ -276,7 +279,7 @@ def test_an_earlier_export_is_replaced(trained, exported, tmp_path, monkeypatch,
     assert sorted(os.listdir(tmp_path)) == ["link", "out"]
     for name in ("genotype.json", "weights.safetensors"):
         assert found[name] == wanted[name]
-    assert "are these the data of the training?" in caplog.text
+    assert "is this the data of the training?" in caplog.text
 
 
 def test_what_is_no_export_is_never_replaced(trained, tmp_path):
@@ -286,11 +289,11 @@ def test_what_is_no_export_is_never_replaced(trained, tmp_path):
     file.write_text("mine")
     (folder / "meta.json").write_text("{}")
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"no earlier export: it holds 'notes\.txt'"):
+    with pytest.raises(UserError, match=r"not an earlier export: it holds 'notes\.txt'"):
         export.run(_config(trained, folder), tmp_path)
     (folder / "meta.json").unlink()
     (folder / "notes.txt").rename(folder / "README.md")
-    with pytest.raises(UserError, match=r"no earlier export: it holds 'README\.md'"):
+    with pytest.raises(UserError, match=r"not an earlier export: it holds 'README\.md'"):
         export.run(_config(trained, folder), tmp_path)
     with pytest.raises(UserError, match="is a file: name a folder"):
         export.run(_config(trained, file), tmp_path)
@@ -355,13 +358,13 @@ def test_without_a_working_converter_there_is_no_onnx_file(
 ):
     """A converter that is missing or fails is told, and logging is as before."""
     if code:
-        monkeypatch.delitem(export.sys.modules, "jax2onnx", raising=False)
+        monkeypatch.delitem(sys.modules, "jax2onnx", raising=False)
         (tmp_path / "jax2onnx.py").write_text(code)
         (tmp_path / "onnxruntime.py").write_text("")
         monkeypatch.syspath_prepend(tmp_path)
     else:
-        monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    export._write_onnx(tmp_path / "model.onnx", jnp.sin, (8, 8, 1))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    formats.write_onnx(tmp_path / "model.onnx", jnp.sin, (8, 8, 1))
     assert not (tmp_path / "model.onnx").exists()
     assert message in caplog.text
     assert logging.root.manager.disable == logging.NOTSET

@@ -1,0 +1,80 @@
+"""The task itself: writes genotype and weights as other tasks read them."""
+
+import shlex
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
+from ddarts_jax.genotypes.lookup import find_genotype
+from ddarts_jax.models import supernet
+from ddarts_jax.models.weights import save_network
+from ddarts_jax.tasks.importing.conversion import load_torch
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """Imports the genotype `config.genotype` and the weights `config.checkpoint` of its network.
+
+    Writes `genotype.json`, `network.npz` (see `weights.save_network`) and `import.json`, and prints
+    their contents and the command that uses them.
+
+    Args:
+        config: see `configuration.import_config`; an empty checkpoint means none.
+        workdir: an existing folder.
+
+    Returns:
+        The content of `import.json`.
+
+    Raises:
+        UserError: see `find_genotype` and `load_torch`; or the checkpoint contains a supernet.
+    """
+    genotype = find_genotype(config.genotype)
+    summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
+    overrides = {"genotype": workdir / "genotype.json"}
+    if config.checkpoint:
+        imported = load_torch(config.checkpoint, genotype)
+        if isinstance(imported.net, supernet.Supernet):
+            raise UserError(
+                f"checkpoint {config.checkpoint} contains a search supernet, which no task can "
+                f"continue: give the weights of a derived network"
+            )
+        weights = imported.variables.weights
+        counted = [weights[part] for part in weights if part != "auxiliary"]
+        summary |= {
+            "channels": imported.channels,
+            "num_classes": imported.num_classes,
+            "auxiliary": imported.auxiliary,
+            "params": sum(leaf.size for leaf in jax.tree.leaves(counted)),
+            "used": len(imported.used),
+            "unused": list(imported.unused),
+        }
+        overrides |= {
+            "task": "evaluate",
+            "weights": workdir / "network.npz",
+            "data.name": {10: "cifar10", 100: "cifar100"}.get(imported.num_classes, "NAME"),
+            "train.channels": imported.channels,
+        }
+        if not imported.auxiliary:
+            overrides["train.auxiliary_weight"] = 0.0
+        save_network(workdir / "network.npz", imported.variables)
+    genotype.save(workdir / "genotype.json")
+    write_json(workdir / "import.json", summary)
+
+    print(f"genotype of {genotype.num_cells} cells, reductions {list(genotype.reductions)}")
+    if config.checkpoint:
+        other = [name for name in imported.unused if not name.endswith(".num_batches_tracked")]
+        print(
+            f"weights: {summary['params']:,} parameters, {imported.channels} channels, "
+            f"{imported.num_classes} classes, {'an' if imported.auxiliary else 'no'} auxiliary head\n"
+            f"tensors: {len(imported.used)} used, {len(imported.unused)} unused, of which "
+            f"{len(imported.unused) - len(other)} are num_batches_tracked"
+            + "".join(f"\n  unused: {name}" for name in other)
+        )
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    command = ["python", "-m", "ddarts_jax.main", "--config", "configs/cifar10_train.py", *flags]
+    print(
+        f"to {'evaluate it' if config.checkpoint else 'train its network'}:\n  {shlex.join(command)}"
+    )
+    return summary

@@ -35,7 +35,7 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.ops import backend
 from ddarts_jax.searching import search
-from ddarts_jax.training import compilation, loop, profiling, train
+from ddarts_jax.training import compilation, feeds, profiling, schedule, train
 
 # An H100 as XLA describes it (tools/gpu_specs of its sources, of CUDA 12.8 and cuDNN 9.7).
 H100 = """
@@ -124,7 +124,7 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
     """The program that `loop` runs, a chunk of steps or a streamed one, or with `alone` the step."""
     gpus = mesh(plan.batch_size, devices)
     whole = sharding.replicated(gpus)
-    running = loop.start(
+    running = feeds.start(
         *(state, step, len(splits), dataset.image_shape, plan, "bfloat16"),
         sharding.data_mesh(plan.batch_size, jax.devices()[:1]),
     )
@@ -136,14 +136,14 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
         return Program(jax.jit(step, donate_argnums=0), arguments)
     settings, moments = config[phase].augment, (dataset.mean, dataset.std)
     if config.data.get("stream", False):  # a scoring has no such key
-        one_step = loop.make_streamed_step(step, plan, settings, *moments, "bfloat16", gpus)
+        one_step = feeds.make_streamed_step(step, plan, settings, *moments, "bfloat16", gpus)
         shape = (plan.batch_size, *dataset.image_shape)
         batch = jnp.zeros(shape, jnp.uint8), jnp.zeros(shape[:1], jnp.int32)
         batches = described([batch] * len(splits), sharding.batch_sharding(gpus))
         running, seed = described((running, np.uint32(0)), whole)
         return Program(one_step, (running, batches, seed))
-    chunk = loop.make_chunk(step, plan, settings, "bfloat16", gpus)
-    images = loop.Images(dataset.train_images, dataset.train_labels, splits, *moments)
+    chunk = feeds.make_chunk(step, plan, settings, "bfloat16", gpus)
+    images = feeds.Images(dataset.train_images, dataset.train_labels, splits, *moments)
     return Program(chunk, described((running, images, np.uint32(0)), whole))
 
 
@@ -164,7 +164,7 @@ def search_program(
     batch_size = config.data.batch_size
     dataset = _dataset(image_shape, num_classes, 4 * batch_size)
     splits = tuple(np.split(np.arange(4 * batch_size, dtype=np.int32), 2))
-    plan = loop.schedule(2 * batch_size, batch_size, 2, 2)
+    plan = schedule.schedule(2 * batch_size, batch_size, 2, 2)
     net, variables, alphas = search.build(config, dataset, "bfloat16", start)
     init, step = search.search_step(net, config.search, plan.total, 0 if start is None else 2)
     state = init(variables, alphas)
@@ -178,7 +178,7 @@ def training_program(
     batch_size = config.data.batch_size
     dataset = _dataset(image_shape, num_classes, 2 * batch_size)
     splits = (np.arange(2 * batch_size, dtype=np.int32),)
-    plan = loop.schedule(2 * batch_size, batch_size, 2, 2)
+    plan = schedule.schedule(2 * batch_size, batch_size, 2, 2)
     net, variables = train.build(config, genotype, dataset, "bfloat16")
     init, step = train.train_step(net, config.train, plan)
     state = init(variables)

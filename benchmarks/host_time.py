@@ -23,7 +23,7 @@ from ddarts_jax.configuration import default_config, without_augmentation
 from ddarts_jax.data import dataset as data
 from ddarts_jax.distributed import sharding
 from ddarts_jax.searching import search
-from ddarts_jax.training import loop, profiling
+from ddarts_jax.training import feeds, profiling, schedule
 
 _TRACED = 10
 
@@ -62,15 +62,15 @@ def main():
     without_augmentation(config.search.augment)
     dataset = data.load(config.data)
     splits = dataset.halves(config.seed)
-    plan = loop.schedule(min(map(len, splits)), config.data.batch_size, 1, config.chunk_steps)
+    plan = schedule.schedule(min(map(len, splits)), config.data.batch_size, 1, config.chunk_steps)
     net, variables, alphas = search.build(config, dataset, "float32")
     init, step = search.search_step(net, config.search, plan.total)
     mesh = sharding.data_mesh(config.data.batch_size)
     state = init(variables, alphas)
-    running = loop.start(state, step, 2, dataset.image_shape, plan, "float32", mesh)
-    chunk = loop.make_chunk(step, plan, config.search.augment, "float32", mesh)
-    images = loop.on_device(dataset, splits, mesh)
-    program = loop.resident(chunk, images, np.uint32(0), running)
+    running = feeds.start(state, step, 2, dataset.image_shape, plan, "float32", mesh)
+    chunk = feeds.make_chunk(step, plan, config.search.augment, "float32", mesh)
+    images = feeds.on_device(dataset, splits, mesh)
+    program = feeds.resident(chunk, images, np.uint32(0), running)
     calls, whole = [], []
     for _ in range(21):
         begun = time.perf_counter()

@@ -43,7 +43,8 @@ from ddarts_jax.searching import search
 from ddarts_jax.searching.contributions import contributions
 from ddarts_jax.training import compilation
 from ddarts_jax.training.checkpoint import Checkpoints
-from ddarts_jax.training.loop import Schedule, start
+from ddarts_jax.training.feeds import start
+from ddarts_jax.training.schedule import Schedule
 
 
 def random_problem(arguments):

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         processes.wait_for_verdict()
         traceback.print_exc()
         status, failure = 1, repr(error)
-    processes.leave(status, failure)
+    processes.leave(status, bool(failure))
     return status
 
 

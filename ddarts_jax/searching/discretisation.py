@@ -5,7 +5,6 @@ the supernet with all its gates minus its accuracy with the gates of the parsed 
 the same images and by the same compiled function. A gap near 0 says that the alphas have decided.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddarts_jax.data.augment import normalize
-from ddarts_jax.data.stream import Streamed, prefetch
 from ddarts_jax.distributed import sharding
 from ddarts_jax.genotypes.genotype import Genotype, encode
 from ddarts_jax.models.supernet import Supernet, forward
+from ddarts_jax.training import feeds
 
 
 def masked(gates, genotype: Genotype, primitives: tuple[str, ...]):
@@ -68,21 +67,7 @@ def make_measure(
         `(variables, alphas, genotype) -> {"supernet_accuracy", "discrete_accuracy"}`, fractions.
     """
     mesh = sharding.data_mesh(batch_size)
-    batches = max(1, min(count, len(split)) // batch_size)
-    if isinstance(dataset, Streamed):
-        stream = dataclasses.replace(dataset, test=split).testing(batch_size).batches()
-        feed = prefetch(stream, sharding.batch_sharding(mesh))
-        data = [next(feed)[:2] for _ in range(batches)]
-        feed.close()
-    else:
-        chosen = np.reshape(split[: batches * batch_size], (batches, batch_size))
-        labels = np.asarray(dataset.train_labels, np.int32)
-        data = [
-            jax.device_put(
-                (dataset.train_images[some], labels[some]), sharding.batch_sharding(mesh)
-            )
-            for some in chosen
-        ]
+    data = feeds.some_batches(dataset, split, count, batch_size, mesh)
     accuracy = make_accuracy(net, dataset.mean, dataset.std, dtype, mesh)
 
     def measure(variables, alphas, genotype: Genotype) -> dict:

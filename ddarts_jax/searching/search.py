@@ -24,7 +24,7 @@ from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import metrics
 from ddarts_jax.searching import discretisation, early_stop, methods
-from ddarts_jax.training import loop, optim
+from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
 
@@ -154,7 +154,9 @@ def run(
     splits = dataset.halves(config.seed)
     fixed_epochs = 0 if start is None else settings.start.epochs
     epochs = fixed_epochs + settings.epochs
-    plan = loop.schedule(min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps)
+    plan = schedule.schedule(
+        min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps
+    )
     net, variables, alphas = build(config, dataset, dtype, start)
     _logger.info(
         "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
@@ -176,7 +178,7 @@ def run(
         measure_gap = discretisation.make_measure(
             net, dataset, splits[1], settings.gap_images, plan.batch_size, dtype
         )
-    state = loop.run_phase(
+    state = phase.run_phase(
         *("search", config, dataset, splits, plan),
         *(init(variables, alphas), step, dtype, workdir, writer),
         make_end_epoch(net, config, workdir, origin, measure_gap),

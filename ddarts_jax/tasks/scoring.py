@@ -26,7 +26,7 @@ from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
 from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
 from ddarts_jax.runs import identity
-from ddarts_jax.training import loop, train
+from ddarts_jax.training import feeds, schedule, train
 from ddarts_jax.training.evaluate import evaluate_dataset
 
 _logger = logging.getLogger(__name__)
@@ -61,20 +61,20 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float |
         UserError: the training diverged for every seed.
     """
     settings = config.train
-    plan = loop.schedule(
+    plan = schedule.schedule(
         dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
     mesh = sharding.data_mesh(plan.batch_size)
-    data = loop.on_device(dataset, (dataset.train,), mesh)
+    data = feeds.on_device(dataset, (dataset.train,), mesh)
     net, _ = train.build(config, genotype, dataset, dtype)
     init, step = train.train_step(net, settings, plan)
 
-    chunk = loop.make_chunk(step, plan, settings.augment, dtype, mesh)
+    chunk = feeds.make_chunk(step, plan, settings.augment, dtype, mesh)
     accuracies = []
     for seed in range(config.seed, config.seed + config.score.seeds):
         seeded = configuration.with_seed(config, seed)
         _, variables = train.build(seeded, genotype, dataset, dtype)
-        running = loop.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
+        running = feeds.start(init(variables), step, 1, dataset.image_shape, plan, dtype, mesh)
         flags = []
         for _ in range(plan.epochs * plan.chunks):
             running, finite = chunk(running, data, np.uint32(seed))

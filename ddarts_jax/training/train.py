@@ -21,7 +21,7 @@ from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
 from ddarts_jax.models.weights import load_network, save_network
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.training import evaluate, loop, optim
+from ddarts_jax.training import evaluate, optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class TrainState(NamedTuple):
         return self.average or self.variables
 
 
-def drop_path_at(step, settings, plan: loop.Schedule):
+def drop_path_at(step, settings, plan: schedule.Schedule):
     """Probability of drop path at a step: from 0 in the first epoch by equal parts towards its value."""
     return settings.drop_path * (step // plan.epoch) / plan.epochs
 
 
-def train_step(net: Network, settings, plan: loop.Schedule):
+def train_step(net: Network, settings, plan: schedule.Schedule):
     """Builds the training step.
 
     Args:
@@ -187,7 +187,7 @@ def run(
         The trained network.
     """
     settings = config.train
-    plan = loop.schedule(
+    plan = schedule.schedule(
         dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
     if plan.batch_size % settings.accumulate:
@@ -224,7 +224,7 @@ def run(
             "learning_rate": optim.weights_learning_rate(state.optimizer),
         }
 
-    state = loop.run_phase(
+    state = phase.run_phase(
         *("train", config, dataset, (dataset.train,), plan),
         *(init(variables), step, dtype, workdir, writer, end_epoch),
         identity=identity,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.training import feeds, schedule
 
 _STEPS = 20
 
@@ -113,21 +114,21 @@ def _compare(path, dtype):
 
     from ddarts_jax.data import dataset as data
     from ddarts_jax.searching import search
-    from ddarts_jax.training import evaluate, loop, train
+    from ddarts_jax.training import evaluate, train
 
     config = tiny.config(path)
     config.data.batch_size = 16
     config.train.augment.cutout = 0  # its pixels are equal
     dataset = data.load(config.data)
     batch_size, seed = config.data.batch_size, np.uint32(config.seed)
-    plan = loop.schedule(32, batch_size, epochs=_STEPS // 2, chunk_steps=2)
+    plan = schedule.schedule(32, batch_size, epochs=_STEPS // 2, chunk_steps=2)
     meshes = [sharding.data_mesh(batch_size, jax.devices()[:count]) for count in (1, 8)]
     result = {"devices": [mesh.size for mesh in meshes]}
 
     def run(state, step, splits, settings, mesh):
-        images = loop.on_device(dataset, splits, mesh)
-        running = loop.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
-        chunk = loop.make_chunk(step, plan, settings.augment, dtype, mesh)
+        images = feeds.on_device(dataset, splits, mesh)
+        running = feeds.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
+        chunk = feeds.make_chunk(step, plan, settings.augment, dtype, mesh)
         for _ in range(_STEPS // plan.chunk):
             running, _ = chunk(running, images, seed)
         return jax.device_get(running)

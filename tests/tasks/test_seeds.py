@@ -18,7 +18,7 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.searching import search
 from ddarts_jax.tasks import seeds
-from ddarts_jax.training import loop, train
+from ddarts_jax.training import feeds, schedule, train
 from ddarts_jax.training.signals import Stopped
 
 # Stands for `main`: takes the time that a run takes, and fails or is stopped as a run may be.
@@ -150,7 +150,7 @@ def test_runs_that_differ_in_the_seed_share_their_programs(tmp_path):
     """Search and training of two seeds are the same text before XLA, so compiled once."""
     config = tiny.config(tiny.write_data(tmp_path / "digits.npz"))
     dataset = data.load(config.data)
-    plan = loop.schedule(32, 8, epochs=1, chunk_steps=2)
+    plan = schedule.schedule(32, 8, epochs=1, chunk_steps=2)
     mesh = sharding.data_mesh(8)
 
     def programs(seed):
@@ -163,10 +163,10 @@ def test_runs_that_differ_in_the_seed_share_their_programs(tmp_path):
         yield lower(init(variables), step, (dataset.train,), config.train, seed)
 
     def lower(state, step, splits, settings, seed):
-        images = loop.on_device(dataset, splits, mesh)
+        images = feeds.on_device(dataset, splits, mesh)
         shape = dataset.image_shape
-        running = loop.start(state, step, len(splits), shape, plan, "float32", mesh)
-        chunk = loop.make_chunk(step, plan, settings.augment, "float32", mesh)
+        running = feeds.start(state, step, len(splits), shape, plan, "float32", mesh)
+        chunk = feeds.make_chunk(step, plan, settings.augment, "float32", mesh)
         return chunk.lower(running, images, np.uint32(seed)).as_text()
 
     for one, other in zip(programs(3), programs(4), strict=True):

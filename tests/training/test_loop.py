@@ -20,7 +20,7 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.training import loop, signals
+from ddarts_jax.training import feeds, loop, schedule, signals
 from ddarts_jax.training.checkpoint import Checkpoints
 
 # Image i is filled with the number i, which is also its label; normalising leaves it as it is.
@@ -36,7 +36,9 @@ _DATASET = Dataset(
     std=np.full(1, 1 / 255, np.float32),
 )
 _SPLITS = (np.arange(20, 40), np.arange(0, 20))
-_PLAN = loop.Schedule(epochs=3, chunks=2, chunk=2, batch_size=4)  # leaves out one batch an epoch
+_PLAN = schedule.Schedule(
+    epochs=3, chunks=2, chunk=2, batch_size=4
+)  # leaves out one batch an epoch
 
 
 class _State(NamedTuple):
@@ -72,9 +74,9 @@ class _Run:
         seen = jnp.zeros((plan.total, len(splits), plan.batch_size), jnp.int32)
         state = _State(jnp.int32(0), jnp.float32(0), seen)
         step = jax.jit(step)
-        self.data = loop.on_device(_DATASET, splits, mesh)
-        self.running = loop.start(state, step, len(splits), (4, 4, 1), plan, "float32", mesh)
-        self.chunk = loop.make_chunk(step, plan, settings, "float32", mesh)
+        self.data = feeds.on_device(_DATASET, splits, mesh)
+        self.running = feeds.start(state, step, len(splits), (4, 4, 1), plan, "float32", mesh)
+        self.chunk = feeds.make_chunk(step, plan, settings, "float32", mesh)
         self.seed = np.uint32(seed)
 
     def __call__(
@@ -108,7 +110,7 @@ class _Run:
                 return loop.run(
                     "search",
                     self.running,
-                    functools.partial(loop.resident, self.chunk, self.data, self.seed),
+                    functools.partial(feeds.resident, self.chunk, self.data, self.seed),
                     len(_SPLITS),
                     self.plan,
                     checkpoints,
@@ -154,9 +156,9 @@ def test_schedule_laws(num_images, batch_size, epochs, chunk_steps):
     available = num_images // batch_size
     if not available:
         with pytest.raises(UserError, match=f"batch_size={batch_size} .* {num_images}"):
-            loop.schedule(num_images, batch_size, epochs, chunk_steps)
+            schedule.schedule(num_images, batch_size, epochs, chunk_steps)
         return
-    plan = loop.schedule(num_images, batch_size, epochs, chunk_steps)
+    plan = schedule.schedule(num_images, batch_size, epochs, chunk_steps)
     assert 1 <= plan.chunk <= chunk_steps
     assert plan.epoch * batch_size <= num_images
     assert 0 <= available - plan.epoch < plan.chunks
@@ -180,7 +182,7 @@ def test_an_epoch_draws_every_split_without_repetition(unbroken):
 
 def test_an_epoch_that_fits_is_a_permutation(tmp_path):
     """Where batches and chunks divide the data, an epoch takes every image once."""
-    plan = loop.schedule(20, 5, epochs=2, chunk_steps=2)
+    plan = schedule.schedule(20, 5, epochs=2, chunk_steps=2)
     state = _Run(plan)(tmp_path)
     for epoch in np.asarray(state.seen).reshape(2, 4, 2, 5):
         for position, split in enumerate(_SPLITS):
@@ -328,7 +330,7 @@ def test_a_profile_changes_nothing(tmp_path, unbroken, capsys):
 
 def test_a_profile_of_one_chunk_is_that_of_the_first(tmp_path, capsys):
     """Where no second chunk follows, the only one is traced, and the printed line says so."""
-    plan = loop.Schedule(epochs=1, chunks=1, chunk=2, batch_size=4)
+    plan = schedule.Schedule(epochs=1, chunks=1, chunk=2, batch_size=4)
     _Run(plan)(tmp_path, profile=tmp_path / "profile")
     printed = capsys.readouterr().out
     assert f"search: 2 first steps, traced in {tmp_path / 'profile'}" in printed
@@ -337,7 +339,7 @@ def test_a_profile_of_one_chunk_is_that_of_the_first(tmp_path, capsys):
 
 def test_an_interrupted_epoch_counts_all_of_its_seconds(tmp_path, monkeypatch):
     """The line of an epoch has the time of its steps in every start, the speed that of this start."""
-    now, resident = 0.0, loop.resident
+    now, resident = 0.0, feeds.resident
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now))
 
     def slow(*arguments):
@@ -348,9 +350,9 @@ def test_an_interrupted_epoch_counts_all_of_its_seconds(tmp_path, monkeypatch):
             now += 10
             return program.advance(*arguments)
 
-        return loop.Program(advance, program.compiled)
+        return feeds.Program(advance, program.compiled)
 
-    monkeypatch.setattr(loop, "resident", slow)
+    monkeypatch.setattr(feeds, "resident", slow)
     with pytest.raises(signals.Stopped):
         _Run()(tmp_path, kill_after=6)
     now += 1000  # between the starts

@@ -12,7 +12,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network, weights
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.training import loop, train
+from ddarts_jax.training import schedule, train
 
 SKIPS = Genotype([[("skip_connect", 2, 0), ("skip_connect", 2, 1)]], (), (2,))
 
@@ -95,7 +95,7 @@ def test_an_auxiliary_head_is_left_out_where_it_is_not_asked_for(dataset, tmp_pa
 # The step, one ingredient at a time.
 
 CONV = Genotype([[("simple_conv_3x3", 2, 0), ("skip_connect", 2, 1)]], (), (2,))
-PLAN = loop.Schedule(epochs=4, chunks=1, chunk=2, batch_size=8)
+PLAN = schedule.Schedule(epochs=4, chunks=1, chunk=2, batch_size=8)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
 from ddarts_jax.searching.methods import random_search
 from ddarts_jax.tasks import seeds
-from ddarts_jax.training import train
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
     )
     assert parsed == found
 
-    monkeypatch.setattr(train.loop, "resident", lambda *_: pytest.fail("it steps again"))
+    monkeypatch.setattr(feeds.Resident, "compile", lambda *_: pytest.fail("it steps again"))
     assert search(config, tmp_path / "run") == found
     assert metrics.read(tmp_path / "run" / "metrics.jsonl") == rows, "times too"
 

@@ -1,0 +1,71 @@
+"""A phase of a run, a search or a training, in its workdir: from its newest checkpoint to its end."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from ddarts_jax.distributed import sharding
+from ddarts_jax.runs import facts, metrics
+from ddarts_jax.runs import identity as identities
+from ddarts_jax.training import feeds, loop
+from ddarts_jax.training.checkpoint import Checkpoints
+from ddarts_jax.training.schedule import Schedule
+
+
+def run_phase(
+    phase: str,
+    config,
+    dataset,
+    splits,
+    plan: Schedule,
+    state,
+    step: Callable,
+    dtype,
+    workdir: Path,
+    writer: metrics.MetricsWriter,
+    end_epoch: Callable,
+    *,
+    identity=None,
+    stop: Callable = lambda epoch: None,
+):
+    """Runs a phase of a run in `workdir`, from where its newest checkpoint stands.
+
+    Writes `config.json`, `dataset.json`, `versions.json`, checkpoints in `checkpoints/<phase>/` and
+    metrics.
+
+    Args:
+        phase: "search" or "train", also the name of its section of the config.
+        config: the whole config.
+        dataset: see `feeds.make`.
+        splits: see `feeds.make`.
+        plan: from `schedule.schedule`.
+        state: a fresh one; has a `step`.
+        step: see `feeds.make_chunk`.
+        dtype: of the computation.
+        workdir: exists.
+        writer: of the metrics.
+        end_epoch: see `loop.run`.
+        identity: what the phase depends on besides the config; JSON can say it.
+        stop: see `loop.run`.
+
+    Returns:
+        The final state.
+    """
+    mesh = sharding.data_mesh(plan.batch_size)
+    running = feeds.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
+    feed = feeds.make(dataset, splits, plan, config, config[phase].augment, dtype, mesh)
+    defining = identities.defining(config, phase, dataset.num_train)
+    defining |= (identity or {}) | feed.identity
+    directory = workdir / "checkpoints" / phase
+    with (
+        contextlib.closing(feed),
+        Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints,
+    ):
+        facts.keep(workdir, config, dataset)  # unless the workdir is another run's
+        every_minutes = config.checkpoint.every_minutes
+        return loop.run(
+            *(phase, running, functools.partial(feed.compile, step), len(splits), plan),
+            *(checkpoints, writer, every_minutes, end_epoch, stop),
+            profile=workdir / "profile" / phase if config.profile else None,
+        )

@@ -14,6 +14,7 @@ from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
 from ddarts_jax.searching.methods import random_search
 from ddarts_jax.tasks import seeds
+from ddarts_jax.training import feeds
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ def _train_row(rng, epoch, epochs):
         "gradient_norm": 1.5 / epoch,
         "update_norm": 0.1 / epoch,
         "seconds": 3.2,
+        "images_per_second": 900.0 + rng.normal(0, 20),
     }
 
 

@@ -1,6 +1,7 @@
 """Runs side by side: the task `compare`."""
 
 import dataclasses
+import functools
 import json
 import statistics
 from collections import Counter
@@ -12,11 +13,12 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import distance
-from ddarts_jax.reports import report
+from ddarts_jax.reports import charts
+from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import COLOURS, Page, line
-from ddarts_jax.reports.report import Run
-from ddarts_jax.runs import identity
+from ddarts_jax.runs import identity, rows
 from ddarts_jax.runs.metrics import mean_and_spread
+from ddarts_jax.runs.run import Run, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Column:
         return text + self.unit + (f" (n = {len(values)})" if len(values) < runs else "")
 
 
-def _seconds(rows: list[dict]) -> float | None:
-    return sum(value or 0 for value in report.series(rows, "seconds")) if rows else None
+def _seconds(own: list[dict]) -> float | None:
+    return sum(value or 0 for value in rows.series(own, "seconds")) if own else None
 
 
 COLUMNS = (
@@ -90,21 +92,27 @@ COLUMNS = (
     Column(
         "search_accuracy",
         "supernet's accuracy",
-        lambda run: report.last(run.search, "accuracy"),
-        *(100, 2, "%"),
+        lambda run: rows.last(run.search, "accuracy"),
+        scale=100,
+        digits=2,
+        unit="%",
     ),
     Column(
         "discretisation_gap",
         "discretisation gap",
-        lambda run: report.last_number(report.gaps(run.search)),
-        *(100, 2, "%"),
+        lambda run: rows.last(run.search, "discretisation_gap"),
+        scale=100,
+        digits=2,
+        unit="%",
     ),
-    Column("decided", "decided", lambda run: report.last(run.search, "decided"), 100, 1, "%"),
+    Column("decided", "decided", lambda run: rows.last(run.search, "decided"), 100, 1, "%"),
     Column(
         "parameter_free_share",
         "parameter-free",
-        lambda run: report.parameter_free_share(run.network) if run.network else None,
-        *(100, 1, "%"),
+        lambda run: parameter_free_share(run.network) if run.network else None,
+        scale=100,
+        digits=1,
+        unit="%",
     ),
     Column("params", "parameters", lambda run: run.outcome("params")),
     Column("macs", "MACs", lambda run: run.outcome("macs")),
@@ -112,9 +120,9 @@ COLUMNS = (
         "search_seconds",
         "search time",
         lambda run: _seconds(run.search or run.candidates),
-        *(1, 0, " s"),
+        unit=" s",
     ),
-    Column("train_seconds", "training time", lambda run: _seconds(run.train), 1, 0, " s"),
+    Column("train_seconds", "training time", lambda run: _seconds(run.train), unit=" s"),
 )
 
 
@@ -137,7 +145,7 @@ def run(config, workdir: Path) -> dict:
         )
     if len(paths) < len(names):
         raise UserError(f"A run is named twice in --config.runs={config.runs}: name each once.")
-    runs = [report.read(name) for name in names]
+    runs = [read_run(name) for name in names]
     for found in runs:
         if not found.config:
             raise UserError(f"Run {found.workdir} has no config.json, so nothing says what it is.")
@@ -155,11 +163,11 @@ def run(config, workdir: Path) -> dict:
         "networks": list(networks),
         **matrices,
     }
-    header, rows = _table(groups)
+    header, lines = _table(groups)
     write_json(workdir / "comparison.json", comparison)
-    (workdir / "comparison.md").write_text(_markdown(header, rows), encoding="utf-8")
-    _write_page(workdir / "report.html", groups, runs, header, rows, matrices)
-    print(_markdown(header, rows), end="")
+    (workdir / "comparison.md").write_text(_markdown(header, lines), encoding="utf-8")
+    _write_page(workdir / "report.html", groups, runs, header, lines, matrices)
+    print(_markdown(header, lines), end="")
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison
 
@@ -216,7 +224,7 @@ def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
     """Header and rows, one a group; a column that no run has is left out."""
     present = [column for column in COLUMNS if any(_values(column, each) for each in groups)]
     header = ["group", "what differs", "n", *(column.title for column in present)]
-    rows = [
+    lines = [
         [
             each.letter,
             each.name,
@@ -225,19 +233,18 @@ def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
         ]
         for each in groups
     ]
-    return header, rows
+    return header, lines
 
 
-def _markdown(header: list[str], rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _markdown(header: list[str], lines: list[list]) -> str:
     table = "".join(
         f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |\n"
-        for cells in lines
+        for cells in (header, ["---"] * len(header), *lines)
     )
     return f"{table}\nMean ± sample standard deviation over n runs that differ by their seeds.\n"
 
 
-def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
+def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
     page = Page(f"{len(runs)} runs compared")
     page.sentences(_findings(groups))
     page.sentences(_warnings(groups), "warning")
@@ -245,7 +252,8 @@ def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
         "Groups",
         "Mean ± sample standard deviation over the n runs of a group, which differ by their seeds. "
         "Times are sums over the epochs, without compiling.",
-        *(header, rows),
+        header,
+        lines,
         wide=True,
     )
     page.table(
@@ -295,8 +303,8 @@ def _warnings(groups: list[Group]) -> list[str]:
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
         sentences.append(
-            f"Of group {', '.join(single)} there is one run only, so its spread is unknown and a "
-            "difference to it may be chance."
+            f"Group {', '.join(single)} has a single run, so its spread is unknown and a difference to "
+            "it may be chance."
         )
     going = [str(n) for each in groups for n, found in each.runs.items() if not found.summary]
     if going:
@@ -304,51 +312,35 @@ def _warnings(groups: list[Group]) -> list[str]:
     return sentences
 
 
-_CURVES = (
-    ("Accuracy of the supernet", "On the half of the images that moves the alphas.", "accuracy"),
-    ("Loss of the supernet", "Cross-entropy on that half.", "loss"),
-    ("Accuracy with the genotype only", "Masked to the parsed genotype.", "discrete_accuracy"),
-    ("Decided candidates", "Probability above 0.9 or below 0.1.", "decided"),
-    ("Distance to the epoch before", "The paper's distance of architectures.", "distance_to_last"),
-    ("Distance to the start", "The paper's distance of architectures.", "distance_to_start"),
-)
-_PERCENT = {"tickformat": ".1~%"}
-
-
 def _add_curves(page: Page, groups: list[Group]) -> None:
-    for title, caption, key in _CURVES:
-        fraction = key.endswith("accuracy") or key == "decided"
-        page.chart(
-            title,
-            caption,
-            _curves(groups, lambda run, key=key: _points(run.search, key)),
-            yaxis=_PERCENT if fraction else {},
-            hovermode="closest",
-        )
+    """Adds a chart for each metric that the table marks as compared."""
+    for phase, own in rows.METRICS.items():
+        for metric in own.values():
+            if metric.compared:
+                page.chart(
+                    metric.name,
+                    metric.description,
+                    _curves(groups, functools.partial(_points, phase, metric.key)),
+                    yaxis=charts.axis(metric),
+                    hovermode="closest",
+                )
     page.chart(
         "Parameter-free primitives",
-        "Share of pools and skip connections in what the parsed genotype keeps.",
-        _curves(
-            groups,
-            lambda run: (
-                list(run.genotypes),
-                [*map(report.parameter_free_share, run.genotypes.values())],
-            ),
-        ),
-        yaxis=_PERCENT | {"range": [0, 1.02]},
-        hovermode="closest",
-    )
-    page.chart(
-        "Test accuracy of the network",
-        "Of the derived network, after each epoch of its training.",
-        _curves(groups, lambda run: _points(run.train, "accuracy")),
-        yaxis=_PERCENT,
+        "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
+        _curves(groups, _parameter_free_points),
+        yaxis=charts.PERCENT | {"range": [0, 1.02]},
         hovermode="closest",
     )
 
 
-def _points(rows: list[dict], key: str) -> tuple[list, list]:
-    return [row["epoch"] for row in rows], report.series(rows, key)
+def _points(phase: str, key: str, run: Run) -> tuple[list, list]:
+    """Returns the epochs of a run's phase and the values of a metric after each."""
+    own = run.rows(phase)
+    return [row["epoch"] for row in own], rows.series(own, key)
+
+
+def _parameter_free_points(run: Run) -> tuple[list, list]:
+    return list(run.genotypes), [*map(parameter_free_share, run.genotypes.values())]
 
 
 def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list[dict]:

@@ -14,7 +14,8 @@ from synthetic import write_run
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.reports import comparison, page, report
+from ddarts_jax.reports import comparison, page
+from ddarts_jax.runs.run import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_the_page_draws_every_run(runs, tmp_path):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert [len(chart["traces"]) for chart in data["charts"][:2]] == [4, 4]
     assert len(data["cells"]) == 4 * 3
-    assert "Of group B there is one run only" in text
+    assert "Group B has a single run" in text
     assert "group A (zero_one_weight=7.0)" in text or "group B (zero_one_weight=0.5)" in text
 
 
@@ -89,7 +90,7 @@ def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
     config = json.loads((second / "config.json").read_text())
     del config["parse"]["threshold"]
     (second / "config.json").write_text(json.dumps(config))
-    (group,) = comparison.group([report.read(first), report.read(second)])
+    (group,) = comparison.group([read_run(first), read_run(second)])
     assert list(group.runs) == [1, 2] and group.name == "all runs"
 
 
@@ -97,7 +98,7 @@ def test_keys_of_equal_last_parts_are_told_apart(tmp_path):
     """A group's name has the whole key where its last part alone would be ambiguous."""
     first = write_run(tmp_path / "a", search__channels=4, train__channels=8)
     second = write_run(tmp_path / "b", search__channels=6, train__channels=9, parse__threshold=0.5)
-    names = [group.name for group in comparison.group([report.read(first), report.read(second)])]
+    names = [group.name for group in comparison.group([read_run(first), read_run(second)])]
     assert names == [
         "threshold=0.85, search.channels=4, train.channels=8",
         "threshold=0.5, search.channels=6, train.channels=9",

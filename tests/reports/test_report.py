@@ -14,7 +14,7 @@ from synthetic import write_run
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
-from ddarts_jax.reports import page, report
+from ddarts_jax.reports import findings, page, report
 
 
 @pytest.fixture(autouse=True)
@@ -194,12 +194,12 @@ def test_shares_are_a_distribution(first, second):
         for cell in (first, second)
     ]
     genotype = Genotype(cells, (), (2,))
-    found, free = report.shares(genotype), report.parameter_free_share(genotype)
+    found, free = findings.shares(genotype), findings.parameter_free_share(genotype)
     if not first + second:
         assert found == {} and free is None
         return
     assert sum(found.values()) == pytest.approx(1)
-    count = sum(primitive in report.PARAMETER_FREE for primitive in first + second)
+    count = sum(primitive in findings.PARAMETER_FREE for primitive in first + second)
     assert free == pytest.approx(count / len(first + second))
 
 

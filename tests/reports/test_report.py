@@ -15,6 +15,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 from ddarts_jax.reports import findings, page, report
+from ddarts_jax.runs.rows import CHARTS
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,41 @@ def test_every_metric_has_its_chart(run):
     np.testing.assert_allclose(np.transpose(drawn), contributions, rtol=1e-3)
     supernet, masked, gap = found.chart("Discretisation gap")
     np.testing.assert_allclose(np.subtract(supernet["y"], masked["y"]), gap["y"], atol=1e-4)
+
+
+def test_every_metric_of_the_table_is_drawn(run):
+    """Each chart of the table is there with a curve for each of its metrics."""
+    found = report_of(run)
+    for chart in CHARTS:
+        if chart.phase == "random" or chart.title == "Distance":
+            continue  # needs candidates; some curves need a start
+        titles = [i for i, title in enumerate(found.titles) if title == chart.title]
+        curves = [len(found.data["charts"][i]["traces"]) for i in titles]
+        assert any(count >= len(chart.metrics) for count in curves), chart.title
+
+
+def test_a_metric_without_an_entry_in_the_table_is_drawn_and_named(tmp_path):
+    """Nothing that a method of one's own reports vanishes without a word."""
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "search":
+            line |= {"acuracy": 0.5, "<b>temperature": [1.0, 2.0, 3.0], "mood": "good"}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report_of(run)
+    assert "Not in the table of metrics: <b>temperature, acuracy, mood." in found.words
+    assert found.chart("acuracy")[0]["y"] == [0.5] * 4
+    assert [trace["y"][0] for trace in found.chart("<b>temperature")] == [1.0, 2.0, 3.0]
+
+
+def test_the_candidates_of_a_random_search_are_drawn(tmp_path):
+    """One point per candidate."""
+    run = write_run(tmp_path / "run", search_epochs=0)
+    row = {"phase": "random", "loss": 1.0, "seconds": 2.0}
+    lines = [json.dumps(row | {"epoch": n, "accuracy": n / 4}) + "\n" for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    (curve,) = report_of(run).chart("Candidates")
+    assert (curve["x"], curve["y"]) == ([1, 2], [0.25, 0.5])
 
 
 @pytest.mark.parametrize("relaxation", ["sigmoid", "softmax"])

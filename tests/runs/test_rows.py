@@ -1,5 +1,7 @@
 """The table of metrics: it names everything that a run reports, and nothing else."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 import tiny
@@ -10,6 +12,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.runs import metrics, rows
 from ddarts_jax.runs.rows import CHARTS, METRICS
 from ddarts_jax.searching import random_search, search
+from ddarts_jax.training import loop
 
 START = Genotype(
     genes=((("skip_connect", 2, 0),), (("max_pool_3x3", 2, 1),)),
@@ -21,13 +24,25 @@ NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
 COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.source}
 
 
+def _stepless(chunk, data, seed, running):
+    """A program that only counts its steps: names of metrics need no step, which compiles slowly."""
+
+    def advance(running, step):
+        state = running.state._replace(step=running.state.step + 1)
+        return running._replace(state=state), {}
+
+    return loop.Program(advance, SimpleNamespace(memory_analysis=lambda: None))
+
+
 @pytest.fixture(scope="module")
 def produced(tmp_path_factory):
     """{phase: rows} of a real search from a start, a random search and its candidate's training."""
-    root = tmp_path_factory.mktemp("produced")
+    root, monkeypatch = tmp_path_factory.mktemp("produced"), pytest.MonkeyPatch()
+    monkeypatch.setattr(loop, "resident", _stepless)
     config = tiny.config(tiny.write_data(root / "digits.npz", 48))
     config.search.epochs, config.search.start.epochs = 2, 1
     config.search.gap_images = 8
+    config.chunk_steps = 1
     dataset = data.load(config.data)
     found = []
     for name, run in (
@@ -41,6 +56,7 @@ def produced(tmp_path_factory):
         writer.close()
         found += metrics.read(root / name / "metrics.jsonl")
     found += metrics.read(root / "random" / "candidates" / "1" / "metrics.jsonl")
+    monkeypatch.undo()
     return {phase: [row for row in found if row["phase"] == phase] for phase in METRICS}
 
 

@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
     packages=find_packages(include=["ddarts_jax", "ddarts_jax.*"]),
-    package_data={"ddarts_jax.reports": ["page.css", "page.js"]},
+    package_data={"ddarts_jax.reports": ["page.css", "page.html.j2", "page.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5",
@@ -17,6 +17,7 @@ setup(
         "grain>=0.2.18",
         "importlib_resources",
         "jax>=0.10.2",
+        "jinja2>=3.1.6",
         "matplotlib>=3.11",
         "ml_collections>=1.1",
         "numpy>=2.4",

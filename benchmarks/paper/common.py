@@ -31,7 +31,7 @@ from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
 from ddarts_jax.reports import comparison
 from ddarts_jax.reports.comparison import Column
-from ddarts_jax.reports.page import COLOURS
+from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import metrics
 from ddarts_jax.runs.rows import series
 from ddarts_jax.runs.run import Run, read_run

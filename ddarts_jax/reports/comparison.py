@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import distance
 from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import parameter_free_share
-from ddarts_jax.reports.page import COLOURS, Page, line
+from ddarts_jax.reports.page import Page
+from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import identity, rows
 from ddarts_jax.runs.metrics import mean_and_spread
 from ddarts_jax.runs.run import Run, read_run
@@ -314,22 +317,19 @@ def _warnings(groups: list[Group]) -> list[str]:
 
 def _add_curves(page: Page, groups: list[Group]) -> None:
     """Adds a chart for each metric that the table marks as compared."""
+    look = {"hovermode": "closest", "showlegend": True}
     for phase, own in rows.METRICS.items():
         for metric in own.values():
             if metric.compared:
-                page.chart(
-                    metric.name,
-                    metric.description,
-                    _curves(groups, functools.partial(_points, phase, metric.key)),
-                    yaxis=charts.axis(metric),
-                    hovermode="closest",
-                )
+                curves = _curves(groups, functools.partial(_points, phase, metric.key))
+                figure = charts.figure(curves, unit=metric.unit, **look)
+                page.chart(metric.name, metric.description, figure)
     page.chart(
         "Parameter-free primitives",
         "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
-        _curves(groups, _parameter_free_points),
-        yaxis=charts.PERCENT | {"range": [0, 1.02]},
-        hovermode="closest",
+        charts.figure(
+            _curves(groups, _parameter_free_points), unit="fraction", scale="zero to one", **look
+        ),
     )
 
 
@@ -343,14 +343,16 @@ def _parameter_free_points(run: Run) -> tuple[list, list]:
     return list(run.genotypes), [*map(parameter_free_share, run.genotypes.values())]
 
 
-def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list[dict]:
-    """One curve a run, in the colour of its group."""
+def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list:
+    """Returns one curve per run, in the colour of its group."""
     return [
-        line(
+        charts.curve(
             each.label,
             *points(run),
-            COLOURS[index % len(COLOURS)],
-            ("solid", "dash", "dot")[index // len(COLOURS) % 3],
+            line={
+                "color": COLOURS[index % len(COLOURS)],
+                "dash": charts.DASHES[index // len(COLOURS) % len(charts.DASHES)],
+            },
             legendgroup=each.letter,
             showlegend=number == min(each.runs),
             hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
@@ -393,22 +395,21 @@ def _add_distances(page: Page, runs: list[Run], matrices: dict) -> None:
         page.chart(
             name.replace("_", " ").capitalize(),
             caption,
-            [
-                {
-                    "type": "heatmap",
-                    "x": names,
-                    "y": names,
-                    "z": matrices[name],
-                    "texttemplate": "%{z:.3f}" if len(names) <= 8 else "",
-                    # No darker than black numbers can be read on.
-                    "colorscale": [[0, "#ffffff"], [1, "#6aaed6"]],
-                    "showscale": len(names) > 8,
-                }
-            ],
-            xaxis={"type": "category"},
-            yaxis={"type": "category", "autorange": "reversed"},
-            hovermode="closest",
-            showlegend=False,
+            charts.figure(
+                [
+                    go.Heatmap(
+                        x=names,
+                        y=names,
+                        z=matrices[name],
+                        texttemplate="%{z:.3f}" if len(names) <= 8 else "",
+                        showscale=len(names) > 8,
+                    )
+                ],
+                x="",
+                xaxis_type="category",
+                yaxis={"type": "category", "autorange": "reversed"},
+                hovermode="closest",
+            ),
         )
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.reports.page import cell_names
+from ddarts_jax.reports.cells import cell_names
 from ddarts_jax.runs import rows
 from ddarts_jax.runs.run import Run
 

@@ -4,15 +4,24 @@ Everything comes from the files of the workdir: the report of a run that is stil
 interrupted or has only one phase shows the files that exist.
 """
 
+import logging
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import plotly.graph_objects as go
 
 from ddarts_jax import configuration
 from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import duration, findings, warnings
-from ddarts_jax.reports.page import COLOURS, Page
+from ddarts_jax.reports.page import Page
+from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import rows
 from ddarts_jax.runs.run import Run, read_run
+
+_logger = logging.getLogger(__name__)
 
 
 def write(workdir: str | Path) -> Path:
@@ -38,9 +47,12 @@ def write(workdir: str | Path) -> Path:
     ):
         if run.rows(phase):
             page.heading(title)
-            charts.add_phase(page, run, phase)
+            for chart, figure in charts.of_phase(run, phase):
+                page.chart(chart.title, chart.caption, figure)
+            if unknown := rows.unknown(run.rows(phase)):
+                page.sentences([f"Not in the table of metrics: {', '.join(unknown)}."], "note")
             if phase == "search":
-                charts.add_shares(page, run.genotypes)
+                page.chart("Share of each primitive", _SHARES, charts.of_shares(run.genotypes))
             if phase == "train":
                 _add_classes(page, run)
     _add_cost(page, run)
@@ -50,10 +62,57 @@ def write(workdir: str | Path) -> Path:
     return path
 
 
+class Live:
+    """Keeps the report of a running run up to date without slowing it down.
+
+    Writing takes up to a second, in which the device waits, so `update` skips what comes too soon after
+    the last page. A run is worth more than its report: an error becomes one warning in the log.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        every: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Prepares; the first `update` writes.
+
+        Args:
+            workdir: of the run.
+            every: least seconds from the end of one writing to the beginning of the next.
+            clock: returns the present time in seconds.
+        """
+        self._workdir, self._every, self._clock = Path(workdir), every, clock
+        self._due = -math.inf
+        self._failed = False
+
+    def update(self) -> None:
+        """Writes the report, unless the last one is recent or an earlier one failed."""
+        if self._clock() >= self._due and not self._failed:
+            self._write()
+
+    def close(self) -> None:
+        """Writes the report of the ended or interrupted run."""
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write(self._workdir)
+        except Exception as error:
+            if not self._failed:
+                _logger.warning("no report of %s: %r", self._workdir, error)
+            self._failed = True
+        self._due = self._clock() + self._every
+
+
 _CELLS = (
     "Each arrow is a kept primitive, drawn as wide as its probability if that is known; faint arrows "
     "lead to the cell's output. k-2 and k-1 are the outputs of the two previous cells; a node without "
     "inputs is faint. Reduction cells are yellow. In D-DARTS every cell has its own genotype."
+)
+_SHARES = (
+    "Share of the primitives that the parsed genotype keeps in all its distinct cells. Above the dashed "
+    "line parameter-free primitives (pools, skip connections; at the bottom) have taken over."
 )
 
 
@@ -96,11 +155,13 @@ def _add_classes(page: Page, run: Run) -> None:
     page.chart(
         "Accuracy by class",
         "Accuracy of the trained network on the test images; the confusion matrix is next to this page.",
-        [{"type": "bar", "x": list(classes), "y": accuracies, "marker": {"color": COLOURS[0]}}],
-        xaxis={"title": {"text": "class"}, "type": "category"},
-        yaxis=charts.PERCENT,
-        hovermode="closest",
-        showlegend=False,
+        charts.figure(
+            [go.Bar(x=list(classes), y=accuracies, marker_color=COLOURS[0])],
+            unit="fraction",
+            x="class",
+            xaxis_type="category",
+            hovermode="closest",
+        ),
     )
 
 

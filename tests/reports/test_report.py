@@ -1,9 +1,12 @@
 """The page `report.html`: what it says and draws, from whole, partial and broken workdirs."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from synthetic import write_run
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
-from ddarts_jax.reports import findings, page, report
+from ddarts_jax.reports import findings, page, palette, report
 from ddarts_jax.runs.rows import CHARTS
 
 
@@ -50,12 +53,14 @@ class Reader(HTMLParser):
         """Adds text to that of its tag."""
         if self._open and self._open[-1][1].get("id") == "data":
             self.data = json.loads(data, parse_constant=pytest.fail)
+            packed = base64.b64decode(self.data["frames"])
+            self.data["frames"] = json.loads(gzip.decompress(packed), parse_constant=pytest.fail)
         elif self._open:
             self.text.setdefault(self._open[-1][0], []).append(data.strip())
 
     def chart(self, title):
         """The traces of the first chart with this title."""
-        return self.data["charts"][self.titles.index(title)]["traces"]
+        return self.data["charts"][self.titles.index(title)]["data"]
 
     @property
     def words(self):
@@ -120,7 +125,7 @@ def test_every_metric_of_the_table_is_drawn(run):
         if chart.phase == "random" or chart.title == "Distance":
             continue  # needs candidates; some curves need a start
         titles = [i for i, title in enumerate(found.titles) if title == chart.title]
-        curves = [len(found.data["charts"][i]["traces"]) for i in titles]
+        curves = [len(found.data["charts"][i]["data"]) for i in titles]
         assert any(count >= len(chart.metrics) for count in curves), chart.title
 
 
@@ -155,22 +160,34 @@ def test_the_slider_holds_each_epochs_genotype_and_probabilities(tmp_path, relax
     config = json.loads((run / "config.json").read_text())
     config["search"]["relaxation"] = relaxation
     (run / "config.json").write_text(json.dumps(config))
-    settling = report_of(run).data["settling"]
-    assert settling["epochs"] == [1, 2, 3, 4]
-    for epoch, frame, percents in zip(settling["epochs"], settling["frames"], settling["percents"]):
-        genotype = Genotype.load(run / "genotypes" / f"epoch_{epoch:04d}.json")
-        alphas = np.load(run / "alphas" / f"epoch_{epoch:04d}.npy").astype(float)
+    frames = report_of(run).data["frames"]
+    assert [frame["epoch"] for frame in frames] == [1, 2, 3, 4]
+    for frame in frames:
+        genotype = Genotype.load(run / "genotypes" / f"epoch_{frame['epoch']:04d}.json")
+        alphas = np.load(run / "alphas" / f"epoch_{frame['epoch']:04d}.npy").astype(float)
         weights = np.exp(alphas)
         divisor = weights.sum(-1, keepdims=True) if relaxation == "softmax" else 1 + weights
         probabilities = weights / divisor
-        np.testing.assert_allclose(np.array(percents) / 100, probabilities, atol=0.0051)
-        for index, (cell, drawn) in enumerate(zip(genotype.genes, frame, strict=True)):
-            kept = {(p, n, s): width for p, s, n, _, _, width in drawn["arrows"] if p}
-            assert set(kept) == set(cell)
-            for (primitive, node, source), width in kept.items():
-                o = DARTS_PRIMITIVES.index(primitive)
-                expected = probabilities[index, edge_index(source, node), o]
-                assert width == pytest.approx(expected, rel=1e-3)
+        percents = np.reshape([heat["percents"] for heat in frame["heats"]], alphas.shape)
+        np.testing.assert_allclose(percents / 100, probabilities, atol=0.0051)
+        for index, (cell, svg) in enumerate(zip(genotype.genes, frame["cells"], strict=True)):
+            names = {0: "k-2", 1: "k-1"}
+            widths = dict(arrows(svg))
+            expected, kept = {}, []
+            for primitive, node, source in cell:
+                place = edge_index(source, node), DARTS_PRIMITIVES.index(primitive)
+                probability = probabilities[index][place]
+                title = f"{primitive}: {names.get(source, source)} → {node} ({probability:.1%})"
+                expected[title] = pytest.approx(max(0.8, 5 * probability), rel=1e-3)
+                kept.append(np.ravel_multi_index(place, alphas.shape[1:]))
+            assert widths == expected
+            assert sorted(frame["heats"][index]["kept"]) == sorted(kept)
+
+
+def arrows(svg):
+    """(title, width) of each primitive's arrow in a drawn cell."""
+    for group in ElementTree.fromstring(svg).iter("g"):
+        yield group.find("title").text, float(group.find("path").get("stroke-width"))
 
 
 @pytest.mark.parametrize(
@@ -197,8 +214,8 @@ def test_only_the_last_epochs_probabilities_are_known_of_older_runs(tmp_path):
     """Without alphas of each epoch the final ones are drawn, in the last frame."""
     run = write_run(tmp_path / "run")
     shutil.rmtree(run / "alphas")
-    percents = report_of(run).data["settling"]["percents"]
-    assert percents[:-1] == [None] * 3 and percents[-1]
+    heats = [frame["heats"] for frame in report_of(run).data["frames"]]
+    assert heats[:-1] == [None] * 3 and heats[-1]
 
 
 @pytest.mark.parametrize(("pools", "warned"), [(1, False), (2, True)])
@@ -250,8 +267,40 @@ def test_nothing_is_loaded_and_no_text_becomes_markup(tmp_path):
     found = report_of(run)
     assert found.text["h1"] == ["<b>run: pipeline on digits"]
     assert hostile in found.text["td"]
-    assert any(hostile in trace["x"] for c in found.data["charts"] for trace in c["traces"])
+    assert any(hostile in trace["x"] for c in found.data["charts"] for trace in c["data"])
     assert not {"src", "href", "onerror", "action"} & {name for name, _ in found.attributes}
+
+
+def test_a_primitive_of_any_name_is_drawn(tmp_path):
+    """A user may register primitives: each has a style and stays text, whatever its name."""
+    names = [
+        '</svg><script>alert(1)</script>"',
+        "null\x00 & <b>",
+        "\ud800",
+        "mine",
+        "ours",
+        "{{ 1 }}",
+    ]
+    cell = [(name, 2 + place // 2, place % 2) for place, name in enumerate(names)]
+    run = write_run(tmp_path / "run")
+    genotype = Genotype((cell,), (), (2, 3, 4))
+    for name in ("network_genotype.json", "genotypes/epoch_0001.json"):
+        genotype.save(run / name)
+    for path in (run / "genotypes").glob("epoch_000[234].json"):
+        path.unlink()
+    shutil.rmtree(run / "alphas")
+    (run / "alphas.npy").unlink()
+    found = report_of(run)
+    assert len(found.text["script"]) == 2 - 1  # page.js; plotly's is left out and the data are data
+    (svg,) = found.data["frames"][0]["cells"]
+    titles = [title for title, _ in arrows(svg)]
+    assert [title.partition(": ")[0] for title in titles] == [
+        *(names[0], "null\ufffd & <b>", "\ufffd", "mine", "ours", "{{ 1 }}")
+    ]
+    look = palette.styles(names)
+    assert len(set(look.values())) == len(names)
+    assert look["mine"] == palette.styles(["mine"])["mine"]
+    assert {"mine", "ours"} <= set(found.text["span"])
 
 
 def test_the_page_is_replaced_as_a_whole(tmp_path):
@@ -260,6 +309,36 @@ def test_the_page_is_replaced_as_a_whole(tmp_path):
     before = set(run.iterdir())
     assert report.write(run) == report.write(run) == run / "report.html"
     assert set(run.iterdir()) - before == {run / "report.html"}
+
+
+def test_a_live_report_is_written_at_most_every_half_minute_and_at_the_end(tmp_path):
+    """The clock starts when a page is finished; what comes too soon shows in the next page."""
+    run = write_run(tmp_path / "run", ended=False)
+    now = 100.0
+    live = report.Live(run, clock=lambda: now)
+    times = []
+    for now in (100.0, 101.0, 129.9, 130.0, 150.0):
+        live.update()
+        if (run / "report.html").exists():
+            times.append(now)
+            (run / "report.html").unlink()
+    assert times == [100.0, 130.0]
+    live.close()
+    assert (run / "report.html").exists()
+
+
+def test_a_live_report_that_fails_is_one_warning(tmp_path, caplog):
+    """A broken page ends no run; at the end it is tried once more."""
+    live = report.Live(tmp_path, every=0.0)
+    for _ in range(3):
+        live.update()
+    live.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(tmp_path) in caplog.text
+    write_run(tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "metrics.jsonl").rename(tmp_path / "metrics.jsonl")
+    live.close()
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

@@ -10,8 +10,8 @@ from ddarts_jax.reports.cells import cell_names, reduction_cells
 from ddarts_jax.reports.findings import PARAMETER_FREE, shares
 from ddarts_jax.reports.palette import COLOURS, INK, styles
 from ddarts_jax.runs import rows
-from ddarts_jax.runs.rows import CHARTS, Chart, Metric
 from ddarts_jax.runs.run import Run
+from ddarts_jax.runs.table import CHARTS, Chart, Metric
 
 _SCALES = {
     "linear": {},
@@ -62,8 +62,8 @@ def figure(
 
     Args:
         traces: of plotly; those without a number are left out.
-        unit: of the vertical axis, see `rows.Metric`.
-        scale: of the vertical axis, see `rows.Chart`.
+        unit: of the vertical axis, see `table.Metric`.
+        scale: of the vertical axis, see `table.Chart`.
         x: title of the horizontal axis; "epoch" and "candidate" have whole numbers only.
         **layout: of plotly, instead of or in addition to the common one.
     """
@@ -92,7 +92,7 @@ def of_phase(run: Run, phase: str) -> list[tuple[Chart, go.Figure]]:
     charts = [chart for chart in CHARTS if chart.phase == phase]
     for key in rows.unknown(own):
         metric = Metric(key, key, "", per_cell=bool(rows.num_cells(own, key)))
-        charts.append(Chart(phase, key, "Not in the table of metrics (runs/rows.py).", (metric,)))
+        charts.append(Chart(phase, key, "Not in the table of metrics (runs/table.py).", (metric,)))
     return [(chart, _of_table(run, chart)) for chart in charts]
 
 

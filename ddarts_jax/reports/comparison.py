@@ -22,6 +22,7 @@ from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import identity, rows
 from ddarts_jax.runs.metrics import mean_and_spread
 from ddarts_jax.runs.run import Run, read_run
+from ddarts_jax.runs.table import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +319,7 @@ def _warnings(groups: list[Group]) -> list[str]:
 def _add_curves(page: Page, groups: list[Group]) -> None:
     """Adds a chart for each metric that the table marks as compared."""
     look = {"hovermode": "closest", "showlegend": True}
-    for phase, own in rows.METRICS.items():
+    for phase, own in METRICS.items():
         for metric in own.values():
             if metric.compared:
                 curves = _curves(groups, functools.partial(_points, phase, metric.key))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import rows
+from ddarts_jax.runs.table import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
 
@@ -61,10 +62,11 @@ class MetricsWriter:
 
     def _to_tensorboard(self, phase: str, epoch: int, row: dict[str, Any]) -> None:
         """Writes every number of a row, with name and description if the table of metrics has it."""
-        board, table = self._boards[phase], rows.METRICS.get(phase, {})
-        computed = {key: m.source(row) for key, m in table.items() if m.source}
+        board, table = self._boards[phase], METRICS.get(phase, {})
+        labelled = row | {"phase": phase}
+        computed = {key: rows.value(labelled, key) for key, m in table.items() if m.difference}
         for key, value in (row | computed).items():
-            metric = table.get(key, rows.Metric(key, "", ""))
+            metric = table.get(key, Metric(key, "", ""))
             for path, number in _scalars(key, value):
                 cell = path.removeprefix(f"{key}/")
                 board.add_scalar(

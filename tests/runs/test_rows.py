@@ -10,7 +10,7 @@ from synthetic import write_run
 from ddarts_jax.data import dataset as data
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.runs import metrics, rows
-from ddarts_jax.runs.rows import CHARTS, METRICS
+from ddarts_jax.runs.table import CHARTS, METRICS
 from ddarts_jax.searching import random_search, search
 from ddarts_jax.training import loop
 
@@ -21,7 +21,7 @@ START = Genotype(
     seq=None,
 )
 NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
-COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.source}
+COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
 
 
 def _stepless(chunk, data, seed, running):

@@ -18,6 +18,7 @@ setup(
         "importlib_resources",
         "jax>=0.10.2",
         "jinja2>=3.1.6",
+        "markupsafe>=3.0.4",
         "matplotlib>=3.11",
         "ml_collections>=1.1",
         "numpy>=2.4",

@@ -1,4 +1,4 @@
-"""Workdirs as runs leave them, made of plausible numbers in no time."""
+"""Workdirs like those of real runs, made of plausible numbers without running anything."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ def write_run(
     """Writes the files of a search and a training, and returns the workdir.
 
     Args:
-        workdir: made.
-        search_epochs: 0: the run only trained.
-        train_epochs: 0: the run only searched.
-        num_cells: of the supernet.
-        num_nodes: of a cell.
+        workdir: created.
+        search_epochs: number of epochs; with 0 the run only trained.
+        train_epochs: number of epochs; with 0 the run only searched.
+        num_cells: number of cells of the supernet.
+        num_nodes: number of nodes of a cell.
         favoured: index of the primitive that the alphas come to prefer.
-        ended: whether the results lie there too.
-        **changes: of the config, `key__subkey=value`.
+        ended: whether there are results too.
+        **changes: changes to the config, `key__subkey=value`.
     """
     config = configuration.default_config()
     config.data.name = "digits"

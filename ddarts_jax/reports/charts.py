@@ -132,7 +132,7 @@ def _curves(run: Run, chart: Chart, metric: Metric, index: int) -> list[go.Scatt
     own = run.rows(chart.phase)
     epochs = [row["epoch"] for row in own]
     if not metric.per_cell:
-        line = {"color": COLOURS[index], "dash": DASHES[index]}
+        line = {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index % len(DASHES)]}
         values = rows.series(own, metric.key)
         return [curve(metric.label or metric.name, epochs, values, line=line)]
     count = rows.num_cells(own, metric.key)

@@ -1,4 +1,4 @@
-"""Runs side by side: the task `compare`."""
+"""Comparison of several runs on one page: the task `compare`."""
 
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ from ddarts_jax.runs.table import METRICS
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seeds only.
+    """Runs that differ only by their seeds.
 
     Attributes:
         letter: short name, "A".
-        differs: the config's {dotted key: value} in which the groups differ.
+        differs: {dotted key: value} of the config values that distinguish the groups.
         runs: {number from 1 on: run}.
     """
 
@@ -41,7 +41,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The values that set it apart: "zero_one_weight=7.0", with whole keys where needed."""
+        """Its distinguishing values, "zero_one_weight=7.0"; keys are whole only if they must be."""
         lasts = Counter(key.rpartition(".")[2] for key in self.differs)
         parts = []
         for key, value in self.differs.items():
@@ -51,22 +51,22 @@ class Group:
 
     @property
     def label(self) -> str:
-        """A name that fits into a legend on a phone."""
+        """Name that fits into a legend on a phone."""
         label = f"{self.letter}: {self.name}"
         return label if len(label) <= 34 else f"group {self.letter}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A number that every run may have: a column of the table.
+    """A column of the table: a number that a run may have.
 
     Attributes:
         key: in `comparison.json`.
         title: of the column.
-        of: takes it from a run, None where the run has none.
-        scale: of the number in the table.
-        digits: after the point there.
-        unit: behind the number there.
+        of: reads it from a run; returns None if the run has none.
+        scale: factor that it is multiplied by in the table.
+        digits: number of decimals in the table.
+        unit: text after the number in the table.
     """
 
     key: str
@@ -77,7 +77,7 @@ class Column:
     unit: str = ""
 
     def say(self, values: list[float], runs: int) -> str:
-        """Mean, and sample standard deviation if there are two values or more."""
+        """Formats the mean, and the sample standard deviation if there are two or more values."""
         if not values:
             return ""
         mean, spread = mean_and_spread(values)
@@ -136,10 +136,10 @@ def run(config, workdir: Path) -> dict:
     Writes `report.html`, `comparison.json` and `comparison.md`, and prints the table of the latter.
 
     Returns:
-        What `comparison.json` holds.
+        Content of `comparison.json`.
 
     Raises:
-        UserError: fewer than two runs are named, one of them twice, or one cannot be read.
+        UserError: fewer than two runs are named, a run is named twice, or one cannot be read.
     """
     names = [name.strip() for name in config.runs.split(",") if name.strip()]
     paths = {Path(name).resolve(): name for name in names}
@@ -152,7 +152,7 @@ def run(config, workdir: Path) -> dict:
     runs = [read_run(name) for name in names]
     for found in runs:
         if not found.config:
-            raise UserError(f"Run {found.workdir} has no config.json, so nothing says what it is.")
+            raise UserError(f"Run {found.workdir} has no config.json, which would identify it.")
     groups = group(runs)
     networks = {number: found.network for number, found in enumerate(runs, 1) if found.network}
     matrices = {
@@ -177,9 +177,9 @@ def run(config, workdir: Path) -> dict:
 
 
 def group(runs: list[Run]) -> list[Group]:
-    """Puts runs whose configs differ by no more than the seed together, in order of appearance.
+    """Groups runs whose configs differ only by the seed, in order of appearance.
 
-    A key that a run's config lacks, as of an older version, has its default there.
+    A key that a run's config lacks, perhaps from an older version, has its default value.
     """
     defaults = configuration.defaults("pipeline")
     passing = identity.INCIDENTAL | {"seed"}
@@ -225,7 +225,7 @@ def _group_record(group: Group) -> dict:
 
 
 def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
-    """Header and rows, one a group; a column that no run has is left out."""
+    """Returns header and rows, one per group, without the columns that no run has."""
     present = [column for column in COLUMNS if any(_values(column, each) for each in groups)]
     header = ["group", "what differs", "n", *(column.title for column in present)]
     lines = [
@@ -249,6 +249,7 @@ def _markdown(header: list[str], lines: list[list]) -> str:
 
 
 def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
+    """Writes the page of the comparison."""
     page = Page(f"{len(runs)} runs compared")
     page.sentences(_findings(groups))
     page.sentences(_warnings(groups), "warning")
@@ -262,7 +263,7 @@ def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
     )
     page.table(
         "Runs",
-        "Every run by itself.",
+        "The single runs.",
         ("run", "workdir", "group", "seed", "test accuracy", "parameters"),
         [
             (
@@ -283,12 +284,13 @@ def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
 
 
 def _findings(groups: list[Group]) -> list[str]:
+    """Returns the first sentences: how the runs form groups, and which group is best."""
     count = sum(len(each.runs) for each in groups)
     if len(groups) == 1:
-        sentences = [f"The {count} runs differ by no more than the seed."]
+        sentences = [f"The {count} runs differ only by the seed."]
     else:
         sentences = [
-            f"The {count} runs form {len(groups)} groups; within one only the seed differs."
+            f"The {count} runs form {len(groups)} groups; within a group only the seed differs."
         ]
     tested = [(each, _values(COLUMNS[0], each)) for each in groups]
     tested = [(each, values) for each, values in tested if values]
@@ -303,6 +305,7 @@ def _findings(groups: list[Group]) -> list[str]:
 
 
 def _warnings(groups: list[Group]) -> list[str]:
+    """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
@@ -372,7 +375,7 @@ def _add_genotypes(page: Page, runs: list[Run]) -> None:
     for position in range(deepest):
         page.cells(
             f"Cell {position}",
-            "Cells of the networks found; those that reduce the image are yellow."
+            "Cells of the networks found; reduction cells are yellow."
             if position == deepest - 1
             else "",
             [
@@ -389,8 +392,8 @@ def _add_distances(page: Page, runs: list[Run], matrices: dict) -> None:
         return
     page.heading("Distances between the networks")
     captions = {
-        "distances": "The paper's: mean over the cells of the Hausdorff distance of their edges.",
-        "positional_distances": "Positional: edge by edge.",
+        "distances": "The paper's distance: mean over the cells of the Hausdorff distance of edges.",
+        "positional_distances": "Positional distance: edge by edge.",
     }
     for name, caption in captions.items():
         page.chart(
@@ -423,6 +426,6 @@ def _percent(value: float | None) -> str | None:
 
 
 def _letter(index: int) -> str:
-    """A to Z, then A1, B1 and so on."""
+    """Returns A to Z, then A1, B1 and so on."""
     turn, place = divmod(index, 26)
     return chr(ord("A") + place) + (str(turn) if turn else "")

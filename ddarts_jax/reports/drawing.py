@@ -19,10 +19,10 @@ __all__ = ["draw_confusion", "draw_distance_history", "draw_distance_matrix", "d
 def draw_distance_matrix(
     names: Sequence[str], matrix: np.ndarray, path_stem: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws the distances between n architectures as a heatmap, the numbers in the squares.
+    """Draws the distances between n architectures as a heatmap with a number in each square.
 
     Args:
-        names: of the architectures, in the order of the matrix.
+        names: names of the architectures, in the order of the matrix.
         matrix: float [n, n], not negative.
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
         title: a line above the heatmap; none if empty.
@@ -36,11 +36,11 @@ def draw_distance_matrix(
 def draw_confusion(
     confusion: np.ndarray, names: Sequence[str], path_stem: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws the confusion matrix of a classifier: its colours are shares of the images of a class.
+    """Draws the confusion matrix of a classifier, coloured by the share of each class's images.
 
     Args:
         confusion: int [n, n], images of each class (row) by answer (column).
-        names: of the classes; with more than 40 neither names nor counts are written.
+        names: names of the classes; with more than 40 neither names nor counts are written.
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
         title: a line above the matrix; none if empty.
     """
@@ -53,7 +53,7 @@ def draw_confusion(
 
 
 def _heatmap(names, matrix: np.ndarray, texts: np.ndarray, title: str) -> tuple[Figure, Axes]:
-    """A square matrix as colours, with a text in every square and names on both sides."""
+    """Draws a square matrix as colours, with a text in every square and names on both sides."""
     legible = len(matrix) <= 40
     side = 0.5 * len(matrix) if legible else 8  # inches
     figure = Figure(figsize=(side, side), facecolor="white")
@@ -89,12 +89,12 @@ def draw_distance_history(
     start_epoch: int = 0,
     positional: Sequence[float] = (),
 ) -> None:
-    """Draws how a search moves away from its start, and how its accuracy develops.
+    """Draws the distance of a search to its start, and its accuracy, by epoch.
 
     Args:
         epochs: n numbers of epochs, ascending.
         distances: n distances to the start, drawn against the left axis.
-        accuracies: n fractions, drawn in per cent against the right axis.
+        accuracies: n fractions, drawn in percent against the right axis.
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
         title: a line above the picture; none if empty.
         start_epoch: the last epoch in which the alphas were fixed; 0 if there was none.

@@ -49,14 +49,13 @@ class Page:
         if texts:
             self._add("sentences", texts=texts, kind=kind)
 
-    def chart(self, title: str, caption: str, figure: go.Figure, *, wide: bool = False) -> None:
+    def chart(self, title: str, caption: str, figure: go.Figure) -> None:
         """Adds a chart, unless it has no number to show.
 
         Args:
             title: above it.
             caption: text below it.
             figure: from `charts`.
-            wide: over the whole width of the page.
         """
         if not figure.data:
             return
@@ -64,7 +63,7 @@ class Page:
         found = figure.to_plotly_json()
         found["layout"].pop("template", None)  # the page holds it once
         self._charts.append(found)
-        self._add("chart", title=title, caption=caption, wide=wide, index=index, height=height)
+        self._add("chart", title=title, caption=caption, index=index, height=height)
 
     def table(
         self,
@@ -75,7 +74,15 @@ class Page:
         *,
         wide: bool = False,
     ) -> None:
-        """Adds a table, numbers to the right and with thousands separators; nothing if no rows."""
+        """Adds a table, unless it has no rows; numbers are on the right and have thousands separators.
+
+        Args:
+            title: above it.
+            caption: text below it.
+            header: names of the columns.
+            rows: values by column; None leaves a gap.
+            wide: over the whole width of the page.
+        """
         rows = [list(row) for row in rows]
         if rows:
             self._add("table", title=title, caption=caption, header=header, rows=rows, wide=wide)
@@ -156,7 +163,7 @@ class Page:
             return Markup(drawn.cell_svg(genotype, cell, look, name))
 
         def shade(index: int) -> Markup:
-            # Of the last epoch that has probabilities: page.js shows others in the same squares.
+            # The last epoch that has probabilities; page.js shows others in the same squares.
             heats = next(frame["heats"] for frame in reversed(frames) if frame["heats"])
             num_nodes = next(iter(self._settling["genotypes"].values())).num_nodes
             names, primitives = self._settling["names"], self._settling["primitives"]

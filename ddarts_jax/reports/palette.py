@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 INK, FAINT = "#1f2937", "#c3c8d0"
 
-# Of curves: a colour-blind-safe palette (Okabe and Ito); dashes distinguish further curves.
+# Curves: a colour-blind-safe palette (Okabe and Ito); dashes distinguish further curves.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8860b", "#4b5563", "#111827")
 
 

@@ -65,8 +65,9 @@ def write(workdir: str | Path) -> Path:
 class Live:
     """Keeps the report of a running run up to date without slowing it down.
 
-    Writing takes up to a second, in which the device waits, so `update` skips what comes too soon after
-    the last page. A run is worth more than its report: an error becomes one warning in the log.
+    Writing takes up to a second, in which the device waits, so `update` skips a page that would
+    follow too soon on the last one. An error becomes one warning in the log: a run is worth more than
+    its report.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ def _add_cost(page: Page, run: Run) -> None:
     if None not in totals:
         page.table(
             "Parameters and MACs",
-            "Of the derived network, for one image; a MAC is a multiplication with an addition.",
+            "Cost of the derived network for one image; a MAC is a multiplication with an addition.",
             ("part", "kind", "parameters", "MACs"),
             _parts(run, totals),
         )

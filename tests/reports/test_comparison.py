@@ -41,7 +41,7 @@ def compare(workdir, runs):
 
 
 def test_seeds_form_a_group_with_mean_and_spread(runs, tmp_path, capsys):
-    """Groups bear the value that differs; statistics are those of the runs' own summaries."""
+    """Groups are named by the value that differs; statistics are over the runs' own summaries."""
     found = compare(tmp_path / "out", runs)
     first, second = found["groups"]
     assert first["differs"] == {"search.zero_one_weight": 7.0}
@@ -73,7 +73,7 @@ def test_the_distance_matrix_is_that_of_the_networks(runs, tmp_path):
 
 
 def test_the_page_draws_every_run(runs, tmp_path):
-    """A curve a run, the networks cell by cell, and a word on the group without a spread."""
+    """One curve per run, the networks cell by cell, and a warning on the group without a spread."""
     compare(tmp_path / "out", runs)
     text = (tmp_path / "out" / "report.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
@@ -84,7 +84,7 @@ def test_the_page_draws_every_run(runs, tmp_path):
 
 
 def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
-    """Where the data lie and how often is saved set no run apart; an older config has the defaults."""
+    """The place of the data and the number of checkpoints set no run apart; old configs have defaults."""
     first = write_run(tmp_path / "a", seed=1, data__data_dir="/elsewhere")
     second = write_run(tmp_path / "b", seed=2, checkpoint__keep_last=7)
     config = json.loads((second / "config.json").read_text())
@@ -106,7 +106,7 @@ def test_keys_of_equal_last_parts_are_told_apart(tmp_path):
 
 
 def test_unfinished_runs_and_runs_without_networks_are_compared(runs, tmp_path):
-    """A run of which there is little has empty columns, and the page says that it goes on."""
+    """A run that has just begun has empty columns, and the page says that it has not ended."""
     young = write_run(tmp_path / "young", search_epochs=0, train_epochs=0, ended=False)
     found = compare(tmp_path / "out", [runs[0], young])
     assert found["networks"] == [1]
@@ -142,7 +142,7 @@ def test_a_mistake_is_one_sentence(runs, tmp_path, named, part):
 
 
 def test_a_broken_run_is_refused(runs, tmp_path):
-    """A file that cannot be read is named, and so is a run that does not say what it is."""
+    """A file that cannot be read is named, and so is a run without a config."""
     broken = write_run(tmp_path / "broken")
     (broken / "summary.json").write_text("{")
     with pytest.raises(UserError, match=re.escape(str(broken / "summary.json"))):

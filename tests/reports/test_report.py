@@ -1,4 +1,4 @@
-"""The page `report.html`: what it says and draws, from whole, partial and broken workdirs."""
+"""The page `report.html`: its sentences and drawings, from whole, partial and broken workdirs."""
 
 import base64
 import gzip
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -64,7 +65,7 @@ class Reader(HTMLParser):
 
     @property
     def words(self):
-        """What the first lines say."""
+        """The first sentences."""
         return " ".join(self.text.get("li", []))
 
 
@@ -130,7 +131,7 @@ def test_every_metric_of_the_table_is_drawn(run):
 
 
 def test_a_metric_without_an_entry_in_the_table_is_drawn_and_named(tmp_path):
-    """Nothing that a method of one's own reports vanishes without a word."""
+    """A new method's metrics do not vanish silently."""
     run = write_run(tmp_path / "run")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -203,7 +204,7 @@ def arrows(svg):
     ],
 )
 def test_an_unfinished_run_shows_what_there_is(tmp_path, changes, removed, part):
-    """No phase and no file is needed: the page says where the run stands and draws the rest."""
+    """No phase and no file is required: the page says how far the run is and draws the rest."""
     run = write_run(tmp_path / "run", **changes)
     for name in removed:
         shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
@@ -220,7 +221,7 @@ def test_only_the_last_epochs_probabilities_are_known_of_older_runs(tmp_path):
 
 @pytest.mark.parametrize(("pools", "warned"), [(1, False), (2, True)])
 def test_parameter_free_primitives_that_take_over_are_warned_of(tmp_path, pools, warned):
-    """More than half of what is kept, and the page says so; half is no reason yet."""
+    """The page warns if they are more than half of the kept primitives; half is not enough."""
     cell = [("skip_connect", 2, 0), ("sep_conv_3x3", 2, 1)] + [("max_pool_3x3", 3, 0)] * (pools - 1)
     run = write_run(tmp_path / "run")
     Genotype((cell,), (), (2, 3)).save(run / "network_genotype.json")
@@ -228,7 +229,7 @@ def test_parameter_free_primitives_that_take_over_are_warned_of(tmp_path, pools,
 
 
 def test_a_cell_that_keeps_nothing_is_warned_of(tmp_path):
-    """An empty cell makes no network: the page names it."""
+    """An empty cell does not form a valid network: the page names it."""
     run = write_run(tmp_path / "run")
     Genotype(((("sep_conv_3x3", 2, 0),), ()), (), (2,)).save(run / "network_genotype.json")
     assert "Nothing is kept in cell 1" in report_of(run).words
@@ -294,6 +295,14 @@ def test_a_primitive_of_any_name_is_drawn(tmp_path):
     assert {"mine", "ours"} <= set(found.text["span"])
 
 
+def test_an_installed_package_has_the_files_of_the_page():
+    """`setup.py` lists every file that is not Python's."""
+    folder = Path(page.__file__).parent
+    assets = {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"}
+    listed = (folder.parents[1] / "setup.py").read_text()
+    assert assets and all(f'"{name}"' in listed for name in assets)
+
+
 def test_the_page_is_replaced_as_a_whole(tmp_path):
     """Writing again leaves one page and no temporary file."""
     run = write_run(tmp_path / "run")
@@ -303,7 +312,7 @@ def test_the_page_is_replaced_as_a_whole(tmp_path):
 
 
 def test_a_live_report_is_written_at_most_every_half_minute_and_at_the_end(tmp_path):
-    """The clock starts when a page is finished; what comes too soon shows in the next page."""
+    """The half minute starts when a page is finished."""
     run = write_run(tmp_path / "run", ended=False)
     now = 100.0
     live = report.Live(run, clock=lambda: now)
@@ -319,7 +328,7 @@ def test_a_live_report_is_written_at_most_every_half_minute_and_at_the_end(tmp_p
 
 
 def test_a_live_report_that_fails_is_one_warning(tmp_path, caplog):
-    """A broken page ends no run; at the end it is tried once more."""
+    """A report that cannot be written ends no run; at the end it is tried once more."""
     live = report.Live(tmp_path, every=0.0)
     for _ in range(3):
         live.update()
@@ -354,7 +363,7 @@ _JSON = st.recursive(
 @settings(max_examples=60)
 @given(st.sampled_from(_FILES), st.data())
 def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
-    """Whatever bytes stand in a file, the page is whole or one sentence refuses it."""
+    """Whatever bytes are in a file, the page is intact or one sentence refuses it."""
     copy = tmp_path_factory.mktemp("broken") / "run"
     shutil.copytree(run, copy)
     whole = (copy / name).read_bytes()
@@ -367,7 +376,7 @@ def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
 @settings(max_examples=80)
 @given(st.sampled_from([name for name in _FILES if name.endswith(("json", "jsonl"))]), st.data())
 def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name, data):
-    """JSON that says something else than a run does neither crashes nor breaks the page."""
+    """JSON that no run writes neither crashes nor breaks the page."""
     copy = tmp_path_factory.mktemp("changed") / "run"
     shutil.copytree(run, copy)
     text = (copy / name).read_text()

@@ -151,7 +151,7 @@ def test_the_slider_changes_cells_and_heatmaps(pages, open_page, width):
     assert shown() == last
 
 
-def test_a_turned_phone_draws_the_charts_anew(pages, open_page):
+def test_a_turned_phone_redraws_the_charts(pages, open_page):
     """A window of another width gets charts of that width."""
     page = open_page(pages["whole"], 1280)
     page.set_viewport_size({"width": 390, "height": 844})

@@ -107,7 +107,7 @@ def test_a_metric_stands_in_one_chart():
 
 
 def test_series_of_numbers_gaps_and_misspelt_keys():
-    """What is no finite number is a gap; a key that nothing has is a mistake of the reader's."""
+    """Anything but a finite number is a gap; an unknown key is a mistake of the reader's."""
     search_rows = [
         {"phase": "search", "epoch": 1, "supernet_accuracy": 0.75, "discrete_accuracy": 0.5},
         {"phase": "search", "epoch": 2, "supernet_accuracy": None, "mine": [1, "x", 10**400]},

@@ -430,14 +430,17 @@ def _opened(
     with locked(path):
         clock = Clock(path)
 
+        live = report.Live(path)
+
         def after_epoch(path):
             clock.keep()
-            report.write(path)
+            live.update()
 
         writer = _Telling(path, after_epoch, callbacks)
         try:
             yield path, writer, dtype
             clock.keep()
+            live.close()
         finally:
             writer.close()
 

@@ -29,11 +29,12 @@ from ddarts_jax import configuration, main
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
-from ddarts_jax.reports import comparison, report
+from ddarts_jax.reports import comparison
 from ddarts_jax.reports.comparison import Column
-from ddarts_jax.reports.page import COLOURS
-from ddarts_jax.reports.report import Run
+from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import facts, metrics
+from ddarts_jax.runs.rows import series
+from ddarts_jax.runs.run import Run, read_run
 from ddarts_jax.training.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -151,7 +152,7 @@ def run_seeds(setting: Setting, root: Path, seeds: int) -> list[Run]:
                 if not _without_network(workdir):
                     raise
                 print(f"--- {workdir} ends without a network: {error}", flush=True)
-        runs.append(report.read(workdir))
+        runs.append(read_run(workdir))
     return runs
 
 
@@ -166,7 +167,7 @@ def has_ended(workdir: Path, config: ConfigDict) -> bool:
     defaults, wanted = (
         json.loads(configuration.to_json(c)) for c in (configuration.default_config(), config)
     )
-    found = configuration.flatten(defaults) | report.read(workdir).config
+    found = configuration.flatten(defaults) | read_run(workdir).config
     wanted = configuration.flatten(wanted)
     for key in ("data.data_dir", "data.num_workers"):  # do not change the images
         found[key] = wanted[key]
@@ -365,7 +366,7 @@ def draw_curves(axes: Axes, groups: Groups, key: str, scale: float = 100) -> Non
     """
     styles = zip(COLOURS, itertools.cycle(("-", "--", "-.", ":")))
     for (label, runs), (colour, style) in zip(groups.items(), styles):
-        rows = list(zip(*(report.series(run.search, key) for run in runs)))
+        rows = list(zip(*(series(run.search, key) for run in runs)))
         points = [(row["epoch"], v) for row, v in zip(runs[0].search, rows) if None not in v]
         if points:
             epochs, found = [epoch for epoch, _ in points], scale * np.array([v for _, v in points])

@@ -10,8 +10,8 @@ import sys
 
 import common
 
-from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
+from ddarts_jax.runs.rows import series
 
 NOTES = [
     "The values of Fig. 6 could not be read. The mean over the epochs is the larger, the sooner the "
@@ -32,7 +32,7 @@ def settings(full):
 
 
 def _mean_accuracy(run):
-    found = [value for value in report.series(run.search, "accuracy") if value is not None]
+    found = [value for value in series(run.search, "accuracy") if value is not None]
     return statistics.fmean(found) if found else None
 
 

@@ -11,8 +11,8 @@ import sys
 import common
 
 from ddarts_jax.configuration import default_config
-from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
+from ddarts_jax.runs.rows import last, series
 from ddarts_jax.searching.early_stop import is_stable
 
 # Between a network and what the search on CIFAR-10 made of it: distances.csv of the authors' program.
@@ -35,13 +35,13 @@ def _stable_after(run):
     """The first epoch after which the search could stop."""
     stop = default_config().search.stop
     fixed = run.config["search.start.epochs"]
-    distances = report.series(run.search[fixed:], "distance_to_start")
+    distances = series(run.search[fixed:], "distance_to_start")
     ends = range(1, len(distances) + 1)
     return next((fixed + end for end in ends if is_stable(distances[:end], stop)), None)
 
 
 def _last(key, title, scale=1, digits=3, unit=""):
-    return Column(key, title, lambda run: report.last(run.search, key), scale, digits, unit)
+    return Column(key, title, lambda run: last(run.search, key), scale, digits, unit)
 
 
 STABLE = Column("stable_after", "stable after epoch", _stable_after, 1, 1)

@@ -10,8 +10,8 @@ import sys
 import common
 import numpy as np
 
-from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
+from ddarts_jax.runs.rows import last
 
 ALL, EARLY = "all epochs", "stopped early"
 PAPER = {
@@ -22,7 +22,7 @@ EPOCHS = Column("search_epochs", "epochs searched", lambda run: len(run.search) 
 DISTANCE = Column(
     "distance_to_start",
     "distance to ResNet18",
-    lambda run: report.last(run.search, "distance_to_start"),
+    lambda run: last(run.search, "distance_to_start"),
     *(1, 3),
 )
 NOTES = [

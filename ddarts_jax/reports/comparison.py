@@ -1,6 +1,7 @@
-"""Runs side by side: the task `compare`."""
+"""Comparison of several runs on one page: the task `compare`."""
 
 import dataclasses
+import functools
 import json
 import statistics
 from collections import Counter
@@ -8,24 +9,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import distance
-from ddarts_jax.reports import report
-from ddarts_jax.reports.page import COLOURS, Page, line
-from ddarts_jax.reports.report import Run
-from ddarts_jax.runs import identity
+from ddarts_jax.reports import charts
+from ddarts_jax.reports.findings import parameter_free_share
+from ddarts_jax.reports.page import Page
+from ddarts_jax.reports.palette import COLOURS
+from ddarts_jax.runs import identity, rows
 from ddarts_jax.runs.metrics import mean_and_spread
+from ddarts_jax.runs.run import Run, read_run
+from ddarts_jax.runs.table import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seeds only.
+    """Runs that differ only by their seeds.
 
     Attributes:
         letter: short name, "A".
-        differs: the config's {dotted key: value} in which the groups differ.
+        differs: {dotted key: value} of the config values that distinguish the groups.
         runs: {number from 1 on: run}.
     """
 
@@ -35,7 +41,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The values that set it apart: "zero_one_weight=7.0", with whole keys where needed."""
+        """Its distinguishing values, "zero_one_weight=7.0"; keys are whole only if they must be."""
         lasts = Counter(key.rpartition(".")[2] for key in self.differs)
         parts = []
         for key, value in self.differs.items():
@@ -45,22 +51,22 @@ class Group:
 
     @property
     def label(self) -> str:
-        """A name that fits into a legend on a phone."""
+        """Name that fits into a legend on a phone."""
         label = f"{self.letter}: {self.name}"
         return label if len(label) <= 34 else f"group {self.letter}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A number that every run may have: a column of the table.
+    """A column of the table: a number that a run may have.
 
     Attributes:
         key: in `comparison.json`.
         title: of the column.
-        of: takes it from a run, None where the run has none.
-        scale: of the number in the table.
-        digits: after the point there.
-        unit: behind the number there.
+        of: reads it from a run; returns None if the run has none.
+        scale: factor that it is multiplied by in the table.
+        digits: number of decimals in the table.
+        unit: text after the number in the table.
     """
 
     key: str
@@ -71,7 +77,7 @@ class Column:
     unit: str = ""
 
     def say(self, values: list[float], runs: int) -> str:
-        """Mean, and sample standard deviation if there are two values or more."""
+        """Formats the mean, and the sample standard deviation if there are two or more values."""
         if not values:
             return ""
         mean, spread = mean_and_spread(values)
@@ -81,8 +87,8 @@ class Column:
         return text + self.unit + (f" (n = {len(values)})" if len(values) < runs else "")
 
 
-def _seconds(rows: list[dict]) -> float | None:
-    return sum(value or 0 for value in report.series(rows, "seconds")) if rows else None
+def _seconds(own: list[dict]) -> float | None:
+    return sum(value or 0 for value in rows.series(own, "seconds")) if own else None
 
 
 COLUMNS = (
@@ -90,21 +96,27 @@ COLUMNS = (
     Column(
         "search_accuracy",
         "supernet's accuracy",
-        lambda run: report.last(run.search, "accuracy"),
-        *(100, 2, "%"),
+        lambda run: rows.last(run.search, "accuracy"),
+        scale=100,
+        digits=2,
+        unit="%",
     ),
     Column(
         "discretisation_gap",
         "discretisation gap",
-        lambda run: report.last_number(report.gaps(run.search)),
-        *(100, 2, "%"),
+        lambda run: rows.last(run.search, "discretisation_gap"),
+        scale=100,
+        digits=2,
+        unit="%",
     ),
-    Column("decided", "decided", lambda run: report.last(run.search, "decided"), 100, 1, "%"),
+    Column("decided", "decided", lambda run: rows.last(run.search, "decided"), 100, 1, "%"),
     Column(
         "parameter_free_share",
         "parameter-free",
-        lambda run: report.parameter_free_share(run.network) if run.network else None,
-        *(100, 1, "%"),
+        lambda run: parameter_free_share(run.network) if run.network else None,
+        scale=100,
+        digits=1,
+        unit="%",
     ),
     Column("params", "parameters", lambda run: run.outcome("params")),
     Column("macs", "MACs", lambda run: run.outcome("macs")),
@@ -112,9 +124,9 @@ COLUMNS = (
         "search_seconds",
         "search time",
         lambda run: _seconds(run.search or run.candidates),
-        *(1, 0, " s"),
+        unit=" s",
     ),
-    Column("train_seconds", "training time", lambda run: _seconds(run.train), 1, 0, " s"),
+    Column("train_seconds", "training time", lambda run: _seconds(run.train), unit=" s"),
 )
 
 
@@ -124,10 +136,10 @@ def run(config, workdir: Path) -> dict:
     Writes `report.html`, `comparison.json` and `comparison.md`, and prints the table of the latter.
 
     Returns:
-        What `comparison.json` holds.
+        Content of `comparison.json`.
 
     Raises:
-        UserError: fewer than two runs are named, one of them twice, or one cannot be read.
+        UserError: fewer than two runs are named, a run is named twice, or one cannot be read.
     """
     names = [name.strip() for name in config.runs.split(",") if name.strip()]
     paths = {Path(name).resolve(): name for name in names}
@@ -137,10 +149,10 @@ def run(config, workdir: Path) -> dict:
         )
     if len(paths) < len(names):
         raise UserError(f"A run is named twice in --config.runs={config.runs}: name each once.")
-    runs = [report.read(name) for name in names]
+    runs = [read_run(name) for name in names]
     for found in runs:
         if not found.config:
-            raise UserError(f"Run {found.workdir} has no config.json, so nothing says what it is.")
+            raise UserError(f"Run {found.workdir} has no config.json, which would identify it.")
     groups = group(runs)
     networks = {number: found.network for number, found in enumerate(runs, 1) if found.network}
     matrices = {
@@ -155,19 +167,19 @@ def run(config, workdir: Path) -> dict:
         "networks": list(networks),
         **matrices,
     }
-    header, rows = _table(groups)
+    header, lines = _table(groups)
     write_json(workdir / "comparison.json", comparison)
-    (workdir / "comparison.md").write_text(_markdown(header, rows), encoding="utf-8")
-    _write_page(workdir / "report.html", groups, runs, header, rows, matrices)
-    print(_markdown(header, rows), end="")
+    (workdir / "comparison.md").write_text(_markdown(header, lines), encoding="utf-8")
+    _write_page(workdir / "report.html", groups, runs, header, lines, matrices)
+    print(_markdown(header, lines), end="")
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison
 
 
 def group(runs: list[Run]) -> list[Group]:
-    """Puts runs whose configs differ by no more than the seed together, in order of appearance.
+    """Groups runs whose configs differ only by the seed, in order of appearance.
 
-    A key that a run's config lacks, as of an older version, has its default there.
+    A key that a run's config lacks, perhaps from an older version, has its default value.
     """
     defaults = configuration.defaults("pipeline")
     passing = identity.INCIDENTAL | {"seed"}
@@ -213,10 +225,10 @@ def _group_record(group: Group) -> dict:
 
 
 def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
-    """Header and rows, one a group; a column that no run has is left out."""
+    """Returns header and rows, one per group, without the columns that no run has."""
     present = [column for column in COLUMNS if any(_values(column, each) for each in groups)]
     header = ["group", "what differs", "n", *(column.title for column in present)]
-    rows = [
+    lines = [
         [
             each.letter,
             each.name,
@@ -225,19 +237,19 @@ def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
         ]
         for each in groups
     ]
-    return header, rows
+    return header, lines
 
 
-def _markdown(header: list[str], rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _markdown(header: list[str], lines: list[list]) -> str:
     table = "".join(
         f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |\n"
-        for cells in lines
+        for cells in (header, ["---"] * len(header), *lines)
     )
     return f"{table}\nMean ± sample standard deviation over n runs that differ by their seeds.\n"
 
 
-def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
+def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
+    """Writes the page of the comparison."""
     page = Page(f"{len(runs)} runs compared")
     page.sentences(_findings(groups))
     page.sentences(_warnings(groups), "warning")
@@ -245,12 +257,13 @@ def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
         "Groups",
         "Mean ± sample standard deviation over the n runs of a group, which differ by their seeds. "
         "Times are sums over the epochs, without compiling.",
-        *(header, rows),
+        header,
+        lines,
         wide=True,
     )
     page.table(
         "Runs",
-        "Every run by itself.",
+        "The single runs.",
         ("run", "workdir", "group", "seed", "test accuracy", "parameters"),
         [
             (
@@ -271,12 +284,13 @@ def _write_page(path: Path, groups, runs, header, rows, matrices) -> None:
 
 
 def _findings(groups: list[Group]) -> list[str]:
+    """Returns the first sentences: how the runs form groups, and which group is best."""
     count = sum(len(each.runs) for each in groups)
     if len(groups) == 1:
-        sentences = [f"The {count} runs differ by no more than the seed."]
+        sentences = [f"The {count} runs differ only by the seed."]
     else:
         sentences = [
-            f"The {count} runs form {len(groups)} groups; within one only the seed differs."
+            f"The {count} runs form {len(groups)} groups; within a group only the seed differs."
         ]
     tested = [(each, _values(COLUMNS[0], each)) for each in groups]
     tested = [(each, values) for each, values in tested if values]
@@ -291,12 +305,13 @@ def _findings(groups: list[Group]) -> list[str]:
 
 
 def _warnings(groups: list[Group]) -> list[str]:
+    """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
         sentences.append(
-            f"Of group {', '.join(single)} there is one run only, so its spread is unknown and a "
-            "difference to it may be chance."
+            f"Group {', '.join(single)} has a single run, so its spread is unknown and a difference to "
+            "it may be chance."
         )
     going = [str(n) for each in groups for n, found in each.runs.items() if not found.summary]
     if going:
@@ -304,61 +319,44 @@ def _warnings(groups: list[Group]) -> list[str]:
     return sentences
 
 
-_CURVES = (
-    ("Accuracy of the supernet", "On the half of the images that moves the alphas.", "accuracy"),
-    ("Loss of the supernet", "Cross-entropy on that half.", "loss"),
-    ("Accuracy with the genotype only", "Masked to the parsed genotype.", "discrete_accuracy"),
-    ("Decided candidates", "Probability above 0.9 or below 0.1.", "decided"),
-    ("Distance to the epoch before", "The paper's distance of architectures.", "distance_to_last"),
-    ("Distance to the start", "The paper's distance of architectures.", "distance_to_start"),
-)
-_PERCENT = {"tickformat": ".1~%"}
-
-
 def _add_curves(page: Page, groups: list[Group]) -> None:
-    for title, caption, key in _CURVES:
-        fraction = key.endswith("accuracy") or key == "decided"
-        page.chart(
-            title,
-            caption,
-            _curves(groups, lambda run, key=key: _points(run.search, key)),
-            yaxis=_PERCENT if fraction else {},
-            hovermode="closest",
-        )
+    """Adds a chart for each metric that the table marks as compared."""
+    look = {"hovermode": "closest", "showlegend": True}
+    for phase, own in METRICS.items():
+        for metric in own.values():
+            if metric.compared:
+                curves = _curves(groups, functools.partial(_points, phase, metric.key))
+                figure = charts.figure(curves, unit=metric.unit, **look)
+                page.chart(metric.name, metric.description, figure)
     page.chart(
         "Parameter-free primitives",
-        "Share of pools and skip connections in what the parsed genotype keeps.",
-        _curves(
-            groups,
-            lambda run: (
-                list(run.genotypes),
-                [*map(report.parameter_free_share, run.genotypes.values())],
-            ),
+        "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
+        charts.figure(
+            _curves(groups, _parameter_free_points), unit="fraction", scale="zero to one", **look
         ),
-        yaxis=_PERCENT | {"range": [0, 1.02]},
-        hovermode="closest",
-    )
-    page.chart(
-        "Test accuracy of the network",
-        "Of the derived network, after each epoch of its training.",
-        _curves(groups, lambda run: _points(run.train, "accuracy")),
-        yaxis=_PERCENT,
-        hovermode="closest",
     )
 
 
-def _points(rows: list[dict], key: str) -> tuple[list, list]:
-    return [row["epoch"] for row in rows], report.series(rows, key)
+def _points(phase: str, key: str, run: Run) -> tuple[list, list]:
+    """Returns the epochs of a run's phase and the values of a metric after each."""
+    own = run.rows(phase)
+    return [row["epoch"] for row in own], rows.series(own, key)
 
 
-def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list[dict]:
-    """One curve a run, in the colour of its group."""
+def _parameter_free_points(run: Run) -> tuple[list, list]:
+    return list(run.genotypes), [*map(parameter_free_share, run.genotypes.values())]
+
+
+def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list:
+    """Returns one curve per run, in the colour of its group."""
     return [
-        line(
+        charts.curve(
             each.label,
             *points(run),
-            COLOURS[index % len(COLOURS)],
-            ("solid", "dash", "dot")[index // len(COLOURS) % 3],
+            line={
+                "color": COLOURS[index % len(COLOURS)],
+                "dash": charts.DASHES[index // len(COLOURS) % len(charts.DASHES)],
+            },
             legendgroup=each.letter,
             showlegend=number == min(each.runs),
             hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
@@ -377,7 +375,7 @@ def _add_genotypes(page: Page, runs: list[Run]) -> None:
     for position in range(deepest):
         page.cells(
             f"Cell {position}",
-            "Cells of the networks found; those that reduce the image are yellow."
+            "Cells of the networks found; reduction cells are yellow."
             if position == deepest - 1
             else "",
             [
@@ -394,29 +392,28 @@ def _add_distances(page: Page, runs: list[Run], matrices: dict) -> None:
         return
     page.heading("Distances between the networks")
     captions = {
-        "distances": "The paper's: mean over the cells of the Hausdorff distance of their edges.",
-        "positional_distances": "Positional: edge by edge.",
+        "distances": "The paper's distance: mean over the cells of the Hausdorff distance of edges.",
+        "positional_distances": "Positional distance: edge by edge.",
     }
     for name, caption in captions.items():
         page.chart(
             name.replace("_", " ").capitalize(),
             caption,
-            [
-                {
-                    "type": "heatmap",
-                    "x": names,
-                    "y": names,
-                    "z": matrices[name],
-                    "texttemplate": "%{z:.3f}" if len(names) <= 8 else "",
-                    # No darker than black numbers can be read on.
-                    "colorscale": [[0, "#ffffff"], [1, "#6aaed6"]],
-                    "showscale": len(names) > 8,
-                }
-            ],
-            xaxis={"type": "category"},
-            yaxis={"type": "category", "autorange": "reversed"},
-            hovermode="closest",
-            showlegend=False,
+            charts.figure(
+                [
+                    go.Heatmap(
+                        x=names,
+                        y=names,
+                        z=matrices[name],
+                        texttemplate="%{z:.3f}" if len(names) <= 8 else "",
+                        showscale=len(names) > 8,
+                    )
+                ],
+                x="",
+                xaxis_type="category",
+                yaxis={"type": "category", "autorange": "reversed"},
+                hovermode="closest",
+            ),
         )
 
 
@@ -429,6 +426,6 @@ def _percent(value: float | None) -> str | None:
 
 
 def _letter(index: int) -> str:
-    """A to Z, then A1, B1 and so on."""
+    """Returns A to Z, then A1, B1 and so on."""
     turn, place = divmod(index, 26)
     return chr(ord("A") + place) + (str(turn) if turn else "")

@@ -1,4 +1,4 @@
-"""What a run reports while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+"""Progress reporting: metrics.jsonl, TensorBoard events and a progress bar."""
 
 import json
 import logging
@@ -16,22 +16,24 @@ from tqdm import tqdm
 
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.runs import rows
+from ddarts_jax.runs.table import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl`, one line an epoch and phase, and TensorBoard events in a workdir.
+    """Writes `metrics.jsonl`, one line per epoch and phase, and TensorBoard events in a workdir.
 
-    TensorBoard gets one run a phase, in `tensorboard/<phase>`, so that a resumed phase can withdraw
-    its own later events and no other's.
+    TensorBoard gets one run per phase, in `tensorboard/<phase>`, so that a resumed phase can withdraw
+    its own later events without touching another's.
     """
 
     def __init__(self, workdir: str | os.PathLike, after: Callable[[Path], Any] | None = None):
         """Opens a workdir.
 
         Args:
-          workdir: made if it does not exist.
+          workdir: created if needed.
           after: called with the workdir after each line, see `report`.
         """
         self._after = after
@@ -44,9 +46,9 @@ class MetricsWriter:
         """Appends one line, and the numbers in it to TensorBoard at step `epoch`.
 
         Args:
-          phase: as 'search' or 'train'.
+          phase: 'search', 'random' or 'train'.
           epoch: counted from 1.
-          metrics: numbers, strings, arrays, nested in lists and dictionaries. What is not finite
+          metrics: numbers, strings, arrays, nested in lists and dictionaries. A number that is not finite
             becomes null: JSON has no NaN.
         """
         metrics = _plain(jax.device_get(metrics))
@@ -55,22 +57,38 @@ class MetricsWriter:
             file.write(line + "\n")
         if phase not in self._boards:
             self._boards[phase] = SummaryWriter(str(self._workdir / "tensorboard" / phase))
-        for name, value in _scalars(phase, metrics):
-            self._boards[phase].add_scalar(name, value, epoch)
-        self._boards[phase].flush()
+        self._to_tensorboard(phase, int(epoch), metrics)
         self.report()
 
+    def _to_tensorboard(self, phase: str, epoch: int, row: dict[str, Any]) -> None:
+        """Writes every number of a row, with name and description if the table of metrics has it."""
+        board, table = self._boards[phase], METRICS.get(phase, {})
+        labelled = row | {"phase": phase}
+        computed = {key: rows.value(labelled, key) for key, m in table.items() if m.difference}
+        for key, value in (row | computed).items():
+            metric = table.get(key, Metric(key, "", ""))
+            for path, number in _scalars(key, value):
+                cell = path.removeprefix(f"{key}/")
+                board.add_scalar(
+                    f"{phase}/{path}",
+                    number,
+                    epoch,
+                    display_name=f"{metric.name}, cell {cell}" if metric.per_cell else metric.name,
+                    summary_description=metric.description,
+                )
+        board.flush()
+
     def report(self) -> None:
-        """Calls `after`; where it fails, one warning says so and it is called no more."""
+        """Calls `after`; if it fails, one warning says so and it is not called again."""
         if self._after:
             try:
                 self._after(self._workdir)
-            except Exception as error:  # a run of hours is worth more than what is told of it
+            except Exception as error:  # a run of hours is worth more than its report
                 _logger.warning("no report of %s: %r", self._workdir, error)
                 self._after = None
 
     def rewind(self, phase: str, epoch: int) -> None:
-        """Forgets `phase` from `epoch` on, which a resumed run writes anew, and broken lines."""
+        """Drops the lines of `phase` from `epoch` on, which a resumed run rewrites, and broken lines."""
         lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
         kept = []
         for line in lines:
@@ -92,7 +110,7 @@ class MetricsWriter:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a metrics.jsonl, but for a last line that is still being written.
+    """Reads a metrics.jsonl, except a last line that is still being written.
 
     Raises:
       UserError: there is no such file, or a line is not one that `MetricsWriter` writes.
@@ -114,7 +132,7 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
 
 
 def progress(description: str, images: int) -> tqdm:
-    """Returns a bar over `images` images: images a second, time left; silent if not on a terminal.
+    """Returns a bar over `images` images: images per second, time left; silent if not on a terminal.
 
     Call `update(n)` after n images; use it as a context manager.
     """
@@ -139,7 +157,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns `value` made of what strict JSON can say."""
+    """Converts a value to types that strict JSON can represent."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

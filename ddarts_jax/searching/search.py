@@ -16,6 +16,7 @@ import numpy as np
 
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype, encode, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
@@ -231,6 +232,8 @@ def make_end_epoch(
         (workdir / folder).mkdir(exist_ok=True)
 
     def end_epoch(epoch, state, means):
+        if epoch == 1:
+            _describe(net, workdir)
         genotype = derive(state.alphas, net, config.parse)
         genotype.save(_genotype_file(workdir, epoch))
         np.save(workdir / "alphas" / f"epoch_{epoch:04d}.npy", np.asarray(state.alphas, np.float32))
@@ -252,6 +255,12 @@ def make_end_epoch(
         return record
 
     return end_epoch
+
+
+def _describe(net: Supernet, workdir: Path) -> None:
+    """Writes `supernet.json`: what the axes of the alphas mean, and how they become probabilities."""
+    names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
+    write_json(workdir / "supernet.json", {name: getattr(net, name) for name in names})
 
 
 def _genotype_file(workdir: Path, epoch: int) -> Path:

@@ -38,10 +38,11 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         UserError: what a user can mend.
         Stopped: by a signal; the state is saved.
     """
+    live = report.Live(workdir)
 
     def after_epoch(workdir):
         clock.keep()
-        report.write(workdir)
+        live.update()
 
     writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
     trained = None
@@ -63,11 +64,14 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
             trained = net, processes.from_main(lambda: weights.load_network(path, empty))
     except (Stopped, KeyboardInterrupt):
         clock.keep()  # not after a UserError: the workdir may be another run's
+        if processes.is_main():
+            live.close()
         raise
     finally:
         writer.close()
     summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
-    writer.report()
+    if processes.is_main():
+        live.close()
     return summary
 
 

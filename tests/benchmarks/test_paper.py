@@ -21,8 +21,8 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.reports import report
 from ddarts_jax.reports.comparison import Column
+from ddarts_jax.runs.run import read_run
 
 SCRIPTS = sorted(path.stem for path in Path(common.__file__).parent.glob("*_*.py"))
 TRAINED = [name for name in SCRIPTS if name != "section53_memory"]  # which runs something
@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
                 row["distance_to_start"] = min(0.02 * row["epoch"], 0.1)
                 row["positional_distance_to_start"] = 0.01 * row["epoch"]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [report.read(path) for path in paths]
+    return [read_run(path) for path in paths]
 
 
 @pytest.fixture

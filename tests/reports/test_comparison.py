@@ -14,7 +14,8 @@ from synthetic import write_run
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.reports import comparison, page, report
+from ddarts_jax.reports import comparison, page
+from ddarts_jax.runs.run import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     settings = [(7.0, 0), (7.0, 1), (7.0, 2), (0.5, 0)]
     return [
-        write_run(root / f"{weight}_{seed}", seed=seed, search__zero_one_weight=weight)
+        write_run(root / f"{weight}_{seed}", seed=seed, search__ddarts__zero_one_weight=weight)
         for weight, seed in settings
     ]
 
@@ -40,11 +41,11 @@ def compare(workdir, runs):
 
 
 def test_seeds_form_a_group_with_mean_and_spread(runs, tmp_path, capsys):
-    """Groups bear the value that differs; statistics are those of the runs' own summaries."""
+    """Groups are named by the value that differs; statistics are over the runs' own summaries."""
     found = compare(tmp_path / "out", runs)
     first, second = found["groups"]
-    assert first["differs"] == {"search.zero_one_weight": 7.0}
-    assert second["differs"] == {"search.zero_one_weight": 0.5}
+    assert first["differs"] == {"search.ddarts.zero_one_weight": 7.0}
+    assert second["differs"] == {"search.ddarts.zero_one_weight": 0.5}
     assert [run["seed"] for run in first["runs"]] == [0, 1, 2]
     accuracies = [
         json.loads((run / "summary.json").read_text())["test_accuracy"] for run in runs[:3]
@@ -72,24 +73,24 @@ def test_the_distance_matrix_is_that_of_the_networks(runs, tmp_path):
 
 
 def test_the_page_draws_every_run(runs, tmp_path):
-    """A curve a run, the networks cell by cell, and a word on the group without a spread."""
+    """One curve per run, the networks cell by cell, and a warning on the group without a spread."""
     compare(tmp_path / "out", runs)
     text = (tmp_path / "out" / "report.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert [len(chart["traces"]) for chart in data["charts"][:2]] == [4, 4]
-    assert len(data["cells"]) == 4 * 3
-    assert "Of group B there is one run only" in text
+    assert [len(chart["data"]) for chart in data["charts"][:2]] == [4, 4]
+    assert text.count('<div class="cell">') == 4 * 3
+    assert "Group B has a single run" in text
     assert "group A (zero_one_weight=7.0)" in text or "group B (zero_one_weight=0.5)" in text
 
 
 def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
-    """Where the data lie and how often is saved set no run apart; an older config has the defaults."""
+    """The place of the data and the number of checkpoints set no run apart; old configs have defaults."""
     first = write_run(tmp_path / "a", seed=1, data__data_dir="/elsewhere")
     second = write_run(tmp_path / "b", seed=2, checkpoint__keep_last=7)
     config = json.loads((second / "config.json").read_text())
     del config["parse"]["threshold"]
     (second / "config.json").write_text(json.dumps(config))
-    (group,) = comparison.group([report.read(first), report.read(second)])
+    (group,) = comparison.group([read_run(first), read_run(second)])
     assert list(group.runs) == [1, 2] and group.name == "all runs"
 
 
@@ -97,7 +98,7 @@ def test_keys_of_equal_last_parts_are_told_apart(tmp_path):
     """A group's name has the whole key where its last part alone would be ambiguous."""
     first = write_run(tmp_path / "a", search__channels=4, train__channels=8)
     second = write_run(tmp_path / "b", search__channels=6, train__channels=9, parse__threshold=0.5)
-    names = [group.name for group in comparison.group([report.read(first), report.read(second)])]
+    names = [group.name for group in comparison.group([read_run(first), read_run(second)])]
     assert names == [
         "threshold=0.85, search.channels=4, train.channels=8",
         "threshold=0.5, search.channels=6, train.channels=9",
@@ -105,7 +106,7 @@ def test_keys_of_equal_last_parts_are_told_apart(tmp_path):
 
 
 def test_unfinished_runs_and_runs_without_networks_are_compared(runs, tmp_path):
-    """A run of which there is little has empty columns, and the page says that it goes on."""
+    """A run that has just begun has empty columns, and the page says that it has not ended."""
     young = write_run(tmp_path / "young", search_epochs=0, train_epochs=0, ended=False)
     found = compare(tmp_path / "out", [runs[0], young])
     assert found["networks"] == [1]
@@ -141,7 +142,7 @@ def test_a_mistake_is_one_sentence(runs, tmp_path, named, part):
 
 
 def test_a_broken_run_is_refused(runs, tmp_path):
-    """A file that cannot be read is named, and so is a run that does not say what it is."""
+    """A file that cannot be read is named, and so is a run without a config."""
     broken = write_run(tmp_path / "broken")
     (broken / "summary.json").write_text("{")
     with pytest.raises(UserError, match=re.escape(str(broken / "summary.json"))):

@@ -1,9 +1,13 @@
-"""The page `report.html`: what it says and draws, from whole, partial and broken workdirs."""
+"""The page `report.html`: its sentences and drawings, from whole, partial and broken workdirs."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +18,8 @@ from synthetic import write_run
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
-from ddarts_jax.reports import page, report
+from ddarts_jax.reports import findings, page, palette, report
+from ddarts_jax.runs.table import CHARTS
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +54,18 @@ class Reader(HTMLParser):
         """Adds text to that of its tag."""
         if self._open and self._open[-1][1].get("id") == "data":
             self.data = json.loads(data, parse_constant=pytest.fail)
+            packed = base64.b64decode(self.data["frames"])
+            self.data["frames"] = json.loads(gzip.decompress(packed), parse_constant=pytest.fail)
         elif self._open:
             self.text.setdefault(self._open[-1][0], []).append(data.strip())
 
     def chart(self, title):
         """The traces of the first chart with this title."""
-        return self.data["charts"][self.titles.index(title)]["traces"]
+        return self.data["charts"][self.titles.index(title)]["data"]
 
     @property
     def words(self):
-        """What the first lines say."""
+        """The first sentences."""
         return " ".join(self.text.get("li", []))
 
 
@@ -112,29 +119,76 @@ def test_every_metric_has_its_chart(run):
     np.testing.assert_allclose(np.subtract(supernet["y"], masked["y"]), gap["y"], atol=1e-4)
 
 
+def test_every_metric_of_the_table_is_drawn(run):
+    """Each chart of the table is there with a curve for each of its metrics."""
+    found = report_of(run)
+    for chart in CHARTS:
+        if chart.phase == "random" or chart.title == "Distance":
+            continue  # needs candidates; some curves need a start
+        titles = [i for i, title in enumerate(found.titles) if title == chart.title]
+        curves = [len(found.data["charts"][i]["data"]) for i in titles]
+        assert any(count >= len(chart.metrics) for count in curves), chart.title
+
+
+def test_a_metric_without_an_entry_in_the_table_is_drawn_and_named(tmp_path):
+    """A new method's metrics do not vanish silently."""
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "search":
+            line |= {"acuracy": 0.5, "<b>temperature": [1.0, 2.0, 3.0], "mood": "good"}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report_of(run)
+    assert "Not in the table of metrics: <b>temperature, acuracy, mood." in found.words
+    assert found.chart("acuracy")[0]["y"] == [0.5] * 4
+    assert [trace["y"][0] for trace in found.chart("<b>temperature")] == [1.0, 2.0, 3.0]
+
+
+def test_the_candidates_of_a_random_search_are_drawn(tmp_path):
+    """One point per candidate."""
+    run = write_run(tmp_path / "run", search_epochs=0)
+    row = {"phase": "random", "loss": 1.0, "seconds": 2.0}
+    lines = [json.dumps(row | {"epoch": n, "accuracy": n / 4}) + "\n" for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    (curve,) = report_of(run).chart("Candidates")
+    assert (curve["x"], curve["y"]) == ([1, 2], [0.25, 0.5])
+
+
 @pytest.mark.parametrize("relaxation", ["sigmoid", "softmax"])
 def test_the_slider_holds_each_epochs_genotype_and_probabilities(tmp_path, relaxation):
     """Frame k draws the arrows of epoch k, as wide as the probabilities of that epoch's alphas."""
     run = write_run(tmp_path / "run", train_epochs=0)
     config = json.loads((run / "config.json").read_text())
-    config["search"]["relaxation"] = relaxation
+    config["search"]["method"] = {"sigmoid": "ddarts", "softmax": "darts"}[relaxation]
     (run / "config.json").write_text(json.dumps(config))
-    settling = report_of(run).data["settling"]
-    assert settling["epochs"] == [1, 2, 3, 4]
-    for epoch, frame, percents in zip(settling["epochs"], settling["frames"], settling["percents"]):
-        genotype = Genotype.load(run / "genotypes" / f"epoch_{epoch:04d}.json")
-        alphas = np.load(run / "alphas" / f"epoch_{epoch:04d}.npy").astype(float)
+    frames = report_of(run).data["frames"]
+    assert [frame["epoch"] for frame in frames] == [1, 2, 3, 4]
+    for frame in frames:
+        genotype = Genotype.load(run / "genotypes" / f"epoch_{frame['epoch']:04d}.json")
+        alphas = np.load(run / "alphas" / f"epoch_{frame['epoch']:04d}.npy").astype(float)
         weights = np.exp(alphas)
         divisor = weights.sum(-1, keepdims=True) if relaxation == "softmax" else 1 + weights
         probabilities = weights / divisor
-        np.testing.assert_allclose(np.array(percents) / 100, probabilities, atol=0.0051)
-        for index, (cell, drawn) in enumerate(zip(genotype.genes, frame, strict=True)):
-            kept = {(p, n, s): width for p, s, n, _, _, width in drawn["arrows"] if p}
-            assert set(kept) == set(cell)
-            for (primitive, node, source), width in kept.items():
-                o = DARTS_PRIMITIVES.index(primitive)
-                expected = probabilities[index, edge_index(source, node), o]
-                assert width == pytest.approx(expected, rel=1e-3)
+        percents = np.reshape([heat["percents"] for heat in frame["heats"]], alphas.shape)
+        np.testing.assert_allclose(percents / 100, probabilities, atol=0.0051)
+        for index, (cell, svg) in enumerate(zip(genotype.genes, frame["cells"], strict=True)):
+            names = {0: "k-2", 1: "k-1"}
+            widths = dict(arrows(svg))
+            expected, kept = {}, []
+            for primitive, node, source in cell:
+                place = edge_index(source, node), DARTS_PRIMITIVES.index(primitive)
+                probability = probabilities[index][place]
+                title = f"{primitive}: {names.get(source, source)} → {node} ({probability:.1%})"
+                expected[title] = pytest.approx(max(0.8, 5 * probability), rel=1e-3)
+                kept.append(np.ravel_multi_index(place, alphas.shape[1:]))
+            assert widths == expected
+            assert sorted(frame["heats"][index]["kept"]) == sorted(kept)
+
+
+def arrows(svg):
+    """(title, width) of each primitive's arrow in a drawn cell."""
+    for group in ElementTree.fromstring(svg).iter("g"):
+        yield group.find("title").text, float(group.find("path").get("stroke-width"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +204,7 @@ def test_the_slider_holds_each_epochs_genotype_and_probabilities(tmp_path, relax
     ],
 )
 def test_an_unfinished_run_shows_what_there_is(tmp_path, changes, removed, part):
-    """No phase and no file is needed: the page says where the run stands and draws the rest."""
+    """No phase and no file is required: the page says how far the run is and draws the rest."""
     run = write_run(tmp_path / "run", **changes)
     for name in removed:
         shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
@@ -161,13 +215,13 @@ def test_only_the_last_epochs_probabilities_are_known_of_older_runs(tmp_path):
     """Without alphas of each epoch the final ones are drawn, in the last frame."""
     run = write_run(tmp_path / "run")
     shutil.rmtree(run / "alphas")
-    percents = report_of(run).data["settling"]["percents"]
-    assert percents[:-1] == [None] * 3 and percents[-1]
+    heats = [frame["heats"] for frame in report_of(run).data["frames"]]
+    assert heats[:-1] == [None] * 3 and heats[-1]
 
 
 @pytest.mark.parametrize(("pools", "warned"), [(1, False), (2, True)])
 def test_parameter_free_primitives_that_take_over_are_warned_of(tmp_path, pools, warned):
-    """More than half of what is kept, and the page says so; half is no reason yet."""
+    """The page warns if they are more than half of the kept primitives; half is not enough."""
     cell = [("skip_connect", 2, 0), ("sep_conv_3x3", 2, 1)] + [("max_pool_3x3", 3, 0)] * (pools - 1)
     run = write_run(tmp_path / "run")
     Genotype((cell,), (), (2, 3)).save(run / "network_genotype.json")
@@ -175,7 +229,7 @@ def test_parameter_free_primitives_that_take_over_are_warned_of(tmp_path, pools,
 
 
 def test_a_cell_that_keeps_nothing_is_warned_of(tmp_path):
-    """An empty cell makes no network: the page names it."""
+    """An empty cell does not form a valid network: the page names it."""
     run = write_run(tmp_path / "run")
     Genotype(((("sep_conv_3x3", 2, 0),), ()), (), (2,)).save(run / "network_genotype.json")
     assert "Nothing is kept in cell 1" in report_of(run).words
@@ -194,12 +248,12 @@ def test_shares_are_a_distribution(first, second):
         for cell in (first, second)
     ]
     genotype = Genotype(cells, (), (2,))
-    found, free = report.shares(genotype), report.parameter_free_share(genotype)
+    found, free = findings.shares(genotype), findings.parameter_free_share(genotype)
     if not first + second:
         assert found == {} and free is None
         return
     assert sum(found.values()) == pytest.approx(1)
-    count = sum(primitive in report.PARAMETER_FREE for primitive in first + second)
+    count = sum(primitive in findings.PARAMETER_FREE for primitive in first + second)
     assert free == pytest.approx(count / len(first + second))
 
 
@@ -214,8 +268,39 @@ def test_nothing_is_loaded_and_no_text_becomes_markup(tmp_path):
     found = report_of(run)
     assert found.text["h1"] == ["<b>run: pipeline on digits"]
     assert hostile in found.text["td"]
-    assert any(hostile in trace["x"] for c in found.data["charts"] for trace in c["traces"])
+    assert any(hostile in trace["x"] for c in found.data["charts"] for trace in c["data"])
     assert not {"src", "href", "onerror", "action"} & {name for name, _ in found.attributes}
+
+
+def test_a_primitive_of_any_name_is_drawn(tmp_path):
+    """A user may register primitives: each has a style and stays text, whatever its name."""
+    names = ['</svg><script>alert(1)</script>"', "null & <b>", "größe", "mine", "ours", "{{ 1 }}"]
+    cell = [(name, 2 + place // 2, place % 2) for place, name in enumerate(names)]
+    run = write_run(tmp_path / "run")
+    genotype = Genotype((cell,), (), (2, 3, 4))
+    for name in ("network_genotype.json", "genotypes/epoch_0001.json"):
+        genotype.save(run / name)
+    for path in (run / "genotypes").glob("epoch_000[234].json"):
+        path.unlink()
+    shutil.rmtree(run / "alphas")
+    (run / "alphas.npy").unlink()
+    found = report_of(run)
+    assert len(found.text["script"]) == 2 - 1  # page.js; plotly's is left out and the data are data
+    (svg,) = found.data["frames"][0]["cells"]
+    titles = [title for title, _ in arrows(svg)]
+    assert [title.partition(": ")[0] for title in titles] == names
+    look = palette.styles(names)
+    assert len(set(look.values())) == len(names)
+    assert look["mine"] == palette.styles(["mine"])["mine"]
+    assert {"mine", "ours"} <= set(found.text["span"])
+
+
+def test_an_installed_package_has_the_files_of_the_page():
+    """`setup.py` lists every file that is not Python's."""
+    folder = Path(page.__file__).parent
+    assets = {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"}
+    listed = (folder.parents[1] / "setup.py").read_text()
+    assert assets and all(f'"{name}"' in listed for name in assets)
 
 
 def test_the_page_is_replaced_as_a_whole(tmp_path):
@@ -224,6 +309,36 @@ def test_the_page_is_replaced_as_a_whole(tmp_path):
     before = set(run.iterdir())
     assert report.write(run) == report.write(run) == run / "report.html"
     assert set(run.iterdir()) - before == {run / "report.html"}
+
+
+def test_a_live_report_is_written_at_most_every_half_minute_and_at_the_end(tmp_path):
+    """The half minute starts when a page is finished."""
+    run = write_run(tmp_path / "run", ended=False)
+    now = 100.0
+    live = report.Live(run, clock=lambda: now)
+    times = []
+    for now in (100.0, 101.0, 129.9, 130.0, 150.0):
+        live.update()
+        if (run / "report.html").exists():
+            times.append(now)
+            (run / "report.html").unlink()
+    assert times == [100.0, 130.0]
+    live.close()
+    assert (run / "report.html").exists()
+
+
+def test_a_live_report_that_fails_is_one_warning(tmp_path, caplog):
+    """A report that cannot be written ends no run; at the end it is tried once more."""
+    live = report.Live(tmp_path, every=0.0)
+    for _ in range(3):
+        live.update()
+    live.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(tmp_path) in caplog.text
+    write_run(tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "metrics.jsonl").rename(tmp_path / "metrics.jsonl")
+    live.close()
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
@@ -248,7 +363,7 @@ _JSON = st.recursive(
 @settings(max_examples=60)
 @given(st.sampled_from(_FILES), st.data())
 def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
-    """Whatever bytes stand in a file, the page is whole or one sentence refuses it."""
+    """Whatever bytes are in a file, the page is intact or one sentence refuses it."""
     copy = tmp_path_factory.mktemp("broken") / "run"
     shutil.copytree(run, copy)
     whole = (copy / name).read_bytes()
@@ -261,7 +376,7 @@ def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
 @settings(max_examples=80)
 @given(st.sampled_from([name for name in _FILES if name.endswith(("json", "jsonl"))]), st.data())
 def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name, data):
-    """JSON that says something else than a run does neither crashes nor breaks the page."""
+    """JSON that no run writes neither crashes nor breaks the page."""
     copy = tmp_path_factory.mktemp("changed") / "run"
     shutil.copytree(run, copy)
     text = (copy / name).read_text()

@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs.metrics import MetricsWriter, progress, read
+from ddarts_jax.runs.table import METRICS
 
 fuzz = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -82,7 +83,7 @@ json_values = st.recursive(
     st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("phase", "epoch")), json_values)
 )
 def test_every_line_is_one_line_of_strict_json(tmp_path, metrics):
-    """Whatever is written, a strict reader reads it back, one line a record."""
+    """Whatever is written, a strict reader reads it back, one line per record."""
     writer = MetricsWriter(tmp_path)
     writer.rewind("p", 0)
     writer.write("p", 0, metrics)
@@ -110,6 +111,32 @@ def test_tensorboard_gets_every_number_at_its_epoch(tmp_path):
         "search/cells/2": (3, 2.0),
         "train/loss": (0, 0.25),
     }
+
+
+def test_tensorboard_names_and_explains_the_metrics_of_the_table(tmp_path):
+    """Numbers that the table computes are written too; other numbers keep their keys as names."""
+    writer = MetricsWriter(tmp_path)
+    accuracies = {"supernet_accuracy": 0.75, "discrete_accuracy": 0.5}
+    cells = {"marginal_contribution": [0.5, 0.25], "mine": 1.0}
+    writer.write("search", 1, accuracies | cells)
+    writer.close()
+    found = {
+        value.tag.removeprefix("search/"): value
+        for event in events(tmp_path, "search")
+        for value in event.summary.value
+    }
+    assert found["discretisation_gap"].simple_value == 0.25
+    names = {tag: value.metadata.display_name for tag, value in found.items()}
+    assert names == {
+        "supernet_accuracy": "Accuracy with all candidates",
+        "discrete_accuracy": "Accuracy with the genotype only",
+        "discretisation_gap": "Discretisation gap",
+        "marginal_contribution/0": "Marginal contribution, cell 0",
+        "marginal_contribution/1": "Marginal contribution, cell 1",
+        "mine": "",
+    }
+    metric = METRICS["search"]["marginal_contribution"]
+    assert found["marginal_contribution/1"].metadata.summary_description == metric.description
 
 
 def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):
@@ -142,7 +169,7 @@ def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):
 @fuzz
 @given(st.binary(max_size=200))
 def test_broken_lines_never_survive_a_rewind(tmp_path, garbage):
-    """Fuzz: after a rewind the file is readable, whatever lay in it; good lines stay."""
+    """Fuzz: after a rewind the file is readable, whatever it contained; good lines stay."""
     path = tmp_path / "metrics.jsonl"
     good = b'{"phase": "search", "epoch": 0}\n'
     path.write_bytes(good + garbage + b"\n" + good)
@@ -181,7 +208,7 @@ def test_progress_is_silent_unless_on_a_terminal(capsys):
 
 
 def test_a_report_that_fails_does_not_end_the_run(tmp_path, caplog):
-    """What is called after each line gets the workdir; it is not called again once it has failed."""
+    """The function called after each line gets the workdir; once it fails it is not called again."""
     called = []
 
     def report(workdir):

@@ -12,6 +12,7 @@ from ddarts_jax.genotypes.genotype import Genotype, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
+from ddarts_jax.runs.run import read_run
 from ddarts_jax.searching.methods import random_search
 from ddarts_jax.tasks import seeds
 from ddarts_jax.training import feeds
@@ -63,7 +64,7 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
     assert metrics.read(tmp_path / "run" / "metrics.jsonl") == rows, "times too"
 
     # The workdir says whose it is: report and comparison read that, another config is refused.
-    read = report.read(tmp_path / "run")
+    read = read_run(tmp_path / "run")
     assert read.config["search.random.candidates"] == 2 and read.candidates == rows
     words = Path(report.write(tmp_path / "run")).read_text()
     assert "candidate 2 of 2 of the random search" in words

@@ -1,0 +1,167 @@
+"""A run as its workdir records it: config, metrics, genotypes, probabilities and results."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
+from ddarts_jax.genotypes.genotype import Genotype, num_edges
+from ddarts_jax.genotypes.spaces import SPACES
+from ddarts_jax.runs import identity, metrics, rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a workdir; a missing file is empty or None.
+
+    Attributes:
+        workdir: folder of the run.
+        config: {dotted key: value}.
+        search: rows of the search's metrics, one per epoch.
+        train: rows of the training's metrics, one per epoch.
+        candidates: rows of a random search's metrics, one per candidate.
+        genotypes: {epoch of the search: parsed genotype}, ascending.
+        probabilities: {epoch: float [distinct cells, E, O]} of the candidates `primitives`.
+        primitives: candidates of the search, empty if they are not known.
+        relaxation: of alphas into probabilities, "sigmoid" or "softmax".
+        network: genotype that is trained, or the newest of the search.
+        evaluation: content of `evaluation.json`.
+        summary: content of `summary.json`, which exists once the run has ended.
+        versions: content of `versions.json`.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    search: list[dict]
+    train: list[dict]
+    candidates: list[dict]
+    genotypes: dict[int, Genotype]
+    probabilities: dict[int, np.ndarray]
+    primitives: tuple[str, ...]
+    relaxation: str
+    network: Genotype | None
+    evaluation: dict
+    summary: dict
+    versions: dict
+
+    @property
+    def name(self) -> str:
+        """Name of the workdir."""
+        return self.workdir.resolve().name
+
+    @property
+    def newest(self) -> Genotype | None:
+        """The newest parsed genotype of the search."""
+        return next(reversed(self.genotypes.values()), None)
+
+    def rows(self, phase: str) -> list[dict]:
+        """Returns the rows of phase "search", "random" or "train"."""
+        return {"search": self.search, "random": self.candidates, "train": self.train}[phase]
+
+    def outcome(self, key: str) -> float | None:
+        """Returns a number of the summary, None if it has no such number."""
+        return rows.number(self.summary.get(key))
+
+
+def read_run(workdir: str | Path) -> Run:
+    """Reads the workdir of a run, finished or not.
+
+    Raises:
+        UserError: the folder holds no run, or one of its files is broken.
+    """
+    workdir = Path(workdir)
+    path = workdir / "metrics.jsonl"
+    found = metrics.read(path) if path.exists() else []
+    config = identity.up_to_date(_read_object(workdir / "config.json"))
+    if not found and not config:
+        raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
+    genotypes = _read_genotypes(workdir / "genotypes")
+    results = [workdir / name for name in ("network_genotype.json", "genotype.json")]
+    networks = [Genotype.load(path) for path in results if path.exists()]
+    # A run from before there was supernet.json had one of the methods and spaces of the package.
+    former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
+    supernet = _read_object(workdir / "supernet.json")
+    relaxation = supernet.get("relaxation", former)
+    primitives = tuple(supernet.get("primitives", SPACES.get(str(config.get("search.space")), ())))
+    return Run(
+        workdir=workdir,
+        config=config,
+        search=[row for row in found if row["phase"] == "search"],
+        train=[row for row in found if row["phase"] == "train"],
+        candidates=[row for row in found if row["phase"] == "random"],
+        genotypes=genotypes,
+        probabilities=_read_probabilities(workdir, relaxation, genotypes, primitives),
+        primitives=primitives,
+        relaxation=relaxation,
+        network=next(iter([*networks, *reversed(genotypes.values())]), None),
+        evaluation=_read_object(workdir / "evaluation.json"),
+        summary=_read_object(workdir / "summary.json"),
+        versions=_read_object(workdir / "versions.json"),
+    )
+
+
+def _read_object(path: Path) -> dict:
+    """Returns the JSON object in a file, empty if there is no such file."""
+    if not path.exists():
+        return {}
+    found = read_json(path, "File")
+    if not isinstance(found, dict):
+        raise UserError(f"File {path} must hold one JSON object.")
+    return found
+
+
+def _by_epoch(directory: Path, suffix: str) -> list[tuple[int, Path]]:
+    """Returns the files `epoch_<number><suffix>` of a directory, by number."""
+    found = []
+    for path in directory.glob(f"epoch_*{suffix}"):
+        number = path.stem.removeprefix("epoch_")
+        if number.isdecimal():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def _read_genotypes(directory: Path) -> dict[int, Genotype]:
+    """Returns the genotypes by epoch, all with the same number of distinct cells."""
+    genotypes = {}
+    for epoch, path in _by_epoch(directory, ".json"):
+        genotypes[epoch] = Genotype.load(path)
+        found, first = (len(g.genes) for g in (genotypes[epoch], next(iter(genotypes.values()))))
+        if found != first:
+            raise UserError(
+                f"Genotype file {path} has {found} distinct cells, but that of the first epoch has "
+                f"{first}: they are of different runs."
+            )
+    return genotypes
+
+
+def _read_probabilities(workdir: Path, relaxation, genotypes, primitives) -> dict[int, np.ndarray]:
+    """Returns the probabilities by epoch, just the last epoch's if the run kept no others."""
+    paths = dict(_by_epoch(workdir / "alphas", ".npy"))
+    final = workdir / "alphas.npy"
+    if not paths and genotypes and final.exists():
+        paths = {max(genotypes): final}
+    softmax = relaxation == "softmax"
+    return {
+        epoch: _probabilities(path, genotypes[epoch], primitives, softmax)
+        for epoch, path in paths.items()
+        if epoch in genotypes and primitives
+    }
+
+
+def _probabilities(path: Path, genotype: Genotype, primitives, softmax: bool) -> np.ndarray:
+    """Returns the candidates' probabilities, [distinct cells, E, O], by the alphas in a file."""
+    try:
+        alphas = np.load(path, allow_pickle=False)
+    except Exception as error:  # a broken file raises one of many
+        raise UserError(f"Alphas {path} cannot be read: {error}") from error
+    shape = len(genotype.genes), num_edges(genotype.num_nodes), len(primitives)
+    if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
+        raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")
+    alphas = alphas.astype(np.float64)
+    if softmax:
+        exponentials = np.exp(alphas - alphas.max(-1, keepdims=True))
+        return exponentials / exponentials.sum(-1, keepdims=True)
+    return 1 / (1 + np.exp(-np.clip(alphas, -500, 500)))

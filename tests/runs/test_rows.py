@@ -1,0 +1,123 @@
+"""The table of metrics: it names everything that a run reports, and nothing else."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+import tiny
+from synthetic import write_run
+
+from ddarts_jax.data import dataset as data
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.runs import metrics, rows
+from ddarts_jax.runs.table import CHARTS, METRICS
+from ddarts_jax.searching import random_search, search
+from ddarts_jax.training import loop
+
+START = Genotype(
+    genes=((("skip_connect", 2, 0),), (("max_pool_3x3", 2, 1),)),
+    reductions=(1,),
+    concat=(2,),
+    seq=None,
+)
+NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
+COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
+
+
+def _stepless(chunk, data, seed, running):
+    """A program that only counts its steps: names of metrics need no step, which compiles slowly."""
+
+    def advance(running, step):
+        state = running.state._replace(step=running.state.step + 1)
+        return running._replace(state=state), {}
+
+    return loop.Program(advance, SimpleNamespace(memory_analysis=lambda: None))
+
+
+@pytest.fixture(scope="module")
+def produced(tmp_path_factory):
+    """{phase: rows} of a real search from a start, a random search and its candidate's training."""
+    root, monkeypatch = tmp_path_factory.mktemp("produced"), pytest.MonkeyPatch()
+    monkeypatch.setattr(loop, "resident", _stepless)
+    config = tiny.config(tiny.write_data(root / "digits.npz", 48))
+    config.search.epochs, config.search.start.epochs = 2, 1
+    config.search.gap_images = 8
+    config.chunk_steps = 1
+    dataset = data.load(config.data)
+    found = []
+    for name, run in (
+        ("search", lambda *arguments: search.run(*arguments, start=START)),
+        ("random", random_search.run),
+    ):
+        if name == "random":
+            config.search.random = 1
+        writer = metrics.MetricsWriter(root / name)
+        run(config, dataset, root / name, writer, "float32")
+        writer.close()
+        found += metrics.read(root / name / "metrics.jsonl")
+    found += metrics.read(root / "random" / "candidates" / "1" / "metrics.jsonl")
+    monkeypatch.undo()
+    return {phase: [row for row in found if row["phase"] == phase] for phase in METRICS}
+
+
+@pytest.mark.parametrize("phase", METRICS)
+def test_the_table_holds_every_metric_of_a_phase(produced, phase):
+    """A metric that a program adds, renames or drops needs its line in the table."""
+    own = produced[phase]
+    assert own and rows.unknown(own) == []
+    assert {key for row in own for key in row} == {*rows.LABELS, *METRICS[phase]} - COMPUTED
+    for key, metric in METRICS[phase].items():
+        assert bool(rows.num_cells(own, key)) == metric.per_cell
+        assert rows.last(own, key) is not None or metric.per_cell
+
+
+def test_the_table_holds_the_metrics_of_accumulated_gradients():
+    """The authors' step reports some of the same metrics."""
+    config = tiny.config("")
+    config.search.accumulated_gradients = True
+    net, variables, alphas = search.build(config, _Shape(), "float32")
+    init, step = search.search_step(net, config.search, 4)
+    images = jax.ShapeDtypeStruct((8, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((8,), "int32")
+    state, key = init(variables, alphas), jax.random.key(0)
+    _, measured = jax.eval_shape(step, state, key, images, images)
+    assert measured and set(measured) <= set(METRICS["search"])
+
+
+class _Shape:
+    """As much of a data set as a supernet is built by."""
+
+    channels, image_size, num_classes, image_shape = 1, 8, 3, (8, 8, 1)
+
+
+def test_made_up_runs_have_the_metrics_of_real_ones(tmp_path):
+    """The reports of the other tests are tested with every metric of the table."""
+    found = metrics.read(write_run(tmp_path / "run") / "metrics.jsonl")
+    for phase in ("search", "train"):
+        keys = {key for row in found if row["phase"] == phase for key in row}
+        assert keys == {*rows.LABELS, *METRICS[phase]} - COMPUTED - NEEDS_A_START
+
+
+def test_a_metric_stands_in_one_chart():
+    """Titles and keys are unique in a phase, so that no chart hides another."""
+    for phase, own in METRICS.items():
+        charts = [chart for chart in CHARTS if chart.phase == phase]
+        assert len({chart.title for chart in charts}) == len(charts)
+        assert sum(len(chart.metrics) for chart in charts) == len(own)
+    assert {chart.phase for chart in CHARTS} == set(METRICS)
+
+
+def test_series_of_numbers_gaps_and_misspelt_keys():
+    """Anything but a finite number is a gap; an unknown key is a mistake of the reader's."""
+    search_rows = [
+        {"phase": "search", "epoch": 1, "supernet_accuracy": 0.75, "discrete_accuracy": 0.5},
+        {"phase": "search", "epoch": 2, "supernet_accuracy": None, "mine": [1, "x", 10**400]},
+    ]
+    assert rows.series(search_rows, "supernet_accuracy") == [0.75, None]
+    assert rows.series(search_rows, "discretisation_gap") == [0.25, None]
+    assert rows.last(search_rows, "discretisation_gap") == 0.25
+    assert rows.unknown(search_rows) == ["mine"] and rows.num_cells(search_rows, "mine") == 3
+    assert [rows.series(search_rows, "mine", cell)[1] for cell in range(4)] == [1, None, None, None]
+    assert rows.series([], "loss") == [] and rows.last([], "loss") is None
+    for found in ([], search_rows):
+        with pytest.raises(KeyError, match="supernet_acuracy"):
+            rows.series(found, "supernet_acuracy")

@@ -193,7 +193,8 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
     look = styles(primitive for cell in genotype.cells for primitive, _, _ in cell)
     rows, columns = _grid(genotype.num_cells, 4)
     top = 45 if title else 0
-    width = columns * WIDTH
+    entry = max(170, 9 * max(map(len, look), default=0) + 60)  # of the legend
+    width = max(columns * WIDTH, entry + 20)
     found = [Text(width / 2, 30, title, 19, INK)] if title else []
     for position, cell in enumerate(genotype.cells):
         reduction = position in genotype.reductions
@@ -212,8 +213,6 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
         panel = (frame, heading, *draw_cell(genotype, cell, look))
         found.append(Group(panel, x=column * WIDTH, y=top + row * HEIGHT))
     bottom = top + rows * HEIGHT
-    longest = max(map(len, look), default=0)
-    entry = max(170, 9 * longest + 60)
     legend_rows, legend_columns = _grid(len(look), max(1, width // entry))
     left = (width - legend_columns * entry) / 2 + 10
     for index, (name, style) in enumerate(look.items()):

@@ -128,7 +128,6 @@ def _kept(genotype: Genotype) -> str:
     free = parameter_free_share(genotype)
     if free is None:
         return "No cell of the network keeps a primitive."
-    return (
-        f"The network's {genotype.num_cells} cells keep {kept} primitives, {free:.0%} of them "
-        "parameter-free."
-    )
+    count = genotype.num_cells
+    keeper = f"The network's {count} cells keep" if count > 1 else "The network's single cell keeps"
+    return f"{keeper} {kept} primitives, {free:.0%} of them parameter-free."

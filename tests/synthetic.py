@@ -83,6 +83,7 @@ def _search(workdir, rng, epochs, num_cells, num_nodes, favoured):
             "weights_loss": 2 * (1 - accuracy),
             "loss_zero_one": (-0.2 * progress * np.ones(num_cells)).tolist(),
             "loss_ablation": (contributions / abs(contributions.mean())).tolist(),
+            "loss_added": (0.1 * progress * np.ones(num_cells)).tolist(),
             "loss_total": (contributions - progress).tolist(),
             "marginal_contribution": contributions.tolist(),
             "gradient_norm_alphas": rng.uniform(0.01, 0.1, num_cells).tolist(),

@@ -7,12 +7,13 @@ import pytest
 import tiny
 from synthetic import write_run
 
+from ddarts_jax import configuration
 from ddarts_jax.data import dataset as data
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.runs import metrics, rows
 from ddarts_jax.runs.table import CHARTS, METRICS
-from ddarts_jax.searching import random_search, search
-from ddarts_jax.training import loop
+from ddarts_jax.searching import search
+from ddarts_jax.training import feeds
 
 START = Genotype(
     genes=((("skip_connect", 2, 0),), (("max_pool_3x3", 2, 1),)),
@@ -31,28 +32,26 @@ def _stepless(chunk, data, seed, running):
         state = running.state._replace(step=running.state.step + 1)
         return running._replace(state=state), {}
 
-    return loop.Program(advance, SimpleNamespace(memory_analysis=lambda: None))
+    return feeds.Program(advance, SimpleNamespace(memory_analysis=lambda: None))
 
 
 @pytest.fixture(scope="module")
 def produced(tmp_path_factory):
     """{phase: rows} of a real search from a start, a random search and its candidate's training."""
     root, monkeypatch = tmp_path_factory.mktemp("produced"), pytest.MonkeyPatch()
-    monkeypatch.setattr(loop, "resident", _stepless)
+    monkeypatch.setattr(feeds, "resident", _stepless)
     config = tiny.config(tiny.write_data(root / "digits.npz", 48))
     config.search.epochs, config.search.start.epochs = 2, 1
     config.search.gap_images = 8
     config.chunk_steps = 1
     dataset = data.load(config.data)
     found = []
-    for name, run in (
-        ("search", lambda *arguments: search.run(*arguments, start=START)),
-        ("random", random_search.run),
-    ):
+    added = {"start": START, "alpha_loss": lambda gates, net: gates.sum((1, 2))}
+    for name, arguments in (("search", added), ("random", {})):
         if name == "random":
-            config.search.random = 1
+            config.search.method, config.search.random.candidates = "random", 1
         writer = metrics.MetricsWriter(root / name)
-        run(config, dataset, root / name, writer, "float32")
+        search.run(config, dataset, root / name, writer, "float32", **arguments)
         writer.close()
         found += metrics.read(root / name / "metrics.jsonl")
     found += metrics.read(root / "random" / "candidates" / "1" / "metrics.jsonl")
@@ -71,10 +70,11 @@ def test_the_table_holds_every_metric_of_a_phase(produced, phase):
         assert rows.last(own, key) is not None or metric.per_cell
 
 
-def test_the_table_holds_the_metrics_of_accumulated_gradients():
-    """The authors' step reports some of the same metrics."""
+@pytest.mark.parametrize("method", sorted(set(configuration.METHODS) - {"random"}))
+def test_the_table_holds_the_metrics_of_every_method(method):
+    """A method may report fewer metrics than D-DARTS, but none that nobody knows."""
     config = tiny.config("")
-    config.search.accumulated_gradients = True
+    config.search.method = method
     net, variables, alphas = search.build(config, _Shape(), "float32")
     init, step = search.search_step(net, config.search, 4)
     images = jax.ShapeDtypeStruct((8, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((8,), "int32")

@@ -131,8 +131,8 @@ def _search() -> ConfigDict:
 
     search.stop = ConfigDict()  # early, when the distance to the start is stable
     search.stop.patience = 5  # epochs in a row without change; 0: never
-    search.stop.from_epoch = 10  # the first that counts, epochs with fixed alphas aside
-    search.stop.tolerance = 1e-3  # largest change between two epochs that counts as none
+    search.stop.from_epoch = 10  # the first that counts; those with fixed alphas are counted too
+    search.stop.tolerance = 1e-3  # largest difference from the present distance that counts as none
 
     # Which architectures there are and what their alphas follow: 'ddarts', 'darts', 'fairdarts',
     # 'authors_program', 'random', or one that is registered. Options of a method are in its own group.

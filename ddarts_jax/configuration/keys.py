@@ -16,6 +16,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "ablation": {
             "weight": 0.5,  # w_AB, weight of the ablation loss
             "gradient": "full",  # 'none': report the loss, differentiate nothing
+            # 'full': as printed; 'stopped': the mean of the contributions counts as a constant.
+            "mean_gradient": "full",
             "removal": "zero",  # a removed cell's output; 'random': randomly scaled
         },
         "share_cells": False,  # one architecture for normal cells, one for reduction cells

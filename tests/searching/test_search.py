@@ -249,8 +249,8 @@ def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
     # The network without its only cell does not see the alphas: h is 0.
     made_up = Contributions(0.5, jnp.array([0.8]), gradient, 0 * gradient, 0.9)
     np.testing.assert_allclose(
-        ddarts.total_gradient(made_up, state.alphas, 100.0, 0.0),
-        ddarts.total_gradient(made_up, state.alphas, 0.0, 0.0),
+        ddarts.gradient_parts(made_up, state.alphas, 100.0, 0.0).total,
+        ddarts.gradient_parts(made_up, state.alphas, 0.0, 0.0).total,
         rtol=1e-5,
     )
     # Without any cell the features are 0 and the logits the classifier's bias.

@@ -69,3 +69,15 @@ def test_what_one_module_does_alone(path):
         assert ALONE.get(package, where) == where, f"{path}:{line} imports {module}"
         if where.startswith(("genotypes/", "configuration/")) or where == "errors.py":
             assert package not in ("jax", "flax", "optax"), f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_and_functions_stay_readable(path):
+    """A module has at most 450 lines, a function 80 with its docstring."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, (
+                f"{path}:{node.lineno} {node.name} is too long"
+            )

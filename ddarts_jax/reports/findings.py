@@ -34,6 +34,7 @@ def warnings(run: Run) -> list[str]:
             "connections. This is the usual sign of collapse: the search favours operations without "
             "parameters."
         )
+    sentences += _climbing(run)
     names = cell_names(run.network)
     empty = [name for name, cell in zip(names, run.network.genes) if not cell]
     if empty and run.summary:  # before the end alphas may still pass the threshold
@@ -42,6 +43,23 @@ def warnings(run: Run) -> list[str]:
             "parsing."
         )
     return sentences
+
+
+def _climbing(run: Run) -> list[str]:
+    """Says which cells' alphas have mostly climbed the cross-entropy."""
+    climbing = []
+    for cell, name in enumerate(cell_names(run.newest) if run.newest else ()):
+        if not rows.num_cells(run.search, "factor_full"):
+            break
+        factors = [f for f in rows.series(run.search, "factor_full", cell) if f is not None]
+        if sum(factor < 0 for factor in factors) > len(factors) / 2:
+            climbing.append(name)
+    if not climbing:
+        return []
+    return [
+        f"In most epochs the alphas of {', '.join(climbing)} climbed the cross-entropy: the ablation "
+        "loss there counts the full network's gradient negatively."
+    ]
 
 
 def shares(genotype: Genotype) -> dict[str, float]:

@@ -229,6 +229,58 @@ CHARTS = (
     ),
     Chart(
         "search",
+        "Parts of the gradient",
+        "Norms of the three parts of the gradient that each cell's alphas follow, on a logarithmic axis: "
+        "of the cross-entropy (g), of the zero-one loss and of the ablation loss, each with its weight.",
+        (
+            Metric(
+                "gradient_norm_cross_entropy",
+                "Gradient of the cross-entropy",
+                "Norm of g, the gradient of the cross-entropy by the cell's alphas.",
+                label="cross-entropy",
+                per_cell=True,
+            ),
+            Metric(
+                "gradient_norm_zero_one",
+                "Gradient of the zero-one loss",
+                "Norm of the gradient of w_01 L_01 by the cell's alphas.",
+                label="zero-one loss",
+                per_cell=True,
+            ),
+            Metric(
+                "gradient_norm_ablation",
+                "Gradient of the ablation loss",
+                "Norm of the gradient of w_AB L_AB by the cell's alphas.",
+                label="ablation loss",
+                per_cell=True,
+            ),
+        ),
+        scale="log",
+    ),
+    Chart(
+        "search",
+        "Factors of the gradients",
+        "How often the gradient of each cell's alphas holds g, that of the full network's cross-entropy, "
+        "and h, that of the ablated networks'. Below zero, g pushes the cell up the cross-entropy.",
+        (
+            Metric(
+                "factor_full",
+                "Factor of g",
+                "1 + w_AB (dL_AB/dM_i + dL_AB/dmean(M)); below zero the cell climbs the cross-entropy.",
+                label="g",
+                per_cell=True,
+            ),
+            Metric(
+                "factor_ablated",
+                "Factor of h",
+                "-w_AB dL_AB/dmean(M).",
+                label="h",
+                per_cell=True,
+            ),
+        ),
+    ),
+    Chart(
+        "search",
         "Added loss",
         "The term that `alpha_loss` adds to every cell's loss.",
         (

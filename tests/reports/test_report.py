@@ -402,3 +402,16 @@ def _write_or_refuse(workdir):
         assert found.text["h1"] and found.data
     finally:
         shutil.rmtree(workdir)
+
+
+def test_a_cell_that_climbs_the_cross_entropy_is_warned_of(tmp_path):
+    """The factor of g was negative in most epochs: the alphas followed the wrong way."""
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "search":
+            line["factor_full"][2] = -0.5 if line["epoch"] > 1 else 0.5
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = report_of(run).words
+    assert "the alphas of cell 2 climbed the cross-entropy" in words
+    assert "climbed" not in report_of(write_run(tmp_path / "other")).words

@@ -300,25 +300,10 @@ def build(
     else:
         width = stem_multiplier * channels
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
-    cells, cin, reduction_before, widths = [], (width, width), False, []
-    for position in range(num_cells):
-        reduction = position in reductions
-        channels *= 2 if reduction else 1
-        widths.append(channels)
-        cells.append(
-            Cell(
-                tuple(primitives),
-                num_nodes,
-                cin,
-                channels,
-                reduction,
-                reduction_before,
-                unroll=unroll,
-                remat=remat,
-            )
-        )
-        cin, reduction_before = (cin[1], num_nodes * channels), reduction
-    head = Head(cin[1], num_classes)
+    cells, widths, features = _cells(
+        primitives, num_cells, num_nodes, width, channels, reductions, unroll=unroll, remat=remat
+    )
+    head = Head(features, num_classes)
 
     def split(module):
         graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
@@ -339,11 +324,28 @@ def build(
         tuple(primitives),
         num_nodes,
         relaxation,
-        tuple(widths),
+        widths,
         stem == "strided",
     )
     weights = pick(1) if key is None else layers.initialise(key, pick(1))
     return supernet, Variables(weights, pick(2))
+
+
+def _cells(primitives, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):
+    """Builds the cells; `width` is the stem's.
+
+    Returns:
+        The cells, the channels of their nodes, and the channels of the last one's output.
+    """
+    cells, widths, cin, reduction_before = [], [], (width, width), False
+    for position in range(num_cells):
+        reduction = position in reductions
+        channels *= 2 if reduction else 1
+        shape = num_nodes, cin, channels, reduction, reduction_before
+        cells.append(Cell(tuple(primitives), *shape, unroll=unroll, remat=remat))
+        widths.append(channels)
+        cin, reduction_before = (cin[1], num_nodes * channels), reduction
+    return cells, tuple(widths), cin[1]
 
 
 def forward(supernet: Supernet, variables: Variables, gates, images, train: bool):

@@ -15,7 +15,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.runs import metrics
 from ddarts_jax.training import memory, profiling
 from ddarts_jax.training.checkpoint import Checkpoints
-from ddarts_jax.training.feeds import Running
+from ddarts_jax.training.feeds import Program, Running
 from ddarts_jax.training.schedule import Schedule
 from ddarts_jax.training.signals import Signals, Stopped
 
@@ -44,7 +44,7 @@ def run(
         num_batches: that a step takes.
         plan: the schedule.
         checkpoints: of this phase; saved after every epoch, and within one every `every_minutes`.
-        writer: gets a line an epoch.
+        writer: gets a line per epoch.
         every_minutes: see `checkpoints`.
         end_epoch: `(epoch, state, means) -> metrics` after each epoch; `means` are the step's metrics
             averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
@@ -60,82 +60,138 @@ def run(
         UserError: a loss is not finite; names the step and the parts.
         Stopped: by a signal; the state is saved.
     """
+    loop = _Loop(
+        phase, plan, checkpoints, writer, every_minutes, num_batches, end_epoch, stop, profile
+    )
+    return loop.run(running, compile_)
 
-    def stopped(epoch) -> bool:
-        reason = processes.from_main(lambda: stop(epoch))  # what it reads only that one has written
-        if reason:
-            _logger.info("%s: %s", phase, reason)
-        return bool(reason)
 
-    restored = checkpoints.restore(running)
-    spent = 0.0  # seconds of the present epoch in earlier starts
-    if restored:
-        running = restored[1]
-        spent = processes.from_main(lambda: checkpoints.seconds(restored[0]))
-        _logger.info("%s: continues after step %d of %d", phase, restored[0], plan.total)
-    step = int(running.state.step)
-    writer.rewind(phase, step // plan.epoch + 1)
-    if step == plan.total or (step and step % plan.epoch == 0 and stopped(step // plan.epoch)):
+class _Loop:
+    """A phase that runs; arguments as of `run`.
+
+    Attributes:
+        step: steps done.
+        spent: seconds of the present epoch in earlier starts.
+        saved_at: when the last checkpoint was begun.
+    """
+
+    def __init__(
+        self, phase, plan, checkpoints, writer, every_minutes, num_batches, end_epoch, stop, profile
+    ):
+        self.phase, self.plan, self.checkpoints, self.writer = phase, plan, checkpoints, writer
+        self.every_seconds = every_minutes * 60
+        self.images_per_step = plan.batch_size * num_batches
+        self.end_epoch, self.stop, self.profile = end_epoch, stop, profile
+        self.step, self.spent, self.saved_at = 0, 0.0, time.monotonic()
+
+    def run(self, running: Running, compile_: Callable):
+        """Runs all epochs and returns the final state."""
+        plan = self.plan
+        running = self._restored(running)
+        self.writer.rewind(self.phase, self.step // plan.epoch + 1)
+        at_epoch_end = self.step and self.step % plan.epoch == 0
+        if self.step == plan.total or (at_epoch_end and self._stopped(self.step // plan.epoch)):
+            return running.state
+        program = self._compiled(running, compile_)
+        # The second chunk is traced, or the first where there is no other.
+        self.traced_step = min(self.step + plan.chunk, plan.total - plan.chunk)
+        self.traced_kind = "warm" if self.traced_step > self.step else "first"
+        self.saved_at = time.monotonic()
+        with Signals() as signals:
+            while self.step < plan.total:
+                epoch = self.step // plan.epoch + 1
+                running = self._run_epoch(epoch, program, running, signals)
+                if self._stopped(epoch):
+                    break
+            self.checkpoints.wait()
+        # Asked after the handlers are gone: a signal in the last chunk, in its evaluation or while its
+        # checkpoint is written must not let the run begin its next phase.
+        self._raise_if(processes.highest(signals.received))
         return running.state
 
-    _logger.info("%s: compiling the step (once; minutes for a large network on a CPU)", phase)
-    begun = time.monotonic()
-    program = compile_(running)
-    _logger.info("%s: compiled in %.1f s", phase, time.monotonic() - begun)
-    _tell_memory(phase, program.compiled)
-    # The second chunk, or the first where there is no other.
-    traced_step = min(step + plan.chunk, plan.total - plan.chunk)
-    kind = "warm" if traced_step > step else "first"
-    saved_at = time.monotonic()
-    images_a_step = plan.batch_size * num_batches
-    with Signals() as signals:
-        while step < plan.total:
-            epoch, first, earlier = step // plan.epoch + 1, step, spent
-            begun, spent = time.monotonic() - earlier, 0.0
-            with metrics.progress(
-                f"{phase} {epoch}/{plan.epochs}", plan.epoch * images_a_step
-            ) as bar:
-                bar.update(step % plan.epoch * images_a_step)
-                while step < epoch * plan.epoch:
-                    # A signal need not reach all processes, nor in the same chunk.
-                    if received := processes.highest(signals.received):
-                        checkpoints.save(step, running, seconds=time.monotonic() - begun)
-                        checkpoints.wait()
-                        raise Stopped(f"in {phase}, saved at step {step}", received)
-                    traced = profile if step == traced_step and processes.is_main() else None
-                    with profiling.trace(traced) if traced else contextlib.nullcontext():
-                        running, finite = program.advance(running, step)
-                        finite = jax.device_get(finite)
-                    if traced:
-                        seconds = profiling.by_scope(traced, program.compiled.as_text())
-                        print(f"{phase}: {plan.chunk} {kind} steps, traced in {traced}")
-                        print(profiling.table(seconds, plan.chunk))
-                    _check_finite(phase, step, plan, finite, checkpoints)
-                    step += plan.chunk
-                    bar.update(plan.chunk * images_a_step)
-                    due = time.monotonic() - saved_at > every_minutes * 60
-                    if step % plan.epoch and processes.highest(due):
-                        checkpoints.save(step, running, seconds=time.monotonic() - begun)
-                        saved_at = time.monotonic()
-            seconds = time.monotonic() - begun
-            means = jax.tree.map(lambda t: np.asarray(t) / plan.epoch, running.totals)
-            record = end_epoch(epoch, running.state, means)
-            record |= {
-                "seconds": seconds,
-                "images_per_second": (step - first) * images_a_step / (seconds - earlier),
-            }
-            writer.write(phase, epoch, record)
-            checkpoints.save(step, running, record["accuracy"])
-            saved_at = time.monotonic()
-            _logger.info("%s", _line(phase, epoch, plan, record))
-            if stopped(epoch):
-                break
-        checkpoints.wait()
-    # Asked after the handlers are gone: a signal in the last chunk, in its evaluation or while its
-    # checkpoint is written must not let the run begin its next phase.
-    if received := processes.highest(signals.received):
-        raise Stopped(f"in {phase}, saved at step {step}", received)
-    return running.state
+    def _restored(self, running: Running) -> Running:
+        restored = self.checkpoints.restore(running)
+        if restored:
+            running = restored[1]
+            self.spent = processes.from_main(lambda: self.checkpoints.seconds(restored[0]))
+            _logger.info(
+                "%s: continues after step %d of %d", self.phase, restored[0], self.plan.total
+            )
+        self.step = int(running.state.step)
+        return running
+
+    def _compiled(self, running: Running, compile_: Callable) -> Program:
+        _logger.info(
+            "%s: compiling the step (once; minutes for a large network on a CPU)", self.phase
+        )
+        begun = time.monotonic()
+        program = compile_(running)
+        _logger.info("%s: compiled in %.1f s", self.phase, time.monotonic() - begun)
+        _tell_memory(self.phase, program.compiled)
+        return program
+
+    def _run_epoch(self, epoch: int, program: Program, running: Running, signals) -> Running:
+        """Runs an epoch, or what is left of it, evaluates, reports and saves."""
+        plan, first, earlier = self.plan, self.step, self.spent
+        begun, self.spent = time.monotonic() - earlier, 0.0
+        title, images = f"{self.phase} {epoch}/{plan.epochs}", self.images_per_step
+        with metrics.progress(title, plan.epoch * images) as bar:
+            bar.update(self.step % plan.epoch * images)
+            while self.step < epoch * plan.epoch:
+                # A signal need not reach all processes, nor in the same chunk.
+                if received := processes.highest(signals.received):
+                    self._save(running, begun)
+                    self.checkpoints.wait()
+                    self._raise_if(received)
+                running = self._run_chunk(program, running)
+                bar.update(plan.chunk * images)
+                due = time.monotonic() - self.saved_at > self.every_seconds
+                if self.step % plan.epoch and processes.highest(due):
+                    self._save(running, begun)
+        seconds = time.monotonic() - begun
+        means = jax.tree.map(lambda t: np.asarray(t) / plan.epoch, running.totals)
+        record = self.end_epoch(epoch, running.state, means)
+        record |= {
+            "seconds": seconds,
+            "images_per_second": (self.step - first) * images / (seconds - earlier),
+        }
+        self.writer.write(self.phase, epoch, record)
+        self.checkpoints.save(self.step, running, record["accuracy"])
+        self.saved_at = time.monotonic()
+        _logger.info("%s", _line(self.phase, epoch, plan, record))
+        return running
+
+    def _run_chunk(self, program: Program, running: Running) -> Running:
+        """Runs a chunk of steps, which may be traced."""
+        traced = None
+        if self.step == self.traced_step and processes.is_main():
+            traced = self.profile
+        with profiling.trace(traced) if traced else contextlib.nullcontext():
+            running, finite = program.advance(running, self.step)
+            finite = jax.device_get(finite)
+        if traced:
+            seconds = profiling.by_scope(traced, program.compiled.as_text())
+            print(f"{self.phase}: {self.plan.chunk} {self.traced_kind} steps, traced in {traced}")
+            print(profiling.table(seconds, self.plan.chunk))
+        _check_finite(self.phase, self.step, self.plan, finite, self.checkpoints)
+        self.step += self.plan.chunk
+        return running
+
+    def _save(self, running: Running, begun: float) -> None:
+        """Saves a checkpoint inside an epoch that has begun at a time."""
+        self.checkpoints.save(self.step, running, seconds=time.monotonic() - begun)
+        self.saved_at = time.monotonic()
+
+    def _stopped(self, epoch: int) -> bool:
+        # What it reads only the main process has written.
+        reason = processes.from_main(lambda: self.stop(epoch))
+        if reason:
+            _logger.info("%s: %s", self.phase, reason)
+        return bool(reason)
+
+    def _raise_if(self, received: int) -> None:
+        if received:
+            raise Stopped(f"in {self.phase}, saved at step {self.step}", received)
 
 
 def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:

@@ -1,0 +1,151 @@
+"""A trained network with all that it needs to be used: weights, preprocessing, names of the classes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddarts_jax.data.augment import normalize
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json, write_json
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models import network as networks
+from ddarts_jax.models import weights
+
+_BATCH_SIZE = 256  # images that run at once
+
+
+class Network:
+    """A trained network.
+
+    Attributes:
+        genotype: what its cells compute.
+        structure: static and hashable; see `models.network.forward`.
+        variables: weights and statistics.
+        data: facts of the training data: class_names, image_shape, mean, std.
+        sizes: channels, stem and stem_multiplier, as in `config.train`.
+        dtype: of the computation.
+    """
+
+    def __init__(self, genotype, structure, variables, data, sizes, dtype="float32"):
+        self.genotype, self.structure, self.variables = genotype, structure, variables
+        self.data, self.sizes, self.dtype = dict(data), dict(sizes), dtype
+        self._logits = jax.jit(
+            lambda variables, x: networks.forward(structure, variables, x, train=False)[0]
+        )
+        self._features = jax.jit(
+            lambda variables, x: nnx.merge(structure.graph, *variables).features(x)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.data["class_names"])
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """Mean [C] of the training pixels in units of [0, 1]; None if it is not known."""
+        return np.asarray(self.data["mean"], np.float32) if self.data.get("mean") else None
+
+    @property
+    def std(self) -> np.ndarray | None:
+        """Deviation [C], likewise."""
+        return np.asarray(self.data["std"], np.float32) if self.data.get("std") else None
+
+    def __call__(self, images) -> np.ndarray:
+        """Computes logits.
+
+        Args:
+            images: uint8 [n, H, W, C], or floating if they are normalised already.
+
+        Returns:
+            float32 [n, classes].
+
+        Raises:
+            UserError: the images have another shape than those of the training.
+        """
+        parts = [self._logits(self.variables, part) for part in self._batches(images)]
+        return np.concatenate([np.asarray(part, np.float32) for part in parts])
+
+    def features(self, images) -> list[np.ndarray]:
+        """Computes the last feature map of every resolution, the finest first.
+
+        Args:
+            images: see `__call__`.
+
+        Returns:
+            Arrays [n, H', W', C'], the last of which the classifier reads.
+        """
+        parts = [self._features(self.variables, part) for part in self._batches(images)]
+        return [np.concatenate(arrays) for arrays in zip(*parts)]
+
+    def _batches(self, images) -> Iterator[jax.Array]:
+        images = np.asarray(images)
+        shape = tuple(self.data.get("image_shape", images.shape[1:]))
+        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+            raise UserError(
+                f"The network takes images [n, {', '.join(map(str, shape))}], not {images.shape}."
+            )
+        raw = images.dtype == np.uint8
+        if raw and self.mean is None:
+            raise UserError(
+                "The mean and deviation of the network's training data are not known: give it images "
+                "that are normalised already, as floating-point numbers."
+            )
+        for first in range(0, len(images), _BATCH_SIZE):
+            part = jnp.asarray(images[first : first + _BATCH_SIZE])
+            dtype = jnp.dtype(self.dtype)
+            yield normalize(part, self.mean, self.std, dtype) if raw else part.astype(dtype)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the network to a folder, from which `load_network` reads it.
+
+        The folder gets `network.npz`, `network_genotype.json`, `network.json` and `dataset.json`.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.genotype.save(folder / "network_genotype.json")
+        weights.save_network(folder / "network.npz", self.variables)
+        write_json(folder / "network.json", self.sizes)
+        write_json(folder / "dataset.json", self.data)
+
+
+def load_network(folder: str | os.PathLike) -> Network:
+    """Loads a trained network from a run's workdir, or from what `Network.save` wrote.
+
+    Raises:
+        UserError: there is no trained network, or its files do not fit each other.
+    """
+    folder = Path(folder)
+    genotype = Genotype.load(folder / "network_genotype.json")
+    data = read_json(folder / "dataset.json", "Facts of the training data")
+    if (folder / "network.json").is_file():
+        sizes = read_json(folder / "network.json", "Sizes of the network")
+    else:
+        sizes = sizes_of(read_json(folder / "config.json", "Config"))
+    try:
+        structure, empty = networks.build(
+            genotype,
+            channels=sizes["channels"],
+            num_classes=len(data["class_names"]),
+            image_size=data["image_shape"][0],
+            image_channels=data["image_shape"][2],
+            stem=sizes["stem"],
+            stem_multiplier=sizes["stem_multiplier"],
+            key=None,
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{folder} does not describe a network: {error!r} is missing.") from error
+    return Network(
+        genotype, structure, weights.load_network(folder / "network.npz", empty), data, sizes
+    )
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the shape of the trained network depends on besides genotype and data."""
+    return {key: config["train"][key] for key in ("channels", "stem", "stem_multiplier")}

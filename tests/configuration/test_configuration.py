@@ -165,6 +165,11 @@ def test_a_wrong_config_file_is_named(tmp_path, text, parts):
         ("search.weights.clip", 0.0),
         ("search.weights.momentum", 1.0),
         ("search.augment.cutout", -1),
+        ("search.augment.hue", -0.1),
+        ("train.augment.hue", 0.51),
+        ("train.schedule", "step"),
+        ("train.decay", 0.0),
+        ("train.decay", 1.01),
         ("parse.method", "dense"),
         ("parse.threshold", -0.1),
         ("train.num_cells", -1),
@@ -206,6 +211,14 @@ def test_a_value_out_of_range_is_named(key, value):
         ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
         ({"genotype": "ResNet18", "task": "search"}, ["config.task is 'search'"]),
         ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
+        (
+            {"train.decay": 0.9, "train.schedule": "cosine"},
+            ["a cosine does not read the decay", "config.train.schedule=exponential"],
+        ),
+        (
+            {"train.schedule": "exponential", "train.final_learning_rate": 0.001},
+            ["leave the final rate at 0", "config.train.schedule=cosine"],
+        ),
         ({"train.warmup_epochs": 600}, ["warmup_epochs is 600", "train.epochs, which is 600"]),
     ],
 )
@@ -226,6 +239,7 @@ def test_values_that_only_seem_to_exclude_each_other():
         {"task": "train", "genotype": "ResNet18", "weights": "network.npz"},
         {"task": "evaluate", "genotype": "ResNet18", "weights": "network.npz"},
         {"train.warmup_epochs": 599},
+        {"train.schedule": "exponential", "train.decay": 0.9, "train.warmup_epochs": 5},
         {"search.start.genotype": "ResNet18", "search.method": "authors_program"},
         {"search.method": "random", "search.random.candidates": 2},
     ):

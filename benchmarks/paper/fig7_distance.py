@@ -35,9 +35,8 @@ def _stable_after(run):
     """The first epoch after which the search could stop."""
     stop = default_config().search.stop
     fixed = run.config["search.start.epochs"]
-    distances = series(run.search[fixed:], "distance_to_start")
-    ends = range(1, len(distances) + 1)
-    return next((fixed + end for end in ends if is_stable(distances[:end], stop)), None)
+    distances = dict(enumerate(series(run.search, "distance_to_start"), 1))
+    return next((epoch for epoch in distances if is_stable(distances, epoch, fixed, stop)), None)
 
 
 def _last(key, title, scale=1, digits=3, unit=""):

@@ -19,6 +19,7 @@ _CHOICES = {
     "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
     "search.ddarts.ablation.gradient": ("full", "none"),
+    "search.ddarts.ablation.mean_gradient": ("full", "stopped"),
     "search.ddarts.ablation.removal": ("zero", "random"),
     "search.authors_program.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts"),
@@ -85,6 +86,14 @@ _CONFLICTS = (
         {"search.start.genotype": _SET, "search.ddarts.share_cells": _SET},
         "the start says itself which cells share an architecture; set search.ddarts.share_cells=False, "
         "or leave search.start.genotype empty",
+    ),
+    (
+        {
+            "search.ddarts.ablation.gradient": ("none",),
+            "search.ddarts.ablation.mean_gradient": ("stopped",),
+        },
+        "an ablation loss without a gradient has none through the mean either; leave one of them at "
+        "'full'",
     ),
     (
         {"task": ("pipeline", "search"), "genotype": _SET},

@@ -16,6 +16,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "ablation": {
             "weight": 0.5,  # w_AB, weight of the ablation loss
             "gradient": "full",  # 'none': report the loss, differentiate nothing
+            # 'full': as printed; 'stopped': the mean of the contributions counts as a constant.
+            "mean_gradient": "full",
             "removal": "zero",  # a removed cell's output; 'random': randomly scaled
         },
         "share_cells": False,  # one architecture for normal cells, one for reduction cells
@@ -131,8 +133,8 @@ def _search() -> ConfigDict:
 
     search.stop = ConfigDict()  # early, when the distance to the start is stable
     search.stop.patience = 5  # epochs in a row without change; 0: never
-    search.stop.from_epoch = 10  # the first that counts, epochs with fixed alphas aside
-    search.stop.tolerance = 1e-3  # largest change between two epochs that counts as none
+    search.stop.from_epoch = 10  # the first that counts; those with fixed alphas are counted too
+    search.stop.tolerance = 1e-3  # largest difference from the present distance that counts as none
 
     # Which architectures there are and what their alphas follow: 'ddarts', 'darts', 'fairdarts',
     # 'authors_program', 'random', or one that is registered. Options of a method are in its own group.

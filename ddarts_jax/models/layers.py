@@ -78,8 +78,12 @@ class BatchNorm(nnx.Module):
     def __call__(self, x, train):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
         if train:
-            output, *batch = standardise(x)
-            for running, new in zip((self.mean, self.var), batch):
+            output, mean, variance = standardise(x)
+            # The batch is standardised by its own variance, the running one estimates the population's,
+            # as in PyTorch.
+            count = x.size // x.shape[-1]
+            unbiased = variance * (count / max(count - 1, 1))
+            for running, new in zip((self.mean, self.var), (mean, unbiased)):
                 mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
                 running.set_value(mixed.astype(running.dtype))
         else:

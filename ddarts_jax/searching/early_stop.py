@@ -1,5 +1,6 @@
 """The early stop of a search from a network: its distance to the start has settled (DARTOpti)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +17,39 @@ def reason(workdir: Path, epoch: int, fixed_epochs: int, settings) -> str | None
         fixed_epochs: at the beginning, in which the alphas stood still.
         settings: the config's `search.stop` section.
     """
-    distances = [
-        row["distance_to_start"]
+    distances = {
+        row["epoch"]: row["distance_to_start"]
         for row in metrics.read(workdir / "metrics.jsonl")
-        if row["phase"] == "search"
-        and fixed_epochs < row["epoch"] <= epoch
-        and "distance_to_start" in row
-    ]
-    if not is_stable(distances, settings):
+        if row["phase"] == "search" and row["epoch"] <= epoch and "distance_to_start" in row
+    }
+    if not is_stable(distances, epoch, fixed_epochs, settings):
         return None
     return (
-        f"stops early after epoch {epoch}: the distance to the start, {distances[-1]:.4f}, "
+        f"stops early after epoch {epoch}: the distance to the start, {distances[epoch]:.4f}, "
         f"has been stable for {settings.patience} epochs"
     )
 
 
-def is_stable(distances, settings) -> bool:
+def is_stable(distances: Mapping[int, float], epoch: int, fixed_epochs: int, settings) -> bool:
     """Whether the distance to the start has settled (DARTOpti: the search can end).
 
+    "Stable for 5 consecutive epochs starting from epoch 10 (taking into account the 5 pretraining
+    epochs)": so the earliest end is epoch 15. Every distance of the window is compared with the present
+    one; neighbours alone would call a steady drift stable.
+
     Args:
-        distances: after each epoch in which alphas moved.
-        settings: the config's `search.stop` section: the last `patience` changes are within
-            `tolerance`, where the distance after epoch `from_epoch` is the first that counts.
+        distances: {epoch: distance after it}.
+        epoch: the present one, counted from 1.
+        fixed_epochs: at the beginning, in which the alphas stood still: they are counted, but are in no
+            window.
+        settings: the config's `search.stop` section: the distances after the `patience` epochs before
+            the present one, all from epoch `from_epoch` on, are within `tolerance` of the present one.
     """
-    changes = np.abs(np.diff(distances[settings.from_epoch - 1 :]))[-settings.patience :]
-    enough = len(changes) == settings.patience > 0
+    window = range(epoch - settings.patience, epoch)
+    if not settings.patience or window.start < max(settings.from_epoch, fixed_epochs + 1):
+        return False
+    if any(e not in distances for e in (*window, epoch)):
+        return False
+    changes = np.abs(np.array([distances[e] for e in window]) - distances[epoch])
     # Distances are sums of rounded quotients: a change of just the tolerance may come out above it.
-    return enough and bool((changes <= settings.tolerance + 1e-9).all())
+    return bool((changes <= settings.tolerance + 1e-9).all())

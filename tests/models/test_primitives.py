@@ -250,13 +250,23 @@ def test_batch_norm_is_that_of_numpy(x64, affine):
     np.testing.assert_allclose(
         norm(jnp.array(x), True), numpy_batch_norm(x, scale, bias), rtol=1e-8, atol=1e-9
     )
-    mean, variance = 0.1 * x.mean((0, 1, 2)), 0.9 + 0.1 * x.var((0, 1, 2))
+    mean, variance = 0.1 * x.mean((0, 1, 2)), 0.9 + 0.1 * x.var((0, 1, 2), ddof=1)
     assert norm.mean.dtype == norm.var.dtype == jnp.float32
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-6)
     np.testing.assert_allclose(norm.var[...], variance, rtol=1e-6)
     np.testing.assert_allclose(
         norm(jnp.array(x), False), (x - mean) / np.sqrt(variance + 1e-5) * scale + bias, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (4, 5, 5, 3), (1, 1, 1, 3)])
+def test_the_running_variance_is_the_unbiased_one(shape):
+    """As in PyTorch it estimates the population's; a single position has none."""
+    norm = layers.BatchNorm(3, affine=False)
+    x = normal(0, *shape, dtype=np.float32)
+    norm(jnp.array(x), True)
+    expected = 0.9 + 0.1 * (x.var((0, 1, 2), ddof=1) if x.size > 3 else np.zeros(3))
+    np.testing.assert_allclose(norm.var[...], expected, rtol=1e-6)
 
 
 def test_batch_norm_keeps_its_precision_far_from_zero():

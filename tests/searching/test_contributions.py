@@ -65,11 +65,11 @@ def plain_loss(seq, alphas, removed, table):
 
 
 @functools.cache
-def plain_program(seq):
+def plain_program(seq, stopped=False):
     """Compiled: (alphas, table, w_AB) to the gradients, L_T and M of all cells.
 
     L_T is written as in D-DARTS section 3.2 (with the absolute value of the mean) and differentiated
-    as a whole: for each cell i, dL_T_i/dalpha_i.
+    as a whole: for each cell i, dL_T_i/dalpha_i; if `stopped` the mean is a constant.
     """
 
     def total(alphas, table, ablation_weight):
@@ -77,6 +77,7 @@ def plain_program(seq):
         full, *without = jax.lax.map(lambda i: plain_loss(seq, alphas, i, table), removed)
         marginal = full - jnp.stack(without)
         mean = marginal.mean()
+        mean = jax.lax.stop_gradient(mean) if stopped else mean
         ablation = (marginal - mean) / (abs(mean) + EPSILON)
         zero_one = -jnp.mean((jax.nn.sigmoid(alphas) - 0.5) ** 2, axis=(1, 2))
         losses = full + ZERO_ONE_WEIGHT * zero_one + ablation_weight * ablation
@@ -105,6 +106,7 @@ def program(seq, **ablation):
     """Compiled: a random key to the gradient and the metrics of `architecture_gradient`."""
     net, variables, alphas, images, labels = problem(seq)
     default = {"weight": ABLATION_WEIGHT, "gradient": "full", "removal": "zero"}
+    default |= {"mean_gradient": "full"}
     settings = ConfigDict(
         {"zero_one_weight": ZERO_ONE_WEIGHT, "ablation": default | ablation} | {"microbatch": 0}
     )
@@ -202,8 +204,39 @@ def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
     )
     expected, measured = architecture_gradient(seq, removal=removal)
     np.testing.assert_allclose(grouped.marginal, measured["marginal_contribution"], atol=1e-12)
-    gradient = ddarts.total_gradient(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT)
+    gradient = ddarts.gradient_parts(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT).total
     np.testing.assert_allclose(gradient, expected, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("seq", [DISTINCT, SHARED])
+def test_a_mean_that_is_a_constant(seq):
+    """`mean_gradient=stopped` is the loss as printed with the mean held, and needs no gradient h."""
+    alphas = problem(seq)[2]
+    table = jnp.full(alphas.shape, jnp.nan)
+    expected, losses, _ = plain_program(seq, stopped=True)(alphas, table, ABLATION_WEIGHT)
+    gradient, measured = architecture_gradient(seq, mean_gradient="stopped")
+    np.testing.assert_allclose(gradient, expected, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(measured["loss_total"], losses, rtol=1e-9)
+    assert (measured["factor_ablated"] == 0).all()
+    full = architecture_gradient(seq)[1]
+    assert (full["factor_ablated"] != 0).all()
+
+
+@pytest.mark.parametrize("mean_gradient", ["full", "stopped"])
+def test_the_parts_of_the_gradient_are_reported(mean_gradient):
+    """Their norms, and how often the sum holds g and h, tell where a cell climbs the cross-entropy."""
+    net, variables, alphas, images, labels = problem(DISTINCT)
+    own = jax.jit(functools.partial(contributions, net))(variables, alphas, images, labels)
+    gradient, measured = architecture_gradient(DISTINCT, mean_gradient=mean_gradient)
+    sigmoid = jax.nn.sigmoid(alphas)
+    zero_one = -2 * (sigmoid - 0.5) * sigmoid * (1 - sigmoid) / alphas[0].size * ZERO_ONE_WEIGHT
+    g, h = own.gradient, own.ablated_gradient
+    factors = [measured[name][:, None, None] for name in ("factor_full", "factor_ablated")]
+    ablation = (factors[0] - 1) * g + factors[1] * h
+    np.testing.assert_allclose(g + zero_one + ablation, gradient, atol=1e-12)
+    for name, part in (("cross_entropy", g), ("zero_one", zero_one), ("ablation", ablation)):
+        norms = np.linalg.norm(np.reshape(part, (3, -1)), axis=1)
+        np.testing.assert_allclose(measured[f"gradient_norm_{name}"], norms, rtol=1e-9)
 
 
 def test_a_single_distinct_cell_has_no_ablation_loss():
@@ -211,7 +244,8 @@ def test_a_single_distinct_cell_has_no_ablation_loss():
     net, variables, alphas, images, labels = problem((0, 0))
     measured = jax.jit(functools.partial(contributions, net))(variables, alphas, images, labels)
     with_ablation, without = (
-        ddarts.total_gradient(measured, alphas, weight, ZERO_ONE_WEIGHT) for weight in (0.5, 0.0)
+        ddarts.gradient_parts(measured, alphas, weight, ZERO_ONE_WEIGHT).total
+        for weight in (0.5, 0.0)
     )
     np.testing.assert_allclose(with_ablation, without, atol=1e-12)
     # Nothing is left of the network but the classifier's bias.

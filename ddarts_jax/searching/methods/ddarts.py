@@ -4,8 +4,10 @@
 """
 
 import logging
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
@@ -17,31 +19,60 @@ from ddarts_jax.searching.method import Method
 _logger = logging.getLogger(__name__)
 
 
-def total_gradient(measured: Contributions, alphas, ablation_weight, zero_one_weight):
-    """dL_T_i / dalpha_i for every cell i.
+class Parts(NamedTuple):
+    """The parts of every cell's gradient, whose sum the alphas follow.
+
+    Attributes:
+        cross_entropy: [cells, E, O], g.
+        zero_one: [cells, E, O], of w_01 L_01.
+        ablation: [cells, E, O], of w_AB L_AB; zeros where that has no gradient.
+        factor_full: [cells], how often g is in the sum: negative where a cell climbs the cross-entropy.
+        factor_ablated: [cells], how often h is in the sum.
+    """
+
+    cross_entropy: jax.Array
+    zero_one: jax.Array
+    ablation: jax.Array
+    factor_full: jax.Array
+    factor_ablated: jax.Array
+
+    @property
+    def total(self):
+        """dL_T_i / dalpha_i for every cell i, [cells, E, O]."""
+        return self.cross_entropy + self.zero_one + self.ablation
+
+
+def gradient_parts(
+    measured: Contributions, alphas, ablation_weight, zero_one_weight, mean_gradient="full"
+) -> Parts:
+    """Differentiates every cell's own loss by its own alphas.
 
     Args:
         measured: losses and gradients of the full and the ablated networks.
         alphas: [cells, E, O].
         ablation_weight: w_AB.
         zero_one_weight: w_01.
-
-    Returns:
-        [cells, E, O].
+        mean_gradient: "full" differentiates mean(M) too, which needs `measured.ablated_gradient`: without
+            it L_AB has no gradient. "stopped" takes mean(M) as a constant.
     """
     # L_01 of a cell depends on that cell's alphas alone, so the sum's gradient holds each cell's own.
-    gradient = measured.gradient + zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(
-        alphas
-    )
-    if measured.ablated_gradient is None:
-        return gradient
+    zero_one = zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(alphas)
+    g, h = measured.gradient, measured.ablated_gradient
+    if measured.ablated_losses is None or (h is None and mean_gradient == "full"):
+        none = jnp.zeros(len(alphas), g.dtype)
+        return Parts(g, zero_one, jnp.zeros_like(g), 1 + none, none)
     marginal = measured.marginal
     by_own, by_mean = jax.vmap(jax.grad(ablation_loss, argnums=(0, 1)), in_axes=(0, None))(
         marginal, marginal.mean()
     )
-    g, h = measured.gradient, measured.ablated_gradient
     per_cell = (slice(None), None, None)
-    return gradient + ablation_weight * (by_own[per_cell] * g + by_mean[per_cell] * (g - h))
+    if mean_gradient == "stopped":
+        by_mean = jnp.zeros_like(by_mean)
+        ablation = ablation_weight * by_own[per_cell] * g
+    else:
+        ablation = ablation_weight * (by_own[per_cell] * g + by_mean[per_cell] * (g - h))
+    factor_full = 1 + ablation_weight * (by_own + by_mean)
+    return Parts(g, zero_one, ablation, factor_full, -ablation_weight * by_mean)
 
 
 def measure(net: Supernet, variables: Variables, alphas, images, labels, options, key, gradient):
@@ -91,12 +122,33 @@ def measure(net: Supernet, variables: Variables, alphas, images, labels, options
 
 
 def architecture_gradient(net: Supernet, variables, alphas, images, labels, options, key):
-    """Returns dL_T_i / dalpha_i for every cell i [cells, E, O], and metrics; see `measure`."""
+    """Returns dL_T_i / dalpha_i for every cell i [cells, E, O], and metrics.
+
+    To those of `measure` come, by cell, the norms of the gradient's three parts and how often it holds
+    the gradients of the full and of the ablated networks (those of the ablation only where w_AB is not
+    0).
+    """
+    ablation = options.ablation
+    through_mean = ablation.gradient == "full" and ablation.mean_gradient == "full"
     measured, metrics = measure(
-        net, variables, alphas, images, labels, options, key, options.ablation.gradient
+        *(net, variables, alphas, images, labels, options, key),
+        "full" if through_mean else "none",
     )
-    gradient = total_gradient(measured, alphas, options.ablation.weight, options.zero_one_weight)
-    return gradient, metrics
+    stopped = "stopped" if ablation.gradient == "full" and not through_mean else "full"
+    parts = gradient_parts(
+        measured, alphas, ablation.weight, options.zero_one_weight, mean_gradient=stopped
+    )
+    metrics |= {
+        "gradient_norm_cross_entropy": bilevel.norm_by_cell(parts.cross_entropy),
+        "gradient_norm_zero_one": bilevel.norm_by_cell(parts.zero_one),
+    }
+    if ablation.weight != 0:
+        metrics |= {
+            "gradient_norm_ablation": bilevel.norm_by_cell(parts.ablation),
+            "factor_full": parts.factor_full,
+            "factor_ablated": parts.factor_ablated,
+        }
+    return parts.total, metrics
 
 
 def make_step(method, net: Supernet, settings, *args):

@@ -93,10 +93,12 @@ def test_candidates_see_the_weight_split_and_are_chosen_on_the_other(config):
 def test_what_cannot_be_searched_is_said(config, tmp_path):
     """More candidates than epochs, or a threshold that no architecture reaches."""
     config.search.random.candidates = 4
-    with pytest.raises(UserError, match=r"random=4 .*epochs=3"):
+    with pytest.raises(UserError, match=r"candidates=4 .*epochs=3"):
         search(config, tmp_path / "a")
     config.search.random.candidates, config.train.warmup_epochs = 2, 1
-    with pytest.raises(UserError, match=r"random=2 candidates 1, no more than .*warmup_epochs=1"):
+    with pytest.raises(
+        UserError, match=r"candidates=2 candidates 1, no more than .*warmup_epochs=1"
+    ):
         search(config, tmp_path / "c")
     config.search.random.candidates, config.train.warmup_epochs = 1, 0
     config.parse.method, config.parse.threshold = "sparse", 1.0

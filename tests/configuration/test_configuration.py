@@ -294,6 +294,7 @@ def test_the_resolved_config_is_readable_json(tmp_path):
     assert differences(read, json.loads(config_lib.to_json(config))) == []
     assert read["search"]["ddarts"]["ablation"] == {
         "gradient": "full",
+        "mean_gradient": "full",
         "removal": "zero",
         "weight": 0.5,
     }
@@ -413,6 +414,19 @@ def test_a_pipeline_trains_by_the_recipe_of_its_data(name, recipe, others):
     """`--config.task=pipeline` leaves nothing of the recipe out, AutoAugment included."""
     changed = {f"train.{key}": value for key, value in others.items()}
     assert section(name, "train.") == section(recipe, "train.") | changed
+
+
+def test_the_search_is_that_of_the_article():
+    """Sizes, optimizers and weights of the losses of the search on CIFAR-10."""
+    found = settings_of("cifar10_search")
+    article = {"epochs": 50, "num_cells": 8, "num_nodes": 4, "channels": 16, "space": "darts"}
+    article |= {"ddarts.zero_one_weight": 7.0, "ddarts.ablation.weight": 0.5, "method": "ddarts"}
+    article |= {"weights.learning_rate": 0.005, "weights.final_learning_rate": 0.001}
+    article |= {"weights.momentum": 0.9, "weights.weight_decay": 3e-4, "weights.clip": 5.0}
+    article |= {"alphas.learning_rate": 0.003, "alphas.weight_decay": 1e-3}
+    article |= {"start.epochs": 5, "stop.patience": 5, "stop.from_epoch": 10}
+    assert found.items() >= {f"search.{key}": value for key, value in article.items()}.items()
+    assert (found["parse.method"], found["parse.threshold"]) == ("sparse", 0.85)
 
 
 def test_all_of_cifar_trains_by_one_recipe():

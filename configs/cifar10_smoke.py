@@ -10,8 +10,8 @@ import ddarts_jax as dd
 
 
 def get_config():
-    config = dd.default_config()
-    config.data.name = "cifar10"
+    config = dd.based_on(__file__, "cifar10_train.py")
+    config.task = "pipeline"
     config.data.images_per_class = 40
     config.data.batch_size = 50
 

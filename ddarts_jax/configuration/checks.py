@@ -14,6 +14,7 @@ from ddarts_jax.genotypes import spaces
 _CHOICES = {
     "search.stem": ("plain", "strided"),
     "train.stem": ("plain", "strided"),
+    "train.schedule": ("cosine", "exponential"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
@@ -57,6 +58,8 @@ _RANGES = {
     "weight": _NOT_NEGATIVE,
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
+    "decay": ("greater than 0 and at most 1", lambda value: 0 < value <= 1),
+    "hue": ("from 0 to 0.5", lambda value: 0 <= value <= 0.5),
     "accumulate": _POSITIVE,
     **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
     **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
@@ -101,6 +104,16 @@ _CONFLICTS = (
         {"task": ("pipeline", "search"), "weights": _SET},
         "the weights of a network that is still to be found cannot be given; set config.task=train or "
         "evaluate, or leave config.weights empty",
+    ),
+    (
+        {"train.schedule": ("cosine",), "train.decay": _SET},
+        "a cosine does not read the decay; leave it at its default, or set "
+        "config.train.schedule=exponential",
+    ),
+    (
+        {"train.schedule": ("exponential",), "train.final_learning_rate": _SET},
+        "an exponential schedule ends wherever its decay leads; leave the final rate at 0, or set "
+        "config.train.schedule=cosine",
     ),
 )
 

@@ -167,6 +167,7 @@ def _search() -> ConfigDict:
     search.augment.resized_crop = 0.0  # least share of the area of a random crop; 0: none
     search.augment.auto_augment = ""  # policy 'cifar10' or 'imagenet' of AutoAugment
     search.augment.color_jitter = 0.0  # of brightness, contrast and saturation
+    search.augment.hue = 0.0  # largest turn of the colour circle, up to 0.5; DARTS on ImageNet: 0.2
     return search
 
 
@@ -178,8 +179,12 @@ def _train() -> ConfigDict:
     train.channels = 36
     train.stem = "plain"  # 'strided', for large images: a quarter and an eighth of the size
     train.stem_multiplier = 3  # the plain stem has this many times `channels`
-    train.learning_rate = 0.025  # at the first step, cosine from there
-    train.final_learning_rate = 0.0  # at the last step
+    train.learning_rate = 0.025  # at the first step, or after the warm-up
+    # From there 'cosine' down to `final_learning_rate`, or 'exponential': times `decay` after every
+    # epoch, as DARTS trains on ImageNet.
+    train.schedule = "cosine"
+    train.final_learning_rate = 0.0  # at the last step of a cosine
+    train.decay = 0.97  # read by the schedule 'exponential' alone
     train.momentum = 0.9
     train.weight_decay = 3e-4  # as L2 in the gradient
     train.clip = 5.0  # largest global norm of the gradient
@@ -197,6 +202,7 @@ def _train() -> ConfigDict:
     train.augment.resized_crop = 0.0
     train.augment.auto_augment = ""
     train.augment.color_jitter = 0.0
+    train.augment.hue = 0.0
     return train
 
 
@@ -230,6 +236,7 @@ def import_config() -> ConfigDict:
     config.checkpoint = (
         ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
     )
+    config.reductions = ()  # positions of the reduction cells, as 2,5; empty: those of the text
     return config.lock()
 
 

@@ -49,6 +49,7 @@ def augment(
     resized_crop: float = 0.0,
     auto_augment: str = "",
     color_jitter: float = 0.0,
+    hue: float = 0.0,
     dtype: DTypeLike,
 ) -> jax.Array:
     """Crops, flips, normalises and cuts out, as DARTS trains on CIFAR; any part can be switched off.
@@ -63,7 +64,8 @@ def augment(
         cutout: Pixels per side of the erased square; 0: none.
         resized_crop: Smallest share of the area that `random_resized_crop` takes; 0: none.
         auto_augment: Policy of `autoaugment`, "cifar10" or "imagenet"; empty: none. Needs RGB.
-        color_jitter: Strength of each of `jitter_colors`' three parts; 0: none. Needs RGB.
+        color_jitter: Brightness, contrast and saturation of `jitter_colors`; 0: none. Needs RGB.
+        hue: Hue of `jitter_colors`; 0: unchanged. Needs RGB.
         dtype: Dtype of the result.
 
     Returns:
@@ -82,8 +84,8 @@ def augment(
         images = random_crop(jax.random.fold_in(key, 0), images, crop_padding)
     if flip:
         images = random_flip(jax.random.fold_in(key, 1), images)
-    if color_jitter:
-        strengths = (color_jitter,) * 3
+    if color_jitter or hue:
+        strengths = (color_jitter, color_jitter, color_jitter, hue)
         jittered = jitter_colors(jax.random.fold_in(key, 5), images / jnp.float32(255), *strengths)
         images = 255 * jittered
     images = normalize(images, mean, std, dtype)
@@ -230,14 +232,19 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
 
 
 def jitter_colors(
-    key: jax.Array, images: jax.Array, brightness: float, contrast: float, saturation: float
+    key: jax.Array,
+    images: jax.Array,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float = 0.0,
 ) -> jax.Array:
-    """Changes brightness, then contrast, then saturation, each by a random factor.
+    """Changes brightness, then contrast, then saturation, then hue, each by a random factor.
 
-    Each factor f is uniform in [max(0, 1 - x), 1 + x] for the strength x, and gives
+    Each factor f of the first three is uniform in [max(0, 1 - x), 1 + x] for the strength x, and gives
     f image + (1 - f) degenerate, clipped to [0, 1], where the degenerate image is black, the mean
-    of the image's luma, the luma of its pixels. This is torchvision's ColorJitter without hue, but
-    torchvision shuffles the order.
+    of the image's luma, the luma of its pixels. The hue is turned by a share of the colour circle
+    that is uniform in [-x, x]. This is torchvision's ColorJitter, but torchvision shuffles the order.
 
     Args:
         key: The only source of randomness.
@@ -245,17 +252,18 @@ def jitter_colors(
         brightness: Strength, not negative; 0: unchanged.
         contrast: Likewise.
         saturation: Likewise.
+        hue: Likewise, at most one half.
 
     Returns:
         [B, H, W, 3] in [0, 1] of the dtype of `images`.
     """
 
+    def uniform(index: int, low: float, high: float) -> jax.Array:
+        index_key, shape = jax.random.fold_in(key, index), (len(images), 1, 1, 1)
+        return jax.random.uniform(index_key, shape, jnp.float32, low, high).astype(images.dtype)
+
     def blended(index: int, strength: float, images: jax.Array, degenerate: ArrayLike) -> jax.Array:
-        factors = jax.random.uniform(
-            jax.random.fold_in(key, index), (len(images), 1, 1, 1), jnp.float32,
-            max(0.0, 1 - strength), 1 + strength,
-        )  # fmt: skip
-        factors = factors.astype(images.dtype)
+        factors = uniform(index, max(0.0, 1 - strength), 1 + strength)
         return jnp.clip(factors * images + (1 - factors) * degenerate, 0, 1)
 
     if brightness:
@@ -264,7 +272,32 @@ def jitter_colors(
         images = blended(1, contrast, images, _luma(images).mean((1, 2, 3), keepdims=True))
     if saturation:
         images = blended(2, saturation, images, _luma(images))
+    if hue:
+        images = turn_hue(images, uniform(3, -hue, hue))
     return images
+
+
+def turn_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
+    """Adds to the hue of every pixel in HSV; saturation and value stay.
+
+    Args:
+        images: float [B, H, W, 3], red, green, blue.
+        turns: [B, 1, 1, 1], 1 is once around the colour circle.
+
+    Returns:
+        [B, H, W, 3] of the dtype of `images`.
+    """
+    value, least = images.max(-1, keepdims=True), images.min(-1, keepdims=True)
+    chroma = value - least
+    red, green, blue = jnp.split(images, 3, axis=-1)
+    # In sixths of the circle. A grey pixel has none, and nothing is subtracted from it below.
+    unit = jnp.where(chroma > 0, chroma, 1)
+    from_green, from_blue = 2 + (blue - red) / unit, 4 + (red - green) / unit
+    sixths = jnp.where(green == value, from_green, from_blue)
+    sixths = jnp.where(red == value, (green - blue) / unit, sixths)
+    # Each channel is a trapezoid of the hue, the same but for its place on the circle.
+    place = (jnp.asarray([5, 3, 1], images.dtype) + sixths + 6 * turns) % 6
+    return value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
 
 def _luma(images: jax.Array) -> jax.Array:

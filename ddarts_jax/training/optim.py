@@ -22,20 +22,33 @@ def cosine(first: float, final: float, steps: int) -> optax.Schedule:
     return lambda count: final + fall(count)
 
 
+def exponential(first: float, decay: float, epoch_steps: int) -> optax.Schedule:
+    """Returns the schedule that is constant within an epoch and `decay` times as large in the next.
+
+    That is PyTorch's `StepLR(step_size=1, gamma=decay)`, stepped once an epoch.
+    """
+    return optax.exponential_decay(first, epoch_steps, decay, staircase=True)
+
+
 def weights_optimizer(
     settings: ConfigDict, steps: int, warmup_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Returns PyTorch's SGD after a clip of the gradient's global norm, with a cosine schedule.
+    """Returns PyTorch's SGD after a clip of the gradient's global norm, with a schedule.
 
     Args:
       settings: `config.search.weights` or `config.train`: learning_rate, final_learning_rate,
-        momentum, weight_decay (L2, added to the clipped gradient), clip.
+        momentum, weight_decay (L2, added to the clipped gradient), clip; of `train` also schedule,
+        decay and epochs. The search has the schedule "cosine".
       steps: number of updates over which the learning rate falls.
       warmup_steps: the first of them, in which it rises linearly from 0 instead.
     """
-    schedule = cosine(settings.learning_rate, settings.final_learning_rate, steps - warmup_steps)
+    first = settings.learning_rate
+    if settings.get("schedule", "cosine") == "exponential":
+        schedule = exponential(first, settings.decay, steps // settings.epochs)
+    else:
+        schedule = cosine(first, settings.final_learning_rate, steps - warmup_steps)
     if warmup_steps:
-        rise = optax.linear_schedule(0.0, settings.learning_rate, warmup_steps)
+        rise = optax.linear_schedule(0.0, first, warmup_steps)
         schedule = optax.join_schedules([rise, schedule], [warmup_steps])
 
     @optax.inject_hyperparams

@@ -165,6 +165,11 @@ def test_a_wrong_config_file_is_named(tmp_path, text, parts):
         ("search.weights.clip", 0.0),
         ("search.weights.momentum", 1.0),
         ("search.augment.cutout", -1),
+        ("search.augment.hue", -0.1),
+        ("train.augment.hue", 0.51),
+        ("train.schedule", "step"),
+        ("train.decay", 0.0),
+        ("train.decay", 1.01),
         ("parse.method", "dense"),
         ("parse.threshold", -0.1),
         ("train.num_cells", -1),
@@ -206,6 +211,14 @@ def test_a_value_out_of_range_is_named(key, value):
         ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
         ({"genotype": "ResNet18", "task": "search"}, ["config.task is 'search'"]),
         ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
+        (
+            {"train.decay": 0.9, "train.schedule": "cosine"},
+            ["a cosine does not read the decay", "config.train.schedule=exponential"],
+        ),
+        (
+            {"train.schedule": "exponential", "train.final_learning_rate": 0.001},
+            ["leave the final rate at 0", "config.train.schedule=cosine"],
+        ),
         ({"train.warmup_epochs": 600}, ["warmup_epochs is 600", "train.epochs, which is 600"]),
     ],
 )
@@ -226,6 +239,7 @@ def test_values_that_only_seem_to_exclude_each_other():
         {"task": "train", "genotype": "ResNet18", "weights": "network.npz"},
         {"task": "evaluate", "genotype": "ResNet18", "weights": "network.npz"},
         {"train.warmup_epochs": 599},
+        {"train.schedule": "exponential", "train.decay": 0.9, "train.warmup_epochs": 5},
         {"search.start.genotype": "ResNet18", "search.method": "authors_program"},
         {"search.method": "random", "search.random.candidates": 2},
     ):
@@ -280,6 +294,7 @@ def test_the_resolved_config_is_readable_json(tmp_path):
     assert differences(read, json.loads(config_lib.to_json(config))) == []
     assert read["search"]["ddarts"]["ablation"] == {
         "gradient": "full",
+        "mean_gradient": "full",
         "removal": "zero",
         "weight": 0.5,
     }
@@ -368,3 +383,106 @@ def test_a_baseline_differs_by_what_defines_it_alone(name, keys):
     plain, baseline = (parse_flags(argv)[0].to_dict() for argv in flags)
     found = {line.partition(":")[0] for line in differences(plain, baseline)}
     assert found == {k if k.startswith("parse") else f"search.{k}" for k in keys.split()}
+
+
+def settings_of(name):
+    """{dotted key: value} of a file in configs/."""
+    path = tiny.ROOT / "configs" / f"{name}.py"
+    return flatten(parse_flags(["main", "--config", str(path)])[0].to_dict())
+
+
+def section(name, prefix):
+    return {key: value for key, value in settings_of(name).items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "others"),
+    [
+        ("cifar10_search", "cifar10_train", {}),
+        ("cifar100_search", "cifar100_train", {}),
+        ("cifar10_smoke", "cifar10_train", {"epochs": 2, "channels": 4}),
+        ("imagenet_search", "imagenet_train", {}),
+        ("imagenet_dartopti", "imagenet_train", {"channels": 64, "auxiliary_weight": 0.0}),
+        *(
+            (f"{data}_{start}", f"{data}_train", {"channels": 64, "auxiliary_weight": 0.0})
+            for data in ("cifar10", "cifar100")
+            for start in ("resnet18", "resnet50", "xception")
+        ),
+    ],
+)
+def test_a_pipeline_trains_by_the_recipe_of_its_data(name, recipe, others):
+    """`--config.task=pipeline` leaves nothing of the recipe out, AutoAugment included."""
+    changed = {f"train.{key}": value for key, value in others.items()}
+    assert section(name, "train.") == section(recipe, "train.") | changed
+
+
+def test_the_search_is_that_of_the_article():
+    """Sizes, optimizers and weights of the losses of the search on CIFAR-10."""
+    found = settings_of("cifar10_search")
+    article = {"epochs": 50, "num_cells": 8, "num_nodes": 4, "channels": 16, "space": "darts"}
+    article |= {"ddarts.zero_one_weight": 7.0, "ddarts.ablation.weight": 0.5, "method": "ddarts"}
+    article |= {"weights.learning_rate": 0.005, "weights.final_learning_rate": 0.001}
+    article |= {"weights.momentum": 0.9, "weights.weight_decay": 3e-4, "weights.clip": 5.0}
+    article |= {"alphas.learning_rate": 0.003, "alphas.weight_decay": 1e-3}
+    article |= {"start.epochs": 5, "stop.patience": 5, "stop.from_epoch": 10}
+    assert found.items() >= {f"search.{key}": value for key, value in article.items()}.items()
+    assert (found["parse.method"], found["parse.threshold"]) == ("sparse", 0.85)
+
+
+def test_all_of_cifar_trains_by_one_recipe():
+    """The article's: DARTS's with AutoAugment, and one policy for both sets."""
+    found = section("cifar10_train", "train.")
+    assert found == section("cifar100_train", "train.")
+    article = {"epochs": 600, "channels": 36, "learning_rate": 0.025, "weight_decay": 3e-4}
+    article |= {"clip": 5.0, "drop_path": 0.2, "auxiliary_weight": 0.4, "schedule": "cosine"}
+    article |= {"augment.cutout": 16, "augment.auto_augment": "cifar10", "augment.hue": 0.0}
+    assert found.items() >= {f"train.{key}": value for key, value in article.items()}.items()
+    assert settings_of("cifar10_train")["data.batch_size"] == 128
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("start", ["ResNet18", "ResNet50", "Xception"])
+def test_dartopti_searches_with_32_channels_and_trains_with_64(data, start):
+    """From the network of its name, in the space of 12 primitives; all else is D-DARTS's search."""
+    differing = {"space": "dartopti", "channels": 32, "start.genotype": start}
+    found = section(f"{data}_{start.lower()}", "search.")
+    expected = section(f"{data}_search", "search.")
+    assert found == expected | {f"search.{key}": value for key, value in differing.items()}
+    assert expected["search.channels"] == 16
+    assert settings_of(f"{data}_{start.lower()}")["data.name"] == data
+
+
+def test_dartopti_on_imagenet():
+    """Trained from a given genotype; searched on ImageNet itself if a pipeline is asked for."""
+    found, search = settings_of("imagenet_dartopti"), settings_of("imagenet_search")
+    assert (found["task"], found["data.batch_size"]) == ("train", 128)
+    assert (found["search.channels"], found["train.channels"]) == (32, 64)
+    assert found["search.stem"] == search["search.stem"] == "strided"
+    for key in ("resized_crop", "color_jitter", "hue", "crop_padding"):
+        assert search[f"search.augment.{key}"] == search[f"train.augment.{key}"]
+
+
+def test_imagenet_trains_as_darts_does():
+    """cnn/train_imagenet.py of quark0/darts with the article's 250 epochs and 48 channels."""
+    found = section("imagenet_train", "train.")
+    darts = {"epochs": 250, "channels": 48, "learning_rate": 0.1, "momentum": 0.9, "clip": 5.0}
+    darts |= {"schedule": "exponential", "decay": 0.97, "warmup_epochs": 0, "weight_decay": 3e-5}
+    darts |= {"label_smoothing": 0.1, "auxiliary_weight": 0.4, "drop_path": 0.0}
+    darts |= {"augment.color_jitter": 0.4, "augment.hue": 0.2, "augment.resized_crop": 0.08}
+    darts |= {"augment.flip": True, "augment.cutout": 0, "augment.crop_padding": 0}
+    assert found.items() >= {f"train.{key}": value for key, value in darts.items()}.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("authors", {"learning_rate": 0.025, "weight_decay": 3e-4, "drop_path": 0.2}),
+        ("cosine", {"warmup_epochs": 5}),
+    ],
+)
+def test_other_trainings_on_imagenet_differ_by_what_they_say(name, changes):
+    """Both fall by a cosine to 0."""
+    changed = {f"train.{key}": value for key, value in changes.items()}
+    expected = settings_of("imagenet_train") | changed | {"train.schedule": "cosine"}
+    assert settings_of(f"imagenet_train_{name}") == expected
+    assert expected["train.final_learning_rate"] == 0

@@ -581,11 +581,80 @@ def test_task_refuses_a_supernet(tmp_path):
 
 
 def test_config_file():
-    """configs/import.py takes both names."""
+    """configs/import.py takes both names, and the positions of the reduction cells."""
     file = tiny.ROOT / "configs" / "import.py"
     flags = ["main", "--config", str(file), "--config.genotype=a", "--config.checkpoint=b"]
     config, _ = configuration.parse_flags(flags)
     assert (config.task, config.genotype, config.checkpoint) == ("import", "a", "b")
+    assert config.reductions == ()
+    config, _ = configuration.parse_flags([*flags, "--config.reductions=2,5"])
+    assert config.reductions == (2, 5)
+
+
+EIGHT = f"Genotype_nested(genes={[list(GENES[0])] * 8}, concat=range(2, 6), reductions=[2, 6])"
+
+
+def test_the_reductions_of_the_authors_files_are_in_doubt(tmp_path, caplog):
+    """One sentence that says what to do, and no other import says it."""
+    (tmp_path / "x.txt").write_text(EIGHT)
+    run(import_config(genotype=str(tmp_path / "x.txt")), tmp_path)
+    (warning,) = caplog.messages
+    assert f"{tmp_path}/x.txt says reductions=[2, 6]" in warning
+    assert "--config.reductions=2,5" in warning and len(warning.splitlines()) == 1
+    assert Genotype.load(tmp_path / "genotype.json").reductions == (2, 6)
+    caplog.clear()
+
+    run(import_config(genotype=str(tmp_path / "x.txt"), reductions=(2, 5)), tmp_path)
+    assert Genotype.load(tmp_path / "genotype.json").reductions == (2, 5)
+    Genotype(GENES[:1] * 8, (2, 6), (2,)).save(tmp_path / "x.json")
+    run(import_config(genotype=str(tmp_path / "x.json")), tmp_path)
+    for other in (EIGHT.replace("[2, 6]", "[2, 5]"), TEXT):
+        (tmp_path / "x.txt").write_text(other)
+        run(import_config(genotype=str(tmp_path / "x.txt")), tmp_path)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("reductions", [("a",), ("",), (2, 8), (-1,), (2, 2), (2.5,)])
+def test_reductions_that_the_genotype_cannot_have(tmp_path, reductions):
+    """The message names the key, its value and the cells that there are; nothing is written."""
+    (tmp_path / "x.txt").write_text(EIGHT)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = import_config(genotype=str(tmp_path / "x.txt"), reductions=reductions)
+    with pytest.raises(UserError, match=r"config\.reductions is .* cells 0 to 7: reductions"):
+        run(config, workdir)
+    assert not list(workdir.iterdir())
+
+
+def test_reductions_that_the_weights_do_not_have(tmp_path):
+    """Weights say by their shapes where the channels double."""
+    path = derived().save(tmp_path / "x.npz")
+    GENOTYPE.save(tmp_path / "x.json")
+    config = import_config(genotype=str(tmp_path / "x.json"), checkpoint=str(path), reductions=(2,))
+    with pytest.raises(UserError, match=r"reductions=\[1\].*reductions=\[2\]"):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "as_written", "as_searched"),
+    [
+        ("D-DARTS_threshold_sparse_cifar10_0.85_50", 1_244_242, 1_604_602),  # DD-1: 1.7 M
+        (
+            "D-DARTS_threshold_edge_abl0.5_fair7_cifar100_0.85_50",
+            2_905_030,
+            3_880_342,
+        ),  # DD-4: 3.9 M
+    ],
+)
+def test_the_reductions_of_the_search_give_the_papers_parameters(
+    tmp_path, name, as_written, as_searched
+):
+    """The counts are those of the authors' program with either pair of positions."""
+    path = reference(Path("genotypes") / f"{name}.txt")
+    for reductions, params in (((), as_written), ((2, 5), as_searched)):
+        run(import_config(genotype=str(path), reductions=reductions), tmp_path)
+        genotype = Genotype.load(tmp_path / "genotype.json")
+        assert cost(genotype, 36, 10, 32).params == params
 
 
 # Parity with the authors' program, in which all this was computed.

@@ -12,6 +12,7 @@ from ddarts_jax.training.optim import (
     alphas_learning_rates,
     alphas_optimizer,
     cosine,
+    exponential,
     weights_learning_rate,
     weights_optimizer,
 )
@@ -105,16 +106,43 @@ def test_learning_rate_warms_up():
     """It rises linearly from 0 to its peak, then falls by a cosine over the steps that are left."""
     settings = default_config().train
     settings.learning_rate, settings.final_learning_rate = 0.4, 0.1
-    optimizer = weights_optimizer(settings, 12, warmup_steps=4)
-    params = jnp.ones(3)
-    state = optimizer.init(params)
-    rates = []
-    for _ in range(12):
-        _, state = optimizer.update(params, state, params)
-        rates.append(float(weights_learning_rate(state)))
+    rates = list(rates_of(settings, 12, warmup_steps=4))
     rise = [0.4 * step / 4 for step in range(4)]
     fall = [0.1 + 0.3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in range(8)]
     np.testing.assert_allclose(rates, rise + fall, rtol=1e-5, atol=1e-7)
+
+
+def rates_of(settings, steps, warmup_steps=0):
+    optimizer = weights_optimizer(settings, steps, warmup_steps)
+    params = jnp.ones(3)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        _, state = optimizer.update(params, state, params)
+        yield float(weights_learning_rate(state))
+
+
+def test_an_exponential_rate_is_that_of_pytorchs_step_lr():
+    """DARTS on ImageNet: 0.1, times 0.97 after every epoch, 250 of them."""
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.97)
+    expected = []
+    for _ in range(250):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates = exponential(0.1, 0.97, 7)(jnp.arange(7 * 250))
+    np.testing.assert_allclose(rates, np.repeat(expected, 7), rtol=1e-5)
+
+
+def test_the_schedule_is_a_choice_of_the_training():
+    """Exponential by epochs of the steps; after a warm-up it falls from the peak on."""
+    settings = default_config().train
+    settings.epochs, settings.schedule, settings.decay = 4, "exponential", 0.5
+    rates = [0.025 * 0.5**epoch for epoch in range(4) for _ in range(3)]
+    np.testing.assert_allclose(list(rates_of(settings, 12)), rates, rtol=1e-6)
+    warm = [0.0, 0.025 / 3, 0.05 / 3, *rates[:9]]
+    np.testing.assert_allclose(list(rates_of(settings, 12, 3)), warm, rtol=1e-6)
 
 
 def alphas_case(cells=4, edges=5, primitives=7):

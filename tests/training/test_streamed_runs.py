@@ -132,11 +132,19 @@ def test_the_size_must_be_given(place, tmp_path, capsys):
     assert "data.image_size" in capsys.readouterr().err
 
 
-def test_imagenet_training_config(place, tmp_path):
-    """configs/imagenet_train.py runs with small images, channels and few epochs."""
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("imagenet_train", [0.1 * 0.97**epoch for epoch in range(6)]),
+        # Of the last of 2 steps an epoch: 10 steps of warm-up, then half of a cosine of 2 steps.
+        ("imagenet_train_cosine", [0.01, 0.03, 0.05, 0.07, 0.09, 0.05]),
+    ],
+)
+def test_imagenet_training_config(place, tmp_path, name, expected):
+    """configs/imagenet_train.py and its cosine run with small images, channels and few epochs."""
     cell = (("skip_connect", 2, 0), ("skip_connect", 2, 1))
     Genotype((cell,), (0,), (2,), (0, 0)).save(tmp_path / "genotype.json")
-    arguments = ["--config", "configs/imagenet_train.py", "--workdir", str(tmp_path / "run")]
+    arguments = ["--config", f"configs/{name}.py", "--workdir", str(tmp_path / "run")]
     arguments += [f"--config.genotype={tmp_path / 'genotype.json'}"]
     arguments += [f"--config.data.name=folder:{place / 'images'}", "--config.data.num_workers=0"]
     arguments += ["--config.data.image_size=24", "--config.data.batch_size=20"]
@@ -144,8 +152,7 @@ def test_imagenet_training_config(place, tmp_path):
     arguments += ["--config.train.auxiliary_weight=0.0"]  # the images are too small for the head
     assert main.main(["main", *arguments]) == 0
     rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "run/metrics.jsonl").open()]
-    # Of the last of 2 steps an epoch: 10 steps of warm-up, then half of a cosine of 2 steps.
-    np.testing.assert_allclose(rates, [0.01, 0.03, 0.05, 0.07, 0.09, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
 def test_a_network_of_streamed_images_is_exported(place, tmp_path):

@@ -1,5 +1,7 @@
 """The task itself: writes genotype and weights as other tasks read them."""
 
+import dataclasses
+import logging
 import shlex
 from pathlib import Path
 
@@ -8,10 +10,13 @@ from ml_collections import ConfigDict
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.models import supernet
 from ddarts_jax.models.weights import save_network
 from ddarts_jax.tasks.importing.conversion import load_torch
+
+_logger = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -28,9 +33,10 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         The content of `import.json`.
 
     Raises:
-        UserError: see `find_genotype` and `load_torch`; or the checkpoint contains a supernet.
+        UserError: see `find_genotype` and `load_torch`; or the checkpoint contains a supernet, or
+            the network cannot have `config.reductions`.
     """
-    genotype = find_genotype(config.genotype)
+    genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
     overrides = {"genotype": workdir / "genotype.json"}
     if config.checkpoint:
@@ -78,3 +84,26 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         f"to {'evaluate it' if config.checkpoint else 'train its network'}:\n  {shlex.join(command)}"
     )
     return summary
+
+
+def _genotype(config: ConfigDict) -> Genotype:
+    """Returns the genotype with its reduction cells replaced, or warns of those of the authors' text."""
+    genotype = find_genotype(config.genotype)
+    if config.reductions:
+        try:
+            return dataclasses.replace(genotype, reductions=tuple(config.reductions))
+        except UserError as error:
+            raise UserError(
+                f"config.reductions is {config.reductions}, but the genotype has the cells 0 to "
+                f"{genotype.num_cells - 1}: {error}"
+            ) from error
+    # Weights fit the reductions that their network has had, so they are not in doubt.
+    in_doubt = Path(config.genotype).suffix != ".json" and not config.checkpoint
+    if in_doubt and genotype.num_cells == 8 and genotype.reductions == (2, 6):
+        _logger.warning(
+            "%s says reductions=[2, 6], as the authors' files of 8 cells do, but their search had its "
+            "reduction cells at 2 and 5, with which the parameters are those of their article: "
+            "--config.reductions=2,5 imports that network.",
+            config.genotype,
+        )
+    return genotype

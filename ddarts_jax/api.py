@@ -37,7 +37,7 @@ from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.ops import backend
 from ddarts_jax.reports import report
-from ddarts_jax.runs import facts
+from ddarts_jax.runs import facts, layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock, locked
 from ddarts_jax.searching import methods
@@ -178,7 +178,7 @@ def train(
     with _opened(config, workdir, callbacks) as (path, writer, dtype):
         genotype = pipeline.deepened(config, genotype)
         net, variables = trainings.run(config, genotype, dataset, path, writer, dtype)
-        genotype.save(path / "network_genotype.json")
+        genotype.save(path / layout.NETWORK_GENOTYPE)
     return Network(genotype, net, variables, facts.of_data(dataset), sizes_of(config), dtype)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import ddarts_jax
+from ddarts_jax.runs import layout
 
 PACKAGE = Path(ddarts_jax.__file__).parent
 
@@ -81,3 +82,14 @@ def test_modules_and_functions_stay_readable(path):
             assert node.end_lineno - node.lineno < 80, (
                 f"{path}:{node.lineno} {node.name} is too long"
             )
+
+
+def test_files_of_a_workdir_have_one_name():
+    """runs/layout.py names them; an exported folder has a layout of its own."""
+    names = {value for key, value in vars(layout).items() if key.isupper()}
+    for path in modules():
+        where = path.relative_to(PACKAGE)
+        if str(where) == "runs/layout.py" or where.parts[:2] == ("tasks", "export"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Constant) and node.value in names), (path, node.lineno)

@@ -19,7 +19,7 @@ from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
-from ddarts_jax.runs import identity, rows
+from ddarts_jax.runs import identity, layout, rows
 from ddarts_jax.runs.metrics import mean_and_spread
 from ddarts_jax.runs.run import Run, read_run
 from ddarts_jax.runs.table import METRICS
@@ -170,7 +170,7 @@ def run(config, workdir: Path) -> dict:
     header, lines = _table(groups)
     write_json(workdir / "comparison.json", comparison)
     (workdir / "comparison.md").write_text(_markdown(header, lines), encoding="utf-8")
-    _write_page(workdir / "report.html", groups, runs, header, lines, matrices)
+    _write_page(workdir / layout.REPORT, groups, runs, header, lines, matrices)
     print(_markdown(header, lines), end="")
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison

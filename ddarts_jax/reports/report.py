@@ -18,7 +18,7 @@ from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import duration, findings, warnings
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
-from ddarts_jax.runs import rows
+from ddarts_jax.runs import layout, rows
 from ddarts_jax.runs.run import Run, read_run
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def write(workdir: str | Path) -> Path:
                 _add_classes(page, run)
     _add_cost(page, run)
     _add_settings(page, run)
-    path = run.workdir / "report.html"
+    path = run.workdir / layout.REPORT
     page.write(path)
     return path
 

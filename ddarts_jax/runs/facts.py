@@ -11,6 +11,7 @@ import numpy as np
 from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.files import write_json
+from ddarts_jax.runs import layout
 
 
 def keep(workdir: Path, config, dataset) -> None:
@@ -18,9 +19,9 @@ def keep(workdir: Path, config, dataset) -> None:
 
     To be called when the workdir is known to be this run's, so that no other run's files are replaced.
     """
-    configuration.save(config, workdir / "config.json")
-    write_json(workdir / "dataset.json", of_data(dataset))
-    write_json(workdir / "versions.json", versions())
+    configuration.save(config, workdir / layout.CONFIG)
+    write_json(workdir / layout.DATASET, of_data(dataset))
+    write_json(workdir / layout.VERSIONS, versions())
 
 
 def of_data(dataset) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.runs import rows
+from ddarts_jax.runs import layout, rows
 from ddarts_jax.runs.table import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class MetricsWriter:
         self._after = after
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
-        self._path = self._workdir / "metrics.jsonl"
+        self._path = self._workdir / layout.METRICS
         self._boards: dict[str, SummaryWriter] = {}
 
     def write(self, phase: str, epoch: int, metrics: dict[str, Any]) -> None:

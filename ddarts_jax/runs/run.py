@@ -10,7 +10,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes.genotype import Genotype, num_edges
 from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.runs import identity, metrics, rows
+from ddarts_jax.runs import identity, layout, metrics, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +73,17 @@ def read_run(workdir: str | Path) -> Run:
         UserError: the folder holds no run, or one of its files is broken.
     """
     workdir = Path(workdir)
-    path = workdir / "metrics.jsonl"
+    path = workdir / layout.METRICS
     found = metrics.read(path) if path.exists() else []
-    config = identity.up_to_date(_read_object(workdir / "config.json"))
+    config = identity.up_to_date(_read_object(workdir / layout.CONFIG))
     if not found and not config:
         raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
     genotypes = _read_genotypes(workdir / "genotypes")
-    results = [workdir / name for name in ("network_genotype.json", "genotype.json")]
+    results = [workdir / name for name in (layout.NETWORK_GENOTYPE, layout.GENOTYPE)]
     networks = [Genotype.load(path) for path in results if path.exists()]
     # A run from before there was supernet.json had one of the methods and spaces of the package.
     former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
-    supernet = _read_object(workdir / "supernet.json")
+    supernet = _read_object(workdir / layout.SUPERNET)
     relaxation = supernet.get("relaxation", former)
     primitives = tuple(supernet.get("primitives", SPACES.get(str(config.get("search.space")), ())))
     return Run(
@@ -97,9 +97,9 @@ def read_run(workdir: str | Path) -> Run:
         primitives=primitives,
         relaxation=relaxation,
         network=next(iter([*networks, *reversed(genotypes.values())]), None),
-        evaluation=_read_object(workdir / "evaluation.json"),
-        summary=_read_object(workdir / "summary.json"),
-        versions=_read_object(workdir / "versions.json"),
+        evaluation=_read_object(workdir / layout.EVALUATION),
+        summary=_read_object(workdir / layout.SUMMARY),
+        versions=_read_object(workdir / layout.VERSIONS),
     )
 
 
@@ -140,7 +140,7 @@ def _read_genotypes(directory: Path) -> dict[int, Genotype]:
 def _read_probabilities(workdir: Path, relaxation, genotypes, primitives) -> dict[int, np.ndarray]:
     """Returns the probabilities by epoch, just the last epoch's if the run kept no others."""
     paths = dict(_by_epoch(workdir / "alphas", ".npy"))
-    final = workdir / "alphas.npy"
+    final = workdir / layout.ALPHAS
     if not paths and genotypes and final.exists():
         paths = {max(genotypes): final}
     softmax = relaxation == "softmax"

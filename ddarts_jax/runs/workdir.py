@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.runs import layout
 
 _logger = logging.getLogger(__name__)
 
@@ -67,11 +68,11 @@ class Clock:
                 the run that it evaluates as it is.
         """
         self._counts = counts
-        self._path = workdir / "seconds.json"
+        self._path = workdir / layout.SECONDS
         self._begun = time.monotonic()
         self.before = 0.0
         # The summary of a run that an older version began has those of one start at least.
-        for path in (self._path, workdir / "summary.json"):
+        for path in (self._path, workdir / layout.SUMMARY):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 self.before = float(json.loads(path.read_bytes())["seconds"])
                 break

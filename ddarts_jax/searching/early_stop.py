@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddarts_jax.runs import metrics
+from ddarts_jax.runs import layout, metrics
 
 
 def reason(workdir: Path, epoch: int, fixed_epochs: int, settings) -> str | None:
@@ -19,7 +19,7 @@ def reason(workdir: Path, epoch: int, fixed_epochs: int, settings) -> str | None
     """
     distances = {
         row["epoch"]: row["distance_to_start"]
-        for row in metrics.read(workdir / "metrics.jsonl")
+        for row in metrics.read(workdir / layout.METRICS)
         if row["phase"] == "search" and row["epoch"] <= epoch and "distance_to_start" in row
     }
     if not is_stable(distances, epoch, fixed_epochs, settings):

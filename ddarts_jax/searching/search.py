@@ -23,7 +23,7 @@ from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
-from ddarts_jax.runs import metrics
+from ddarts_jax.runs import layout, metrics
 from ddarts_jax.searching import discretisation, early_stop, methods
 from ddarts_jax.training import optim, phase, schedule
 
@@ -151,7 +151,7 @@ def run(
         if alpha_loss is not None:
             raise UserError(f"search.method={settings.method!r} has no alphas, so no alpha_loss.")
         genotype = method.run(config, dataset, workdir, writer, dtype)
-        return Found(genotype, np.load(workdir / "alphas.npy"))
+        return Found(genotype, np.load(workdir / layout.ALPHAS))
     splits = dataset.halves(config.seed)
     fixed_epochs = 0 if start is None else settings.start.epochs
     epochs = fixed_epochs + settings.epochs
@@ -189,11 +189,11 @@ def run(
         ),
     )
     alphas = np.asarray(state.alphas, np.float32)
-    np.save(workdir / "alphas.npy", alphas)
+    np.save(workdir / layout.ALPHAS, alphas)
     if origin is not None:
-        origin.save(workdir / "start_genotype.json")
+        origin.save(workdir / layout.START_GENOTYPE)
     genotype = derive(alphas, net, config.parse)
-    genotype.save(workdir / "genotype.json")
+    genotype.save(workdir / layout.GENOTYPE)
     return Found(genotype, alphas, net, state.variables)
 
 
@@ -260,7 +260,7 @@ def make_end_epoch(
 def _describe(net: Supernet, workdir: Path) -> None:
     """Writes `supernet.json`: what the axes of the alphas mean, and how they become probabilities."""
     names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
-    write_json(workdir / "supernet.json", {name: getattr(net, name) for name in names})
+    write_json(workdir / layout.SUPERNET, {name: getattr(net, name) for name in names})
 
 
 def _genotype_file(workdir: Path, epoch: int) -> Path:

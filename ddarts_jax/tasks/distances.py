@@ -11,7 +11,7 @@ from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.reports import drawing
-from ddarts_jax.runs import metrics
+from ddarts_jax.runs import layout, metrics
 
 
 def distances(a: Genotype, b: Genotype, scores=None) -> dict:
@@ -35,7 +35,7 @@ def distances(a: Genotype, b: Genotype, scores=None) -> dict:
 
 def draw_history(config, workdir: Path) -> None:
     """Draws distance to the start and accuracy against the epochs of a search, `distance.svg`/`.png`."""
-    rows = [row for row in metrics.read(workdir / "metrics.jsonl") if row["phase"] == "search"]
+    rows = [row for row in metrics.read(workdir / layout.METRICS) if row["phase"] == "search"]
     drawing.draw_distance_history(
         [row["epoch"] for row in rows],
         [row["distance_to_start"] for row in rows],

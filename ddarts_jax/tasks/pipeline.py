@@ -10,7 +10,7 @@ from ddarts_jax.genotypes import lookup
 from ddarts_jax.genotypes.genotype import Genotype, expand
 from ddarts_jax.models import weights
 from ddarts_jax.reports import drawing, report
-from ddarts_jax.runs import metrics
+from ddarts_jax.runs import layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
 from ddarts_jax.searching import search
@@ -60,7 +60,7 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
         elif config.task == "evaluate":
             net, empty = train.build(config, genotype, dataset, dtype, trained=True)
-            path = config.weights or workdir / "network.npz"
+            path = config.weights or workdir / layout.NETWORK
             trained = net, processes.from_main(lambda: weights.load_network(path, empty))
     except (Stopped, KeyboardInterrupt):
         clock.keep()  # not after a UserError: the workdir may be another run's
@@ -97,10 +97,10 @@ def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
     """
     if config.genotype:
         return config.genotype, False
-    trained = workdir / "network_genotype.json"
+    trained = workdir / layout.NETWORK_GENOTYPE
     if config.task == "evaluate" and trained.is_file():
         return trained, True
-    return workdir / "genotype.json", False
+    return workdir / layout.GENOTYPE, False
 
 
 def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
@@ -130,7 +130,7 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
     if not processes.is_main():
         return summary
     if config.task in ("pipeline", "train"):
-        epochs = [r for r in metrics.read(workdir / "metrics.jsonl") if r["phase"] == "train"]
+        epochs = [r for r in metrics.read(workdir / layout.METRICS) if r["phase"] == "train"]
         summary["test_accuracy_best_epoch"] = max(row["accuracy"] for row in epochs)
     speed = []
     if trained:
@@ -139,15 +139,15 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
             speed = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
         _write_evaluation(workdir, tested, cost, speed, dataset)
     if config.task in ("pipeline", "search") and config.search.start.genotype:
-        found = Genotype.load(workdir / "genotype.json")
-        origin = Genotype.load(workdir / "start_genotype.json")
+        found = Genotype.load(workdir / layout.GENOTYPE)
+        origin = Genotype.load(workdir / layout.START_GENOTYPE)
         summary["from_start"] = distances.distances(found, origin)
         distances.draw_history(config, workdir)
-    genotype.save(workdir / "network_genotype.json")
+    genotype.save(workdir / layout.NETWORK_GENOTYPE)
     drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
     clock.keep()
     summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
-    write_json(workdir / "summary.json", summary)
+    write_json(workdir / layout.SUMMARY, summary)
     _print(config, genotype, summary, speed)
     return summary
 
@@ -160,7 +160,7 @@ def _write_evaluation(workdir: Path, tested: dict, cost, speed: list[dict], data
     }
     if speed:
         details["speed"] = speed
-    write_json(workdir / "evaluation.json", details)
+    write_json(workdir / layout.EVALUATION, details)
     drawing.draw_confusion(
         tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
     )

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
-from ddarts_jax.runs import identity, metrics
+from ddarts_jax.runs import identity, layout, metrics
 from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
@@ -114,9 +114,9 @@ def _finished(command: list[str], workdir: Path, seed: int) -> bool:
     """Whether a seed has its summary, and that of this config."""
     wanted, _ = configuration.parse_flags(["main", *command])
     directory = workdir / f"seed_{seed}"
-    if not (directory / "summary.json").is_file():
+    if not (directory / layout.SUMMARY).is_file():
         return False
-    found = read_json(directory / "config.json", "Configuration")
+    found = read_json(directory / layout.CONFIG, "Configuration")
     wanted = json.loads(configuration.to_json(wanted))
     if differences := identity.differing(found, wanted):
         raise UserError(
@@ -149,7 +149,7 @@ def _run_all(waiting, commands, workdir: Path, parallel: int) -> dict[int, str]:
             for run in [run for run in running if run.process.poll() is not None]:
                 running.remove(run)
                 free.append(run.device)
-                if not (run.log.parent / "summary.json").is_file() and not received:
+                if not (run.log.parent / layout.SUMMARY).is_file() and not received:
                     failed[run.seed] = _last_line(run.log)
                     _logger.warning("seed %d: failed: %s", run.seed, failed[run.seed])
                     continue
@@ -222,9 +222,9 @@ def _last_line(log: Path) -> str:
 
 def _record(directory: Path) -> dict:
     """The measures of a finished run. Its epochs may be from several starts, so these are added up."""
-    summary = read_json(directory / "summary.json", "Summary")
+    summary = read_json(directory / layout.SUMMARY, "Summary")
     record = {name: summary[name] for name in _COLUMNS if name in summary}
-    rows = metrics.read(directory / "metrics.jsonl")
+    rows = metrics.read(directory / layout.METRICS)
     return record | {"seconds": sum(row.get("seconds") or 0 for row in rows)}
 
 

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from ddarts_jax.distributed import processes, sharding
 from ddarts_jax.errors import UserError
-from ddarts_jax.runs import identity
+from ddarts_jax.runs import identity, layout
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Checkpoints:
         self._directory = Path(directory).absolute()  # Orbax takes no relative path
         self._keep_last = keep_last
         self._writing: int | None = None
-        path = self._directory / "config.json"
+        path = self._directory / layout.CONFIG
         processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
         self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 

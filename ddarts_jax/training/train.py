@@ -20,6 +20,7 @@ from ddarts_jax.models.cost import Cost
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
 from ddarts_jax.models.weights import load_network, save_network
+from ddarts_jax.runs import layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.training import evaluate, optim, phase, schedule
 
@@ -229,5 +230,5 @@ def run(
         *(init(variables), step, dtype, workdir, writer, end_epoch),
         identity=identity,
     )
-    save_network(workdir / "network.npz", state.evaluated)
+    save_network(workdir / layout.NETWORK, state.evaluated)
     return net, state.evaluated

@@ -16,6 +16,7 @@ from ddarts_jax.files import read_json, write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network as networks
 from ddarts_jax.models import weights
+from ddarts_jax.runs import layout
 
 _BATCH_SIZE = 256  # images that run at once
 
@@ -109,10 +110,10 @@ class Network:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.genotype.save(folder / "network_genotype.json")
-        weights.save_network(folder / "network.npz", self.variables)
-        write_json(folder / "network.json", self.sizes)
-        write_json(folder / "dataset.json", self.data)
+        self.genotype.save(folder / layout.NETWORK_GENOTYPE)
+        weights.save_network(folder / layout.NETWORK, self.variables)
+        write_json(folder / layout.NETWORK_SIZES, self.sizes)
+        write_json(folder / layout.DATASET, self.data)
 
 
 def load_network(folder: str | os.PathLike) -> Network:
@@ -122,12 +123,12 @@ def load_network(folder: str | os.PathLike) -> Network:
         UserError: there is no trained network, or its files do not fit each other.
     """
     folder = Path(folder)
-    genotype = Genotype.load(folder / "network_genotype.json")
-    data = read_json(folder / "dataset.json", "Facts of the training data")
-    if (folder / "network.json").is_file():
-        sizes = read_json(folder / "network.json", "Sizes of the network")
+    genotype = Genotype.load(folder / layout.NETWORK_GENOTYPE)
+    data = read_json(folder / layout.DATASET, "Facts of the training data")
+    if (folder / layout.NETWORK_SIZES).is_file():
+        sizes = read_json(folder / layout.NETWORK_SIZES, "Sizes of the network")
     else:
-        sizes = sizes_of(read_json(folder / "config.json", "Config"))
+        sizes = sizes_of(read_json(folder / layout.CONFIG, "Config"))
     try:
         structure, empty = networks.build(
             genotype,
@@ -142,7 +143,7 @@ def load_network(folder: str | os.PathLike) -> Network:
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{folder} does not describe a network: {error!r} is missing.") from error
     return Network(
-        genotype, structure, weights.load_network(folder / "network.npz", empty), data, sizes
+        genotype, structure, weights.load_network(folder / layout.NETWORK, empty), data, sizes
     )
 
 

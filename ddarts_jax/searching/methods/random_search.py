@@ -17,7 +17,7 @@ from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
-from ddarts_jax.runs import facts, identity, metrics
+from ddarts_jax.runs import facts, identity, layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.searching.method import Method
 from ddarts_jax.training import train
@@ -113,7 +113,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
             f"config.train.warmup_epochs={config.train.warmup_epochs}: ask for more epochs, or for a "
             f"shorter warm-up"
         )
-    owner = workdir / "candidates" / "config.json"
+    owner = workdir / "candidates" / layout.CONFIG
     processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
     facts.keep(workdir, config, dataset)
     rng = np.random.default_rng(config.seed)
@@ -130,7 +130,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         finally:
             own.close()
         tested = evaluate_dataset(net, variables, halves, config.data.batch_size, dtype)
-        epochs = metrics.read(directory / "metrics.jsonl")  # from all starts of this candidate
+        epochs = metrics.read(directory / layout.METRICS)  # from all starts of this candidate
         record = {
             "accuracy": tested["accuracy"],
             "loss": tested["loss"],
@@ -141,8 +141,8 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         if best is None or tested["accuracy"] > best[0]:
             best = tested["accuracy"], probabilities, genotype
     _, probabilities, genotype = best
-    np.save(workdir / "alphas.npy", np.log(probabilities / (1 - probabilities)).astype(np.float32))
-    genotype.save(workdir / "genotype.json")
+    np.save(workdir / layout.ALPHAS, np.log(probabilities / (1 - probabilities)).astype(np.float32))
+    genotype.save(workdir / layout.GENOTYPE)
     return genotype
 
 

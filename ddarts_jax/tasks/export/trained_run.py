@@ -21,6 +21,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
+from ddarts_jax.runs import layout
 
 _logger = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
     """
     if not source.is_dir():
         raise UserError(f"There is no run {source}: name the workdir of a training by config.run.")
-    for name in ("config.json", "network.npz"):
+    for name in (layout.CONFIG, layout.NETWORK):
         if not (source / name).is_file():
             raise UserError(
                 f"There is no trained network in {source}, which has no {name}: run task 'train' or "
                 f"'pipeline' to its end first."
             )
-    path = source / "config.json"
+    path = source / layout.CONFIG
     try:
         found = json.loads(path.read_text())
         settings = configuration.default_config().to_dict()
@@ -51,7 +52,7 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not the config of a training: {error!r}.") from error
     # That of the network, which may have more cells than the one that was searched.
-    names = [source / name for name in ("network_genotype.json", "genotype.json")]
+    names = [source / name for name in (layout.NETWORK_GENOTYPE, layout.GENOTYPE)]
     return settings, Genotype.load(next((path for path in names if path.is_file()), names[0]))
 
 
@@ -114,10 +115,10 @@ def measure_accuracy(logits: np.ndarray, dataset: Dataset, source: Path) -> floa
     """Returns the accuracy of the logits; warns if the training in `source` measured another one."""
     accuracy = float(np.mean(logits.argmax(axis=1) == dataset.test_labels))
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        measured = json.loads((source / "summary.json").read_text())["test_accuracy"]
+        measured = json.loads((source / layout.SUMMARY).read_text())["test_accuracy"]
         if abs(accuracy - measured) > 0.01:
             _logger.warning(
                 "the accuracy is %.2f%%, but %.2f%% in %s: is this the data of the training?",
-                *(100 * accuracy, 100 * measured, source / "summary.json"),
+                *(100 * accuracy, 100 * measured, source / layout.SUMMARY),
             )
     return accuracy

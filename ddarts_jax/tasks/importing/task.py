@@ -14,6 +14,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.models import supernet
 from ddarts_jax.models.weights import save_network
+from ddarts_jax.runs import layout
 from ddarts_jax.tasks.importing.conversion import load_torch
 
 _logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
-    overrides = {"genotype": workdir / "genotype.json"}
+    overrides = {"genotype": workdir / layout.GENOTYPE}
     if config.checkpoint:
         imported = load_torch(config.checkpoint, genotype)
         if isinstance(imported.net, supernet.Supernet):
@@ -58,14 +59,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         }
         overrides |= {
             "task": "evaluate",
-            "weights": workdir / "network.npz",
+            "weights": workdir / layout.NETWORK,
             "data.name": {10: "cifar10", 100: "cifar100"}.get(imported.num_classes, "NAME"),
             "train.channels": imported.channels,
         }
         if not imported.auxiliary:
             overrides["train.auxiliary_weight"] = 0.0
-        save_network(workdir / "network.npz", imported.variables)
-    genotype.save(workdir / "genotype.json")
+        save_network(workdir / layout.NETWORK, imported.variables)
+    genotype.save(workdir / layout.GENOTYPE)
     write_json(workdir / "import.json", summary)
 
     print(f"genotype of {genotype.num_cells} cells, reductions {list(genotype.reductions)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import common
 
 sys.path.append(str(Path(__file__).parents[1]))
+import harness
 from search_step import measured_step
 
 SMALL = {"cells": 3, "nodes": 2, "channels": 16, "size": 16, "batch": 64}
@@ -31,13 +32,16 @@ NOTES = [
 
 
 def measure(shape):
-    """MB of temporary memory by step."""
+    """Measures the MB of temporary memory of each step.
+
+    Args:
+        shape: options of `harness.search_config`, and the size of the images.
+    """
     found = {}
     for label, (dtype, weight) in STEPS.items():
-        step = argparse.Namespace(
-            **shape, space="darts", unroll=1, gradient="full", dtype=dtype, microbatch=0
-        )
-        found[label] = measured_step(step, weight)[1]["temporary_mb"]
+        config = harness.search_config(shape | {"ablation_weight": weight})
+        _, compiling = measured_step(config, shape["size"], dtype)
+        found[label] = compiling["temporary_mb"]
     return found
 
 

@@ -33,7 +33,7 @@ def library(x, kernel, stride):
 
 
 def gradients(convolve, stride):
-    """Builds the gradients of a sum over a loop, by the input and by the kernels [6, kh, kw, C, C]."""
+    """Builds the gradients of a loop with respect to its input and its kernels [6, kh, kw, C, C]."""
 
     def loss(x, kernels):
         def body(x, kernel):

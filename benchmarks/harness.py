@@ -62,9 +62,9 @@ def parser(doc: str, *names: str, **defaults: Any) -> argparse.ArgumentParser:
     Args:
         doc: the benchmark's docstring, whose first line describes it.
         names: keys of `_OPTIONS`.
-        defaults: {name: default} of common options whose default is another here.
+        defaults: {name: default}, where another than that of `_OPTIONS` is needed.
     """
-    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made = argparse.ArgumentParser(description=doc.splitlines()[0], allow_abbrev=False)
     for name in dict.fromkeys((*names, *defaults)):
         option = dict(_OPTIONS[name])
         default = option["default"] = defaults.get(name, option["default"])
@@ -113,7 +113,7 @@ def blank_dataset(
 
 
 def compile_timed(lower: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Compiles what `lower` returns; returns the program and the seconds of both parts."""
+    """Calls `lower` and compiles its result; returns the program and what both steps took."""
     begun = time.perf_counter()
     lowered = lower()
     traced = time.perf_counter()

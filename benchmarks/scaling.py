@@ -19,7 +19,7 @@ from typing import NamedTuple
 import harness
 import jax
 import jax.numpy as jnp
-from roofline import called, computations, trip_count
+from program_text import called, computations, trip_count
 from search_step import random_supernet
 
 from ddarts_jax.distributed import sharding
@@ -42,7 +42,7 @@ class Reduced(NamedTuple):
 
 
 def all_reduces(found, name="ENTRY") -> Reduced:
-    """Counts the all-reduces that a computation runs (see `roofline.computations`)."""
+    """Counts the all-reduces that a computation runs (see `program_text.computations`)."""
     count = size = 0
     rounds = {}  # up to and including each instruction
     for i in found[name]:

@@ -1,19 +1,15 @@
 """What the paper's experiments share: settings and runs, statistics and verdicts, tables and figures.
 
 An experiment is a dictionary {label: `Setting`} and a function that turns the runs of each into
-`Findings`. A setting's runs lie in `<--runs>/<its name>/seed_<k>`, and experiments that need the same
-runs share them.
+`Findings` (see `command.experiment`). A setting's runs are in `<--runs>/<its name>/seed_<k>`, and
+experiments that need the same runs share them.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
-import logging
 import math
 import statistics
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,6 @@ from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import facts, metrics
 from ddarts_jax.runs.rows import series
 from ddarts_jax.runs.run import Run, read_run
-from ddarts_jax.training.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RESULTS = Path(__file__).parent / "results"
@@ -419,57 +414,3 @@ def write(name: str, title: str, command: str, rule: str, findings: Findings) ->
         findings.figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
     findings.figure.savefig(RESULTS / f"{name}.png", dpi=150)
     print(text)
-
-
-# ---------------------------------------------------------------- command line
-
-
-def experiment(
-    script: str,
-    doc: str,
-    settings: Callable[[bool], dict[str, Setting]],
-    conclude: Callable[[Groups], Findings],
-    argv: list[str] | None = None,
-) -> int:
-    """Runs an experiment as the command line says, and writes its results.
-
-    Args:
-        script: path of the experiment's file, after which the results are called.
-        doc: its docstring, whose first line is the title.
-        settings: `(full) -> {label: setting}`.
-        conclude: makes the findings of {label: runs, a seed each}.
-        argv: arguments; None: those of the process.
-
-    Returns:
-        The exit status: 0; 2 for what the user can mend; 130 after an interrupt, when the same
-        command goes on.
-    """
-    title = doc.splitlines()[0]
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    parser.add_argument("--full", action="store_true", help="the paper's size, for a GPU")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting (default: 3)")
-    parser.add_argument(
-        "--runs", type=Path, default="runs/paper", help="folder of the runs (default: runs/paper)"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.seeds < 1:
-        parser.error("--seeds must be 1 or more")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("ddarts_jax").setLevel(logging.INFO)
-    name = Path(script).stem
-    command = (
-        f"python benchmarks/paper/{name}.py{' --full' * arguments.full} --seeds {arguments.seeds}"
-    )
-    try:
-        groups = {
-            label: run_seeds(setting, arguments.runs, arguments.seeds)
-            for label, setting in settings(arguments.full).items()
-        }
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    write(name + "_full" * arguments.full, title, command, RULE, conclude(groups))
-    return 0

@@ -7,6 +7,7 @@ Five weights of 3 seeds each; small: 3 cells of 2 nodes on the digits.
 
 import sys
 
+import command
 import common
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -53,4 +54,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -8,6 +8,7 @@ sigmoid(alpha) is above 0.9 or below 0.1.
 
 import sys
 
+import command
 import common
 
 WEIGHTS = (0.0, 1.0, 3.0, 7.0, 10.0)
@@ -51,4 +52,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

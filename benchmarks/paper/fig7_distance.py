@@ -8,6 +8,7 @@ ResNet50 and Xception on CIFAR-10.
 
 import sys
 
+import command
 import common
 
 from ddarts_jax.configuration import default_config
@@ -78,4 +79,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -8,6 +8,7 @@ ResNet18 makes.
 
 import sys
 
+import command
 import common
 import numpy as np
 
@@ -106,4 +107,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -7,10 +7,10 @@ so there are no seeds. Small: 3 cells of 2 nodes, 16 channels, 64 images of 16x1
 cells of 4 nodes, 16 channels, 128 images of 32x32, which a GPU should compile.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+import command
 import common
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -73,12 +73,10 @@ def _larger(text, found, a, b):
 def main(argv=None):
     """Measures and writes."""
     title = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    parser.add_argument("--full", action="store_true", help="the paper's size, for a GPU")
-    full = parser.parse_args(argv).full
-    command = "python benchmarks/paper/section53_memory.py" + " --full" * full
-    findings = conclude(measure(FULL if full else SMALL))
-    common.write("section53_memory" + "_full" * full, title, command, RULE, findings)
+    arguments = command.parser(title).parse_args(argv)
+    findings = conclude(measure(FULL if arguments.full else SMALL))
+    name = "section53_memory" + "_full" * arguments.full
+    common.write(name, title, command.repeating(__file__, arguments), RULE, findings)
 
 
 if __name__ == "__main__":

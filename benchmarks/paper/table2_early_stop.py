@@ -7,6 +7,7 @@ The search ends early when its distance to ResNet18 no longer changes.
 
 import sys
 
+import command
 import common
 import numpy as np
 
@@ -66,4 +67,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

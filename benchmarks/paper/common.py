@@ -63,7 +63,7 @@ class Setting:
     config: ConfigDict
 
     def but(self, suffix: str, changes: dict[str, Any]) -> "Setting":
-        """The setting with other values.
+        """Returns the setting with other values.
 
         Args:
             suffix: of the name.
@@ -79,7 +79,7 @@ class Setting:
 
 
 def whole(full: bool) -> Setting:
-    """D-DARTS as its config has it: the digits', or (full) the paper's on CIFAR-10."""
+    """Returns D-DARTS as its config has it: on the digits, or (full) the paper's on CIFAR-10."""
     if not full:
         return Setting("digits", _load("digits.py"))
     config = _load("cifar10_search.py")
@@ -89,7 +89,7 @@ def whole(full: bool) -> Setting:
 
 
 def sweep(full: bool) -> Setting:
-    """D-DARTS for many values of a weight: `whole` if full, else 3 narrow cells of the digits."""
+    """Returns D-DARTS for sweeps over a weight: `whole` if full, else 3 narrow cells on the digits."""
     if full:
         return whole(full)
     small = {"search.num_cells": 3, "search.num_nodes": 2, "search.channels": 4}
@@ -97,7 +97,7 @@ def sweep(full: bool) -> Setting:
 
 
 def baseline(full: bool, name: str) -> Setting:
-    """`whole` with what distinguishes the baseline configs/digits_<name>.py from configs/digits.py."""
+    """Returns `whole` with the differences of configs/digits_<name>.py from configs/digits.py."""
     plain = configuration.flatten(_load("digits.py"))
     changed = configuration.flatten(_load(f"digits_{name}.py"))
     changes = {key: value for key, value in changed.items() if value != plain[key]}
@@ -105,7 +105,7 @@ def baseline(full: bool, name: str) -> Setting:
 
 
 def dartopti(full: bool, start: str = "ResNet18") -> Setting:
-    """The search that starts from a handcrafted network; the digits know ResNet18 only."""
+    """Returns the search that starts from a handcrafted network; the digits have only ResNet18's."""
     name = f"{'cifar10' if full else 'digits'}_{start.lower()}"
     config = _load(f"{name}.py")
     if full:
@@ -115,7 +115,7 @@ def dartopti(full: bool, start: str = "ResNet18") -> Setting:
 
 
 def to_the_end(setting: Setting) -> Setting:
-    """The same search without its early stop."""
+    """Returns the same search without its early stop."""
     return setting.but("all_epochs", {"search.stop.patience": 0})
 
 
@@ -129,7 +129,7 @@ def _load(name: str) -> ConfigDict:
 def run_seeds(setting: Setting, root: Path, seeds: int) -> list[Run]:
     """Runs a setting with seeds 0, 1 and so on, and reads what the runs left.
 
-    A run that has ended is not repeated, one that was interrupted goes on. A search whose genotype
+    A run that has ended is not repeated, one that was interrupted continues. A search whose genotype
     makes no network has ended too: such a run has no test accuracy.
 
     Raises:
@@ -152,10 +152,10 @@ def run_seeds(setting: Setting, root: Path, seeds: int) -> list[Run]:
 
 
 def has_ended(workdir: Path, config: ConfigDict) -> bool:
-    """Whether nothing is left to do in `workdir`.
+    """Returns whether nothing is left to do in `workdir`.
 
     Raises:
-        UserError: a run of another config lies there.
+        UserError: it holds a run of another config.
     """
     if not (workdir / "config.json").exists():
         return False
@@ -175,7 +175,7 @@ def has_ended(workdir: Path, config: ConfigDict) -> bool:
 
 
 def _without_network(workdir: Path) -> bool:
-    """Whether the search has ended with a cell through which nothing passes."""
+    """Returns whether the search has ended with a cell through which nothing passes."""
     path = workdir / "genotype.json"
     return path.exists() and any(
         existing_nodes(cell) <= {0, 1} for cell in Genotype.load(path).cells
@@ -200,12 +200,12 @@ class Claim:
     why: str
 
     def sentence(self) -> str:
-        """For the reader."""
+        """Returns the claim and its verdict as a sentence."""
         return f"That {self.text}: **{self.verdict}** at this setting ({self.why})."
 
 
 def values(runs: list[Run], column: Column) -> list[float]:
-    """A number of every run that has it."""
+    """Returns a number of every run that has it."""
     found = [column.of(run) for run in runs]
     return [value for value in found if value is not None]
 
@@ -224,7 +224,7 @@ def higher(text: str, groups: Groups, a: str, b: str, column: Column) -> Claim:
 
 
 def difference_and_limit(a: list[float], b: list[float]) -> tuple[float, float]:
-    """mean(a) - mean(b), and the size beyond which it counts by `RULE`; two values or more in each."""
+    """Returns mean(a) - mean(b), and the size beyond which it counts by `RULE`, of 2 values or more."""
     freedom = len(a) + len(b) - 2
     pooled = sum((len(x) - 1) * statistics.variance(x) for x in (a, b)) / freedom
     error = math.sqrt(pooled * (1 / len(a) + 1 / len(b)))
@@ -262,7 +262,7 @@ def above(text: str, found: list[float], bound: float, name: str) -> Claim:
 
 
 def in_every_run(text: str, outcomes: list[bool]) -> Claim:
-    """Holds where it is true of all runs, fails where of none; one run alone tells nothing."""
+    """Judges whether it is true of all runs; fails if of none, and one run alone tells nothing."""
     why = f"true of {sum(outcomes)} of {len(outcomes)} runs"
     verdict = HELD if all(outcomes) else OPEN if any(outcomes) else FAILED
     return Claim(text, verdict if len(outcomes) > 1 else OPEN, why)
@@ -310,10 +310,10 @@ class Findings:
 def table(
     groups: Groups, columns: list[Column], paper: dict[str, str], title: str
 ) -> dict[str, Any]:
-    """The table of means and spreads with the paper's values beside them: fields of `Findings`.
+    """Makes the table of means and spreads next to the paper's values: fields of `Findings`.
 
     Args:
-        groups: one a row.
+        groups: one per row.
         columns: our numbers.
         paper: the paper's value by label; where there is none the cell says so.
         title: of the paper's column.
@@ -343,7 +343,7 @@ def _statistics(found: list[float]) -> dict:
 
 
 def figure(*labels: tuple[str, str]) -> tuple[Figure, list[Axes]]:
-    """An empty figure with an axes for each (label of x, label of y)."""
+    """Makes an empty figure with axes for each (label of x, label of y)."""
     drawn = Figure(figsize=(5.2 * len(labels), 3.8), facecolor="white", layout="constrained")
     every = drawn.subplots(1, len(labels), squeeze=False)[0]
     for axes, (x, y) in zip(every, labels):

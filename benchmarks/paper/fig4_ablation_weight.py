@@ -21,7 +21,7 @@ NOTES = [
 
 
 def settings(full):
-    """One a weight."""
+    """Makes one setting per weight."""
     base = common.sweep(full)
     suffixes = {weight: f"w_ab_{weight:g}" for weight in WEIGHTS}
     suffixes[0.0] = "ddarts_no_ablation"  # as the baseline is called, whose runs then serve

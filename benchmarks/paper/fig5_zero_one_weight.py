@@ -20,7 +20,7 @@ NOTES = [
 
 
 def settings(full):
-    """One a weight."""
+    """Makes one setting per weight."""
     base = common.sweep(full)
     return {
         f"w_01 = {weight:g}": base.but(

@@ -23,7 +23,7 @@ NOTES = [
 
 
 def settings(full):
-    """The methods, each the same but for what defines it."""
+    """Makes one setting per method; they differ only in what defines the method."""
     return {
         "D-DARTS": common.whole(full),
         "DARTS": common.baseline(full, "darts"),

@@ -27,13 +27,13 @@ NOTES = [
 
 
 def settings(full):
-    """One a start."""
+    """Makes one setting per start."""
     starts = ("ResNet18", "ResNet50", "Xception") if full else ("ResNet18",)
     return {start: common.to_the_end(common.dartopti(full, start)) for start in starts}
 
 
 def _stable_after(run):
-    """The first epoch after which the search could stop."""
+    """Finds the first epoch after which the search could stop."""
     stop = default_config().search.stop
     fixed = run.config["search.start.epochs"]
     distances = series(run.search[fixed:], "distance_to_start")

@@ -24,7 +24,7 @@ NOTES = [
 
 
 def settings(full):
-    """w_AB = 0.5 and 0."""
+    """Makes the settings with w_AB = 0.5 and 0."""
     return {WITH: common.whole(full), WITHOUT: common.baseline(full, "ddarts_no_ablation")}
 
 

@@ -46,7 +46,11 @@ def measure(shape):
 
 
 def conclude(found):
-    """Judges {label: MB}."""
+    """Judges the memory of each step.
+
+    Args:
+        found: {label: MB}.
+    """
     figure, (axes,) = common.figure(("", "temporary memory (MB)"))
     axes.bar(range(len(found)), found.values(), color=common.COLOURS[0], width=0.6)
     names = [label.replace(", ", "\n").replace(" the ", "\nthe ") for label in found]

@@ -34,7 +34,7 @@ NOTES = [
 
 
 def settings(full):
-    """With and without the stop."""
+    """Makes the settings with and without the stop."""
     early = common.dartopti(full)
     return {ALL: common.to_the_end(early), EARLY: early}
 

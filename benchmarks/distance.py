@@ -2,17 +2,14 @@
 
     python benchmarks/distance.py                          # 1,000 pairs, 8 cells of 4 nodes
 
-The networks are dense (two primitives on most edges). No two pairs share a network, so nothing is
-found in a cache; a distance matrix of as many entries is quicker. The same pairs are then measured
-by the definition, with plain sets and loops, and the ratio of the times is given.
+The networks are dense (two primitives on most edges). No two pairs share a network, so caches do not
+help; a distance matrix with as many entries is quicker. The same pairs are then measured by the
+definition, with plain sets and loops, and the ratio of the times is given.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 
+import harness
 import numpy as np
 
 from ddarts_jax.genotypes.distance import SCORES, architecture_distance
@@ -20,13 +17,13 @@ from ddarts_jax.genotypes.genotype import Genotype, edges, num_edges, parse, red
 
 
 def random_network(rng, num_cells, num_nodes) -> Genotype:
-    """A network parsed from random probabilities."""
+    """Parses a network from random probabilities."""
     p = rng.uniform(size=(num_cells, num_edges(num_nodes), len(SCORES)))
     return parse(p, tuple(SCORES), "edge", 0.85, reduction_positions(num_cells))
 
 
 def by_definition(a: Genotype, b: Genotype, num_nodes: int) -> float:
-    """The distance with plain sets and loops, for networks of one size."""
+    """Computes the distance with plain sets and loops, for networks of the same size."""
     total = sum(SCORES.values())
 
     def edge_sets(cell):
@@ -44,9 +41,8 @@ def by_definition(a: Genotype, b: Genotype, num_nodes: int) -> float:
 
 def main():
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("pairs", 1000), ("cells", 8), ("nodes", 4)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser = harness.parser(__doc__, "cells", "nodes")
+    parser.add_argument("--pairs", type=int, default=1000, help="pairs of networks")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     size = arguments.cells, arguments.nodes
@@ -61,16 +57,12 @@ def main():
     expected = [by_definition(a, b, arguments.nodes) for a, b in pairs]
     plain = time.perf_counter() - begun
     np.testing.assert_allclose(distances, expected, rtol=0, atol=1e-12)
-    result = {
-        "benchmark": "distance",
-        **vars(arguments),
+    results = {
         "time_s": round(ours, 4),
         "by_definition_s": round(plain, 2),
         "ratio": round(plain / ours, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} core(s)",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
     }
-    print(json.dumps(result))
+    harness.report("distance", vars(arguments), results, packages=["numpy"])
 
 
 if __name__ == "__main__":

@@ -6,20 +6,16 @@
 - `scan`: edge after edge in one loop, as the supernet does it (`supernet.StackedEdges`).
 - `unrolled`: the same, all edges one after the other in the program.
 - `source`: all edges that leave a node at once, by `vmap`, so that pools, skips and ReLUs, which have no
-  weights, run once for a node in place of once for an edge.
+  weights, run once per node instead of once per edge.
 
-Forward pass and gradient towards inputs, weights and gates; edges are computed anew in the backward
-pass. All three give the same up to rounding, which is checked first.
+Each way runs the forward pass and the gradient with respect to inputs, weights and gates; edges are
+recomputed in the backward pass. All three give the same up to rounding, which is checked first.
 """
 
-import argparse
 import functools
-import json
-import os
-import platform
 import statistics
-import time
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +29,7 @@ from ddarts_jax.models.supernet import StackedEdges
 
 
 def scanned(arguments, pairs, unroll):
-    """`(variables, gates, nodes) -> nodes` of the supernet, and its variables."""
+    """Builds `(variables, gates, nodes) -> nodes` as the supernet does; returns it and its variables."""
     names = SPACES[arguments.space]
     module = StackedEdges(names, pairs, arguments.channels, 1, unroll=unroll, remat=True)
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
@@ -46,7 +42,7 @@ def scanned(arguments, pairs, unroll):
 
 
 def by_source(arguments, pairs):
-    """The same with one computation for all edges that leave a node."""
+    """Builds the same function with one computation for all edges that leave a node."""
     mixed = supernet.MixedOperation(SPACES[arguments.space], arguments.channels, 1)
     graph, _ = nnx.split(mixed)
 
@@ -69,70 +65,74 @@ def by_source(arguments, pairs):
     return run
 
 
-def main():
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("nodes", 4), ("channels", 16), ("size", 32), ("batch", 16)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--space", choices=list(SPACES), default="darts")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    arguments = parser.parse_args()
-    pairs = edges(arguments.nodes)
-    scan, variables = scanned(arguments, pairs, 1)
-    unrolled, _ = scanned(arguments, pairs, len(pairs))
-    ways = {"scan": scan, "unrolled": unrolled, "source": by_source(arguments, pairs)}
+def compiled_gradients(ways, arguments, variables, pairs):
+    """Compiles the value and gradients of each way.
 
+    Args:
+        ways: {name: `(variables, gates, nodes) -> nodes`}.
+        arguments: the command line.
+        variables: of the edges.
+        pairs: (source, target) of each edge.
+
+    Returns:
+        {name: function that runs it once and waits for its result}, and what compiling took, by name.
+    """
     shape = (2 + arguments.nodes, arguments.batch, arguments.size, arguments.size)
     nodes = jax.random.normal(jax.random.key(1), (*shape, arguments.channels), arguments.dtype)
     nodes = nodes.at[2:].set(0)
     towards = jax.random.normal(jax.random.key(2), nodes.shape, arguments.dtype)
     gates = jax.random.uniform(jax.random.key(3), (len(pairs), len(SPACES[arguments.space])))
-    compiled, found, results = {}, {}, {}
-    for name, run in ways.items():
+    inputs = variables.weights, gates, nodes
+    programs, compiling = {}, {}
+    for name, way in ways.items():
 
-        def value(weights, gates, nodes, run=run):
-            output = run(Variables(weights, variables.statistics), gates, nodes)
+        def value(weights, gates, nodes, way=way):
+            output = way(Variables(weights, variables.statistics), gates, nodes)
             return jnp.sum((output[2:] * towards[2:]).astype(jnp.float32))
 
-        begun = time.perf_counter()
-        lowered = jax.jit(jax.value_and_grad(value, (0, 1, 2))).lower(
-            variables.weights, gates, nodes
+        differentiated = jax.jit(jax.value_and_grad(value, (0, 1, 2)))
+        compiled, compiling[name] = harness.compile_timed(
+            functools.partial(differentiated.lower, *inputs)
         )
-        traced = time.perf_counter()
-        compiled[name] = lowered.compile()
-        found[name] = {
-            "trace_s": round(traced - begun, 1),
-            "compile_s": round(time.perf_counter() - traced, 1),
-            "temporary_mb": round(compiled[name].memory_analysis().temp_size_in_bytes / 1e6),
-            "seconds": [],
-        }
-        results[name] = compiled[name](variables.weights, gates, nodes)
-    tolerance = 0.1 if arguments.dtype == "bfloat16" else 1e-3
-    for name in ways:  # relative to the norm of each array
-        for a, b in zip(jax.tree.leaves(results["scan"]), jax.tree.leaves(results[name])):
+        temporary = compiled.memory_analysis().temp_size_in_bytes
+        compiling[name]["temporary_mb"] = round(temporary / 1e6)
+
+        def run(compiled=compiled):
+            return jax.block_until_ready(compiled(*inputs))
+
+        programs[name] = run
+    return programs, compiling
+
+
+def check(results, tolerance):
+    """Compares the results of all ways with those of the first, relative to the norm of each array."""
+    expected, *others = results.values()
+    for name, found in zip(list(results)[1:], others):
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found)):
             a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
             assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(a), name
-    for _ in range(arguments.repeats):
-        for name in ways:
-            begun = time.perf_counter()
-            jax.block_until_ready(compiled[name](variables.weights, gates, nodes))
-            found[name]["seconds"].append(time.perf_counter() - begun)
-    for way in found.values():
-        seconds = way.pop("seconds")
-        way |= {
-            "ms": round(1e3 * statistics.median(seconds), 1),
-            "spread_ms": [round(1e3 * pick(seconds), 1) for pick in (min, max)],
+
+
+def main():
+    """Measures and prints."""
+    parser = harness.parser(
+        __doc__, "nodes", "channels", "size", "batch", "space", "dtype", repeats=7
+    )
+    arguments = parser.parse_args()
+    pairs = edges(arguments.nodes)
+    scan, variables = scanned(arguments, pairs, 1)
+    unrolled, _ = scanned(arguments, pairs, len(pairs))
+    ways = {"scan": scan, "unrolled": unrolled, "source": by_source(arguments, pairs)}
+    programs, found = compiled_gradients(ways, arguments, variables, pairs)
+    results = {name: run() for name, run in programs.items()}
+    check(results, 0.1 if arguments.dtype == "bfloat16" else 1e-3)
+    for name, seconds in harness.in_turns(programs, arguments.repeats).items():
+        milliseconds = [1e3 * value for value in seconds]
+        found[name] |= {
+            "ms": round(statistics.median(milliseconds), 1),
+            "spread_ms": harness.spread(milliseconds, 1),
         }
-    result = {
-        "benchmark": "edges",
-        **vars(arguments),
-        **found,
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} core(s)",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
-    }
-    print(json.dumps(result))
+    harness.report("edges", vars(arguments), found)
 
 
 if __name__ == "__main__":

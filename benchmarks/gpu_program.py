@@ -1,43 +1,39 @@
-"""What compiled programs would do on an NVIDIA GPU, found out without having one.
+"""Tells what compiled programs would do on an NVIDIA GPU, without having one; prints one JSON line.
 
-    python benchmarks/gpu_program.py                     # the search step at full size, one JSON line
+    python benchmarks/gpu_program.py                     # the search step at full size
     python benchmarks/gpu_program.py --program train     # the training step of DD-1
     python benchmarks/gpu_program.py --scopes 20         # ... and which parts launch most kernels
 
-XLA compiles ahead of time for a described GPU. `pip install '.[gpu-compile]'` brings what it needs
-beside JAX: the CUDA plugin's wheels, neither CUDA nor cuDNN. JAX_PLATFORMS must then be "cpu".
+XLA compiles ahead of time for a described GPU. `pip install '.[gpu-compile]'` installs what it needs
+besides JAX: the CUDA plugin's wheels, neither CUDA nor cuDNN. JAX_PLATFORMS must then be "cpu".
 
-It tells whether XLA's GPU compiler accepts a program, how long it takes (without autotuning, which needs
-a device), temporary memory, the kernels that a call launches and the bytes that they move. It does not
-tell the time: `seconds_at_least` charges every kernel the larger of `LAUNCH` and its bytes / `BANDWIDTH`,
-convolutions and matrix products their bytes alone.
+It tells whether XLA's GPU compiler accepts a program, how long compiling takes (without autotuning, which
+needs a device), the temporary memory, the kernels that a call launches and the bytes that they move. It
+does not tell the time: `seconds_at_least` counts every kernel as the larger of `LAUNCH` and its bytes /
+`BANDWIDTH`, and ignores the arithmetic of convolutions and matrix products.
 """
 
-import argparse
 import collections
 import dataclasses
-import json
 import os
-import platform
 import re
 import time
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
+import harness
 import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from ddarts_jax.configuration import default_config
 from ddarts_jax.distributed import sharding
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.ops import backend
 from ddarts_jax.searching import search
 from ddarts_jax.training import compilation, feeds, profiling, schedule, train
 
-# An H100 as XLA describes it (tools/gpu_specs of its sources, of CUDA 12.8 and cuDNN 9.7).
+# An H100 as XLA describes it (tools/gpu_specs in its sources, for CUDA 12.8 and cuDNN 9.7).
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -53,7 +49,7 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 LAUNCH = 2.5e-6  # seconds from one small kernel to the next: assumed, not measured
-BANDWIDTH = 3.35e12  # bytes a second of an H100's memory
+BANDWIDTH = 3.35e12  # bytes per second of an H100's memory
 SMALL = 65536  # bytes: kernels that write less are bound by their launch
 
 # DD-1 of the article, as its authors published it, with the reductions of their search.
@@ -61,7 +57,7 @@ DD1 = Path(__file__).with_name("dd1.json")
 
 
 def unavailable() -> str:
-    """Why nothing can be compiled for a GPU here; empty: it can."""
+    """Returns why nothing can be compiled for a GPU here, or an empty string."""
     try:
         plugin = metadata.version("jax-cuda12-plugin")
         metadata.version("nvidia-cuda-nvcc-cu12")
@@ -75,7 +71,7 @@ def unavailable() -> str:
 
 
 def mesh(batch_size: int, devices: int = 1) -> jax.sharding.Mesh:
-    """The mesh of `sharding.data_mesh` over described GPUs of one host."""
+    """Makes the mesh of `sharding.data_mesh` over described GPUs of one host."""
     from jax.experimental import topologies
 
     described = topologies.get_topology_desc(
@@ -85,7 +81,7 @@ def mesh(batch_size: int, devices: int = 1) -> jax.sharding.Mesh:
 
 
 def described(tree, placement: jax.sharding.Sharding):
-    """The shapes of a tree of arrays, on described devices."""
+    """Returns the shapes of a tree of arrays, on described devices."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=placement), tree
     )
@@ -100,28 +96,13 @@ class Program:
     keywords: dict = dataclasses.field(default_factory=dict)
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles it for the GPU. XLA ends the process where it does not know what to do."""
+        """Compiles it for the GPU. XLA ends the process where it fails."""
         with backend.compiling_for("gpu"):
             return compilation.lower(self.function, *self.arguments, **self.keywords).compile()
 
 
-def _dataset(image_shape, num_classes: int, count: int):
-    """Stands for a data set of which only shapes count."""
-    height, _, channels = image_shape
-    return SimpleNamespace(
-        train_images=np.zeros((count, *image_shape), np.uint8),
-        train_labels=np.zeros(count, np.int32),
-        mean=np.full(channels, 0.5, np.float32),
-        std=np.full(channels, 0.25, np.float32),
-        image_shape=image_shape,
-        image_size=height,
-        channels=channels,
-        num_classes=num_classes,
-    )
-
-
 def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) -> Program:
-    """The program that `loop` runs, a chunk of steps or a streamed one, or with `alone` the step."""
+    """Makes what `loop` runs, a chunk of steps or a streamed step, or with `alone` the step itself."""
     gpus = mesh(plan.batch_size, devices)
     whole = sharding.replicated(gpus)
     running = feeds.start(
@@ -150,19 +131,19 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
 def search_program(
     config, image_shape, num_classes=10, start: Genotype | None = None, devices=1, alone=False
 ) -> Program:
-    """The program of a search, in bfloat16.
+    """Makes the program of a search, in bfloat16.
 
     Args:
         config: the whole config.
         image_shape: (H, W, C).
-        num_classes: logits.
+        num_classes: number of classes.
         start: see `search.build`.
         devices: GPUs that share a batch.
-        alone: the step by itself; else what `loop` runs, a chunk of two steps with drawing of the
-            batches and augmentation, or with `config.data.stream` one step with augmentation.
+        alone: whether to make the step by itself; else what `loop` runs: a chunk of two steps that
+            draws and augments their batches, or with `config.data.stream` one step that augments.
     """
     batch_size = config.data.batch_size
-    dataset = _dataset(image_shape, num_classes, 4 * batch_size)
+    dataset = harness.blank_dataset(image_shape, num_classes, 4 * batch_size)
     splits = tuple(np.split(np.arange(4 * batch_size, dtype=np.int32), 2))
     plan = schedule.schedule(2 * batch_size, batch_size, 2, 2)
     net, variables, alphas = search.build(config, dataset, "bfloat16", start)
@@ -174,9 +155,9 @@ def search_program(
 def training_program(
     config, genotype: Genotype, image_shape, num_classes=10, devices=1, alone=False
 ) -> Program:
-    """The program of a training of `genotype`, in bfloat16; arguments as of `search_program`."""
+    """Makes the program of a training of `genotype`, in bfloat16; see `search_program`."""
     batch_size = config.data.batch_size
-    dataset = _dataset(image_shape, num_classes, 2 * batch_size)
+    dataset = harness.blank_dataset(image_shape, num_classes, 2 * batch_size)
     splits = (np.arange(2 * batch_size, dtype=np.int32),)
     plan = schedule.schedule(2 * batch_size, batch_size, 2, 2)
     net, variables = train.build(config, genotype, dataset, "bfloat16")
@@ -208,7 +189,7 @@ class Instruction:
         self.operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
 
     def called(self, attribute: str) -> str:
-        """The computation that an attribute names."""
+        """Returns the computation that an attribute names."""
         return re.search(rf"{attribute}=%?([\w.\-]+)", self.line).group(1)
 
     @property
@@ -219,13 +200,13 @@ class Instruction:
 
     @property
     def scope(self) -> str:
-        """The `jax.named_scope`s that it comes from."""
+        """The `jax.named_scope`s in which it was traced."""
         name = re.search(r'op_name="([^"]*)"', self.line)
         return profiling.scope_of(name.group(1)) if name else ""
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """The instructions of each computation in `compiled.as_text()`, and the entry's name."""
+    """Reads the instructions of each computation in `compiled.as_text()`, and the entry's name."""
     computations, current, entry = {}, None, None
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -239,7 +220,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def size(shape: str) -> int:
-    """Bytes of an array, or of all arrays of a tuple, from its text such as "(f32[2,3], bf16[4])"."""
+    """Counts the bytes of an array, or of a tuple of arrays, given as "(f32[2,3], bf16[4])"."""
     return sum(
         _BYTES[kind] * int(np.prod([int(n) for n in dims.split(",") if n], dtype=np.int64))
         for kind, dims in _SHAPE.findall(shape)
@@ -247,7 +228,7 @@ def size(shape: str) -> int:
 
 
 def launches(text: str):
-    """Yields every instruction that launches something, and how often a call of the program does so.
+    """Yields every instruction that launches something, and how often per call of the program.
 
     Yields:
         (instruction, times, bytes read, bytes written, whether a loop around it has no known count).
@@ -274,7 +255,7 @@ def launches(text: str):
 
 
 def _moved(one: Instruction, sizes, computations) -> tuple[int, int]:
-    """Bytes that an instruction reads and writes."""
+    """Counts the bytes that an instruction reads and writes."""
     written = size(one.shape)
     if one.operation == "fusion":
         return _moved_by_fusion(computations.get(one.called("calls"), []), sizes, written)
@@ -286,7 +267,7 @@ def _moved(one: Instruction, sizes, computations) -> tuple[int, int]:
 
 
 def _moved_by_fusion(body: list[Instruction], sizes, written) -> tuple[int, int]:
-    """Bytes of a fusion: of operands that it slices the slices, of those it updates the updates."""
+    """Counts the bytes of a fusion: slices of operands that it slices, updates of those it updates."""
     slicing = ("dynamic-slice", "slice")
     shapes = {one.name: one.shape for one in body}
     users = collections.defaultdict(list)
@@ -320,16 +301,16 @@ def _moved_by_fusion(body: list[Instruction], sizes, written) -> tuple[int, int]
 
 
 def describe(text: str, scopes: int = 0) -> dict:
-    """Kernels, bytes and time at least of one call of a compiled GPU program.
+    """Counts kernels, bytes and the least time of one call of a compiled GPU program.
 
     Args:
         text: `compiled.as_text()`.
         scopes: how many of the scopes with most kernels to list.
 
     Returns:
-        `kernels` launched, `small` of them that write less than `SMALL` bytes, `reductions` among the
-        fusions, `distinct` kernels in the text, `gigabytes` moved, `seconds_at_least`, `kinds` by
-        operation; `unknown_loops`, launches within loops of unknown length, count once.
+        `kernels` launched, how many of them are `small` (write less than `SMALL` bytes) and how many are
+        `reductions`, `distinct` kernels in the text, `gigabytes` moved, `seconds_at_least`, `kinds` by
+        operation; `unknown_loops`, launches within loops of unknown length, which count once.
     """
     computations, _ = parse(text)
     totals, kinds, by_scope = (collections.Counter() for _ in range(3))
@@ -356,7 +337,7 @@ def describe(text: str, scopes: int = 0) -> dict:
 
 
 def collectives(text: str) -> collections.Counter:
-    """How often a call of the program exchanges data between devices: by (operation, dtype)."""
+    """Counts exchanges between devices per call of the program, by (operation, dtype)."""
     counts = collections.Counter()
     for one, times, *_ in launches(text):
         operation = one.operation.removesuffix("-start")
@@ -366,61 +347,48 @@ def collectives(text: str) -> collections.Counter:
     return counts
 
 
+def chosen(arguments) -> Program:
+    """Makes the program that the command line asks for."""
+    config = harness.search_config(vars(arguments))
+    image_shape, devices = (arguments.size, arguments.size, 3), arguments.devices
+    if arguments.program == "search":
+        return search_program(config, image_shape, devices=devices, alone=True)
+    genotype = Genotype.load(DD1)
+    return training_program(config, genotype, image_shape, devices=devices, alone=True)
+
+
 def main():
     """Compiles, reads and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__, *harness.SIZES, "microbatch", "gradient", batch=128)
     parser.add_argument("--program", default="search", choices=["search", "train"])
-    for name, default in (("cells", 8), ("nodes", 4), ("channels", 16), ("size", 32)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (("batch", 128), ("microbatch", 0), ("devices", 1), ("scopes", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--gradient", default="full", choices=["full", "none"])
+    parser.add_argument("--devices", type=int, default=1, help="GPUs that share a batch")
+    parser.add_argument("--scopes", type=int, default=0, help="how many scopes to list")
     parser.add_argument("--text", help="a file for the optimised program")
     arguments = parser.parse_args()
     if reason := unavailable():
         parser.error(reason)
 
-    config = default_config()
-    config.data.batch_size = arguments.batch
-    image_shape = (arguments.size, arguments.size, 3)
     begun = time.perf_counter()
-    if arguments.program == "search":
-        config.search.num_cells = arguments.cells
-        config.search.num_nodes = arguments.nodes
-        config.search.channels = arguments.channels
-        config.search.ddarts.microbatch = arguments.microbatch
-        config.search.ddarts.ablation.gradient = arguments.gradient
-        program = search_program(config, image_shape, devices=arguments.devices, alone=True)
-    else:
-        program = training_program(
-            config, Genotype.load(DD1), image_shape, devices=arguments.devices, alone=True
-        )
+    program = chosen(arguments)
     built = time.perf_counter()
     compiled = program.compile()
+    ended = time.perf_counter()
     text = compiled.as_text()
     if arguments.text:
-        with open(arguments.text, "w") as file:
-            file.write(text)
-    result = {
-        "benchmark": "gpu_program",
-        **{
-            name: value for name, value in vars(arguments).items() if name not in ("scopes", "text")
-        },
+        Path(arguments.text).write_text(text)
+    results = {
         "build_s": round(built - begun, 1),
-        "trace_and_compile_s": round(time.perf_counter() - built, 1),
+        "trace_and_compile_s": round(ended - built, 1),
         "temporary_gb": round(compiled.memory_analysis().temp_size_in_bytes / 1e9, 2),
         **describe(text, arguments.scopes),
     }
     if arguments.devices > 1:
         counts = collectives(text)
-        result["collectives"] = {" ".join(key): count for key, count in counts.most_common()}
-    result |= {
-        "gpu": "described H100",
-        "flags": os.environ.get("XLA_FLAGS", ""),
-        "machine": f"{platform.machine()}, {os.cpu_count()} core(s), load {os.getloadavg()[0]:.1f}",
-        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__},
-    }
-    print(json.dumps(result))
+        results["collectives"] = {" ".join(key): count for key, count in counts.most_common()}
+    results |= {"gpu": "described H100", "flags": os.environ.get("XLA_FLAGS", "")}
+    options = vars(arguments)
+    del options["scopes"], options["text"]
+    harness.report("gpu_program", options, results)
 
 
 if __name__ == "__main__":

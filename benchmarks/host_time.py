@@ -1,21 +1,20 @@
-"""Times what the host does for a step of the search, and how long the device waits; one JSON line.
+"""Times the host's work per step of the search, and how long the device waits; one JSON line.
 
     python benchmarks/host_time.py
 
-The digits' search at its full chunk, with a step so small that waiting would show. The call of a chunk
-returns while the device still works: its time, divided by the chunk's steps, is the host's. How long the
-device waits is read from a profiler trace: the longest time within a chunk, and between two, in which no
-instruction of the program ran, and the share of all such times. Medians of 20 calls; 10 traced chunks.
+The search on the digits runs at its full chunk, with a step so small that waiting would show. The call
+of a chunk returns while the device still works: its time, divided by the chunk's steps, is the host's.
+How long the device waits is read from a profiler trace: the longest time within a chunk, and between two,
+in which no instruction of the program ran, and the share of all such times. Medians of 20 calls; 10
+traced chunks.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import harness
 import jax
 import numpy as np
 
@@ -29,7 +28,7 @@ _TRACED = 10
 
 
 def waiting(directory, hlo):
-    """Reads from a trace of `_TRACED` chunks when the device did nothing for the program."""
+    """Reads from a trace of `_TRACED` chunks when the device did not work on the program."""
     spans = sorted(
         (event.start_ns, event.start_ns + event.duration_ns)
         for _, event in profiling.events(directory, hlo)
@@ -39,7 +38,7 @@ def waiting(directory, hlo):
     for start, stop in spans:
         gaps.append(max(0, start - end))
         end = max(end, stop)
-    # Between chunks the host fetches the last one's flags: the longest gaps are those.
+    # Between chunks the host fetches the flags of the last one, which makes the longest gaps.
     gaps.sort(reverse=True)
     between, within = gaps[: _TRACED - 1], gaps[_TRACED - 1 :]
     return {
@@ -52,10 +51,10 @@ def waiting(directory, hlo):
 
 def main():
     """Measures and prints."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    harness.parser(__doc__).parse_args()
     config = default_config()
     config.data.name = "digits"
-    config.data.batch_size = 8  # more steps, and a step that is quick
+    config.data.batch_size = 8  # more and quicker steps
     config.search.num_cells = 2
     config.search.num_nodes = 1
     config.search.channels = 2
@@ -84,16 +83,13 @@ def main():
                 running, finite = program.advance(running, 0)
                 jax.device_get(finite)
         waits = waiting(Path(directory), program.compiled.as_text())
-    result = {
-        "benchmark": "host_time",
-        "steps_in_a_call": plan.chunk,
-        "host_ms_a_step": round(1e3 * statistics.median(calls[1:]) / plan.chunk, 4),
-        "whole_ms_a_step": round(1e3 * statistics.median(whole[1:]) / plan.chunk, 4),
+    results = {
+        "steps_per_call": plan.chunk,
+        "host_ms_per_step": round(1e3 * statistics.median(calls[1:]) / plan.chunk, 4),
+        "whole_ms_per_step": round(1e3 * statistics.median(whole[1:]) / plan.chunk, 4),
         **waits,
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
     }
-    print(json.dumps(result))
+    harness.report("host_time", {}, results)
 
 
 if __name__ == "__main__":

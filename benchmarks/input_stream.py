@@ -3,28 +3,25 @@
     python benchmarks/input_stream.py                      # 20,000 images of 256 px, 0 to 4 workers
     python benchmarks/input_stream.py --count 2000 --workers 0 2 --directory /tmp/images
 
-The images are smooth noise in ten classes, about as large as photographs of their size. They are
-written to `--directory`, or to a temporary folder that is deleted at the end; a directory that holds
-them already is used as it is. Every number of workers reads `--seconds` long, from the start of an
-epoch, after the first batches have come (workers take seconds to start, which is given apart). The
-load tells how busy the machine was with other things.
+The images are smooth noise in ten classes; their files are about as large as those of photographs. They
+are written to `--directory`, or to a temporary folder that is deleted at the end; an existing directory
+is used as it is. For each number of workers, batches are read for `--seconds`, from the start of an
+epoch, after the first ones have arrived (workers take seconds to start, which is reported separately).
+The load shows how busy the machine was with other work.
 """
 
 import argparse
 import contextlib
-import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import grain
+import harness
 import numpy as np
-import PIL
 from PIL import Image
 
+from ddarts_jax.configuration import default_config
 from ddarts_jax.data import records as encoded
 from ddarts_jax.data import stream
 
@@ -32,7 +29,7 @@ _CLASSES = 10
 
 
 def write_images(directory: Path, count: int, size: int):
-    """Writes JPEG images, equally many a class: coarse noise scaled up, with fine noise on it."""
+    """Writes JPEG images, equally many per class: coarse noise scaled up, plus fine noise."""
     rng = np.random.default_rng(0)
     fine = rng.integers(-12, 13, (4 * size, 4 * size, 3), dtype=np.int16)
     for label in range(_CLASSES):
@@ -47,7 +44,7 @@ def write_images(directory: Path, count: int, size: int):
 
 
 def measure(records: encoded.Records, arguments: argparse.Namespace, num_workers: int) -> dict:
-    """Images a second with a number of workers, and the seconds until the first batch."""
+    """Measures images per second with a number of workers, and the seconds until the first batch."""
     images = stream.ImageStream(
         records=records,
         batch_size=arguments.batch,
@@ -59,7 +56,7 @@ def measure(records: encoded.Records, arguments: argparse.Namespace, num_workers
     with contextlib.closing(images.batches()) as batches:
         next(batches)
         started = time.perf_counter()
-        for _ in range(4 * max(1, num_workers)):  # what was decoded ahead while they started
+        for _ in range(4 * max(1, num_workers)):  # decoded ahead while the workers started
             next(batches)
         count, first = 0, time.perf_counter()
         while time.perf_counter() - first < arguments.seconds:
@@ -75,11 +72,11 @@ def measure(records: encoded.Records, arguments: argparse.Namespace, num_workers
 
 def main():
     """Writes the images, measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("count", 20_000), ("size", 256), ("crop", 224), ("batch", 128)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser = harness.parser(__doc__, size=256, batch=128)
+    parser.add_argument("--count", type=int, default=20_000, help="images")
+    parser.add_argument("--crop", type=int, default=224, help="pixels per side of a crop")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="per number of workers")
     parser.add_argument("--directory", type=Path, help="default: a temporary one")
     arguments = parser.parse_args()
 
@@ -91,27 +88,20 @@ def main():
         if not directory.exists():
             write_images(directory, arguments.count, arguments.size)
         written = time.perf_counter()
-        data = SimpleNamespace(name=f"folder:{directory}", test_fraction=0.1, images_per_class=0)
+        data = default_config().data
+        data.name, data.test_fraction = f"folder:{directory}", 0.1
         records, _ = encoded.open_records(data)
         listed = time.perf_counter()
         some = [path.stat().st_size for path in sorted(directory.rglob("*.jpg"))[:100]]
-        results = [measure(records, arguments, number) for number in arguments.workers]
-    result = {
-        "benchmark": "input_stream",
-        **vars(arguments) | {"directory": str(arguments.directory or "temporary")},
-        "kilobytes_an_image": round(np.mean(some) / 1000, 1),
+        streams = [measure(records, arguments, number) for number in arguments.workers]
+    options = vars(arguments) | {"directory": arguments.directory or "temporary"}
+    results = {
+        "kilobytes_per_image": round(np.mean(some) / 1000, 1),
         "write_s": round(written - begun, 1),
         "list_s": round(listed - written, 2),
-        "results": results,
-        "machine": f"{platform.machine()}, {os.cpu_count()} core(s)",
-        "versions": {
-            "python": platform.python_version(),
-            "grain": grain.__version__,
-            "pillow": PIL.__version__,
-            "numpy": np.__version__,
-        },
+        "results": streams,
     }
-    print(json.dumps(result))
+    harness.report("input_stream", options, results, packages=["grain", "pillow", "numpy"])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
-"""What to measure where there is a GPU: numbered steps of at most nine minutes each.
+"""Measures what needs a GPU, in numbered steps of at most nine minutes each.
 
-    python benchmarks/on_gpu.py OUTPUT                    # all steps that have no result yet
+    python benchmarks/on_gpu.py OUTPUT                    # all steps without a result
     python benchmarks/on_gpu.py OUTPUT --steps 2,3        # some of them
-    python benchmarks/on_gpu.py --list                    # what there is
+    python benchmarks/on_gpu.py --list                    # the steps
 
-Step K writes OUTPUT/K_name.json (machine, date, command, what the command printed last) and K_name.log.
-A step that has a result is skipped, so the same command continues after an interruption, also on
-another machine that is given the same OUTPUT. The search and the training stop by themselves after
+Step K writes OUTPUT/K_name.json (machine, date, command, the last line that the command printed) and
+K_name.log. A step that has a result is skipped, so the same command continues after an interruption, also
+on another machine that sees the same OUTPUT. The search and the training stop by themselves after
 `--seconds` and continue the next time, until they have ended. CIFAR-10 is read from --data, a directory
 of tensorflow-datasets; step 2 needs PyTorch.
 """
 
-import argparse
 import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -23,11 +21,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import harness
+
 _HERE = Path(__file__).parent
+# Runs in a separate process, since one that has started JAX keeps the GPU's memory.
 _ASK = """
 import json, jax
-print(json.dumps({"backend": jax.default_backend(), "device": jax.devices()[0].device_kind,
-                  "devices": jax.local_device_count(), "jax": jax.__version__}))
+from ddarts_jax.runs import facts
+print(json.dumps({"backend": jax.default_backend()} | facts.versions()))
 """
 _LAUNCH = """
 import json, statistics, time, jax, jax.numpy as jnp
@@ -36,7 +37,7 @@ from jax import lax
 def seconds(kernels):
     @jax.jit
     def run(x):
-        # Each step is a kernel by itself: XLA fuses nothing across iterations of a loop.
+        # Each iteration is one kernel: XLA fuses nothing across iterations of a loop.
         return lax.fori_loop(0, kernels, lambda i, x: x * 1.0001 + 1.0, x)
     x = jnp.ones(1024)
     run(x).block_until_ready()
@@ -48,7 +49,7 @@ def seconds(kernels):
     return statistics.median(times)
 
 few, many = seconds(1000), seconds(11000)
-print(json.dumps({"benchmark": "launch", "seconds_a_kernel": (many - few) / 10000}))
+print(json.dumps({"benchmark": "launch", "seconds_per_kernel": (many - few) / 10000}))
 """
 
 
@@ -57,10 +58,10 @@ class Step(NamedTuple):
 
     Attributes:
         name: of its files.
-        what: a line for the list.
-        command: arguments of Python; "{output}" and "{data}" are filled in.
+        what: description for the list.
+        command: arguments of Python; "{output}" and "{data}" are replaced.
         workdir: of a run that may take several calls to end; empty: the command ends by itself.
-        devices: fewest that it needs.
+        devices: how many it needs at least.
     """
 
     name: str
@@ -106,7 +107,7 @@ STEPS = (
     ),
     Step(
         "profile",
-        "the most expensive scopes of a search at full size",
+        "the most expensive scopes of a full-size search",
         _run(
             *("cifar10_search", "profile", _DATA, "--config.task=search", "--config.profile=True"),
             *(
@@ -188,7 +189,8 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
         record |= epochs(arguments.output / step.workdir)
         record["printed"] = printed.splitlines()[-20:]
     else:
-        record |= json.loads(printed.splitlines()[-1])
+        # The record's description of the machine replaces the shorter one of the benchmark.
+        record = json.loads(printed.splitlines()[-1]) | record
     temporary = result.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1))
     os.replace(temporary, result)
@@ -196,7 +198,7 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
 
 
 def epochs(workdir: Path) -> dict:
-    """The times of a run's epochs, from its metrics; compiling is in none of them."""
+    """Reads the times of a run's epochs, without compiling, from its metrics."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
         "epochs": len(rows),
@@ -206,14 +208,16 @@ def epochs(workdir: Path) -> dict:
 
 
 def main() -> int:
-    """Takes the steps; the status is 1 if any has no result afterwards that could have one."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Takes the steps; returns 1 if one failed or was stopped, else 0."""
+    parser = harness.parser(__doc__)
     parser.add_argument("output", nargs="?", type=Path, help="directory of the results")
-    parser.add_argument("--steps", default="", help="numbers, as 1,3; empty: all")
+    parser.add_argument("--steps", default="", help="numbers such as 1,3 (default: all)")
     parser.add_argument("--list", action="store_true", help="print the steps")
     parser.add_argument("--data", type=Path, default=Path.home() / "tensorflow_datasets")
-    parser.add_argument("--seconds", type=int, default=540, help="most for a step in one call")
-    parser.add_argument("--anywhere", action="store_true", help="also where there is no GPU")
+    parser.add_argument(
+        "--seconds", type=int, default=540, help="limit per step and call (default: 540)"
+    )
+    parser.add_argument("--anywhere", action="store_true", help="run without a GPU too")
     arguments = parser.parse_args()
     if arguments.list or not arguments.output:
         for number, step in enumerate(STEPS, 1):
@@ -222,13 +226,15 @@ def main() -> int:
     try:
         chosen = {int(number) for number in arguments.steps.split(",") if number}
     except ValueError:
-        parser.error(f"--steps is {arguments.steps!r}: name numbers, as 1,3")
+        parser.error(f"--steps is {arguments.steps!r}: give numbers such as 1,3")
     if not chosen <= set(range(1, len(STEPS) + 1)):
-        parser.error(f"--steps is {arguments.steps!r}: there are 1 to {len(STEPS)}")
-    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
+        parser.error(f"--steps is {arguments.steps!r}: the steps are 1 to {len(STEPS)}")
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASK], cwd=_HERE.parent, capture_output=True, text=True
+    )
     if asked.returncode:
         parser.error(f"JAX does not start: {asked.stderr.strip().splitlines()[-1]}")
-    machine = json.loads(asked.stdout.splitlines()[-1]) | {"python": platform.python_version()}
+    machine = json.loads(asked.stdout.splitlines()[-1])
     if machine["backend"] != "gpu" and not arguments.anywhere:
         parser.error(f"JAX runs on {machine['backend']!r} here, not on a GPU")
     arguments.output = arguments.output.resolve()

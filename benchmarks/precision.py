@@ -2,21 +2,20 @@
 
     python benchmarks/precision.py                          # random weights: 3 cells of 4 nodes, 32x32
     python benchmarks/precision.py --run RUN --batches 20   # a finished search, on its own images
-    python benchmarks/precision.py --run RUN --sources      # ... and which roundings the error is from
-    python benchmarks/precision.py --run RUN --torch        # ... beside PyTorch's autocast on the same
+    python benchmarks/precision.py --run RUN --sources      # ... and which roundings cause the error
+    python benchmarks/precision.py --run RUN --torch        # ... and PyTorch's autocast on the same
 
-Gradients of every cell's alphas (g: of the full network, h: of the ablated ones), marginal contributions
-and the gradient of the weights, each on the same batches of images. Errors are norms relative to the
-norm of the float64 array, by cell, mean and largest over the batches. `--backend gpu` takes the
-implementations of operations that run on a GPU; XLA's CPU compiler runs them all the same.
+Compared are the gradients of every cell's alphas (g: in the full network, h: in the ablated ones), the
+marginal contributions and the gradient of the weights, all on the same batches of images. Errors are
+norms relative to the norm of the float64 array, by cell, mean and largest over the batches. `--backend
+gpu` selects the implementations of operations that run on a GPU; XLA's CPU compiler can run them too.
 
-With `--sources` the computation is float32, and one kind of intermediate result at a time is rounded to
-bfloat16: forwards what it is, backwards its cotangent. `--reference FILE` keeps the float64 results.
+With `--sources` the computation is in float32, and one kind of intermediate result at a time is rounded
+to bfloat16: in the forward pass the result, in the backward pass its cotangent. `--reference FILE` keeps
+the float64 results.
 """
 
-import argparse
 import contextlib
-import datetime
 import functools
 import json
 import sys
@@ -24,17 +23,17 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import harness
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
+from search_step import random_supernet
 from sklearn.datasets import load_sample_images
 
 from ddarts_jax import configuration
 from ddarts_jax.data import dataset as images_of
 from ddarts_jax.data.augment import normalize
 from ddarts_jax.distributed import sharding
-from ddarts_jax.genotypes import spaces
 from ddarts_jax.models import layers, supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.ops import backend, convolution
@@ -48,23 +47,15 @@ from ddarts_jax.training.schedule import Schedule
 
 
 def random_problem(arguments):
-    """A supernet with random weights and alphas; images are pieces of photographs, classes places."""
-    net, variables = supernet.build(
-        num_cells=arguments.cells,
-        num_nodes=arguments.nodes,
-        channels=arguments.channels,
-        num_classes=10,
-        image_channels=3,
-        primitives=spaces.SPACES[arguments.space],
-        key=jax.random.key(arguments.seed),
-    )
+    """Makes a random supernet, alphas, and pieces of photographs whose class is their place."""
+    net, variables, _ = random_supernet(harness.search_config(vars(arguments)))
     rng = np.random.default_rng(arguments.seed)
     alphas = arguments.deviation * rng.normal(size=net.alphas_shape)
     photographs = np.stack(load_sample_images().images) / 64.0 - 2.0
     size = arguments.size
     batches = []
     for _ in range(arguments.batches):
-        labels = rng.integers(10, size=arguments.batch)
+        labels = rng.integers(harness.NUM_CLASSES, size=arguments.batch)
         # Ten regions: five columns of each photograph.
         top = rng.integers(photographs.shape[1] - size, size=arguments.batch)
         left = labels // 2 * 120 + rng.integers(120 - size, size=arguments.batch)
@@ -76,7 +67,7 @@ def random_problem(arguments):
 
 
 def trained_problem(arguments):
-    """The supernet, alphas and architecture split of a finished search."""
+    """Reads the supernet and alphas of a finished search, and batches of its architecture split."""
     run = Path(arguments.run)
     config = configuration.default_config()
     config.update(json.loads((run / "config.json").read_text()))
@@ -100,7 +91,7 @@ def trained_problem(arguments):
 
 
 def make_measure(net):
-    """Builds the jitted function of one batch: losses, contributions and gradients."""
+    """Builds the jitted function of one batch: contributions and gradients."""
 
     @functools.partial(jax.jit, static_argnames="dtype")
     def measure(variables, alphas, images, labels, dtype):
@@ -119,7 +110,7 @@ def make_measure(net):
 
 
 def run(measure, variables, alphas, batches, dtype):
-    """Results of all batches, stacked; parameters float64 where `dtype` is, else float32."""
+    """Measures all batches, with parameters in float64 if `dtype` is, else in float32; stacks them."""
     wide = "float64" if dtype == "float64" else "float32"
     place = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(np.asarray(leaf), wide))
     variables, alphas = Variables(*map(place, variables)), place(alphas)
@@ -132,7 +123,7 @@ def run(measure, variables, alphas, batches, dtype):
 
 @jax.custom_vjp
 def rounded(x):
-    """`x` and its cotangent, both rounded to bfloat16."""
+    """Rounds `x` and its cotangent to bfloat16."""
     return x.astype(jnp.bfloat16).astype(x.dtype)
 
 
@@ -150,8 +141,8 @@ def _kernel_rounded(function):
     return lambda rule, x, kernel: function(rule, x, rounded(kernel))
 
 
-# Where a kind of intermediate result is made: (owner, attribute, what wraps it). A separable convolution
-# is two convolutions, as on a GPU.
+# Where each kind of intermediate result is made: (owner, attribute, wrapper). A separable convolution is
+# two convolutions, as on a GPU.
 SOURCES = {
     "kernels": (convolution, "_convolve", _kernel_rounded),
     "convolutions": (convolution, "_convolve", _then_rounded),
@@ -162,7 +153,7 @@ SOURCES = {
 
 
 def by_source(net, problem, expected):
-    """Errors where a single kind of result is rounded, and where all are."""
+    """Finds the errors when a single kind of result is rounded, and when all are."""
     found = {}
     for kinds in [*((kind,) for kind in SOURCES), tuple(SOURCES)]:
         with contextlib.ExitStack() as stack:
@@ -180,7 +171,7 @@ def by_source(net, problem, expected):
 
 
 def cross_entropy_of(plain, images, labels, gates, autocast: bool, without):
-    """The PyTorch program's loss, without a cell if `without` is its position."""
+    """Computes the PyTorch program's loss, without the cell at position `without` if that is given."""
     import torch
 
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -188,22 +179,23 @@ def cross_entropy_of(plain, images, labels, gates, autocast: bool, without):
 
 
 def by_torch(net, variables, alphas, batches, expected):
-    """Errors of PyTorch's autocast in bfloat16: g and contributions, from the same parameters."""
-    import pytorch_step
+    """Finds the errors of PyTorch's autocast in g and contributions, from the same parameters."""
+    import pytorch_supernet
     import torch
 
     torch.set_num_threads(1)  # threads that share their cores wait for each other
-    cells, channels = len(net.seq), variables.weights["cells"][0]["preprocess1"]["kernel"].shape[-1]
+    # A first cell that reduces has doubled the channels.
+    cells, channels = len(net.seq), net.channels[0] // (2 if 0 in net.reductions else 1)
     image_channels = batches[0][0].shape[-1]
     found = {}
     for dtype in ("float64", "bfloat16"):
         kind = torch.float64 if dtype == "float64" else torch.float32
-        plain = pytorch_step.Supernet(
+        plain = pytorch_supernet.Supernet(
             *(net.primitives, cells, net.num_nodes, channels),
             image_channels=image_channels,
             num_classes=variables.weights["head"]["classifier"]["bias"].shape[0],
         )
-        pytorch_step.fill(plain, variables)
+        pytorch_supernet.fill(plain, variables)
         plain = plain.to(kind)
         own = [torch.tensor(np.array(cell), dtype=kind, requires_grad=True) for cell in alphas]
         rows = []
@@ -234,12 +226,12 @@ def by_torch(net, variables, alphas, batches, expected):
 
 
 def tell(what: str):
-    """Says on stderr how far the measurement is."""
+    """Reports the progress on stderr."""
     print(f"{time.strftime('%X')} {what}", file=sys.stderr, flush=True)
 
 
 def errors(found, expected):
-    """Relative errors of each array, and how often a sign or a rank is wrong."""
+    """Computes the relative errors of each array, and how often a sign or a rank is wrong."""
     summary = {}
     for name in ("g", "h", "weights"):
         ours, theirs = (np.asarray(x[name], np.float64) for x in (found, expected))
@@ -268,25 +260,35 @@ def errors(found, expected):
     return summary
 
 
+def reference(arguments, measure, problem):
+    """Reads the float64 results from `--reference`, or computes them and keeps them there."""
+    kept = Path(arguments.reference) if arguments.reference else None
+    if kept and kept.exists():
+        with np.load(kept) as file:
+            return {name: rows[: arguments.batches] for name, rows in file.items()}
+    with jax.enable_x64(True):
+        expected = run(measure, *problem, "float64")
+    if kept:
+        np.savez(kept, **expected)
+    return expected
+
+
 def main():
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("cells", 3), ("nodes", 4), ("channels", 16), ("size", 32)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (("batch", 64), ("batches", 2), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    common = ("nodes", "channels", "size", "seed", "space")
+    parser = harness.parser(__doc__, *common, cells=3, batch=64)
+    parser.add_argument("--batches", type=int, default=2, help="how many (default: 2)")
     parser.add_argument("--deviation", type=float, default=1e-3, help="of random alphas")
-    parser.add_argument("--space", default="darts", choices=spaces.SPACES)
     parser.add_argument("--run", help="the workdir of a finished search")
     parser.add_argument(
         "--backend",
         choices=["cpu", "gpu"],
-        help="whose implementations; default: the present one's",
+        help="whose implementations to use (default: those of JAX's backend)",
     )
     parser.add_argument(
         "--dtypes", default="bfloat16", help="to measure, as bfloat16,float32; may be empty"
     )
-    parser.add_argument("--reference", help="an .npz of the float64 results, made or read")
+    parser.add_argument("--reference", help="an .npz file of the float64 results, made or read")
     parser.add_argument("--sources", action="store_true", help="round one kind of result at a time")
     parser.add_argument(
         "--torch", action="store_true", help="PyTorch's autocast on the same batches"
@@ -296,32 +298,19 @@ def main():
     compilation.keep_programs()
     net, *rest = problem
     measure = make_measure(net)
-    kept = Path(arguments.reference) if arguments.reference else None
-    if kept and kept.exists():
-        with np.load(kept) as file:
-            expected = {name: rows[: arguments.batches] for name, rows in file.items()}
-    else:
-        with jax.enable_x64(True):
-            expected = run(measure, *rest, "float64")
-        if kept:
-            np.savez(kept, **expected)
+    expected = reference(arguments, measure, rest)
     tell("float64")
-    result = {"benchmark": "precision", **vars(arguments)}
+    results = {}
     backend_name = arguments.backend or backend.name()
     with backend.compiling_for(backend_name), jax.default_matmul_precision("highest"):
         for dtype in filter(None, arguments.dtypes.split(",")):
-            result[dtype] = errors(run(measure, *rest, dtype), expected)
+            results[dtype] = errors(run(measure, *rest, dtype), expected)
             tell(f"{dtype}, as on a {backend_name}")
     if arguments.sources:
-        result["sources"] = by_source(net, rest, expected)
+        results["sources"] = by_source(net, rest, expected)
     if arguments.torch:
-        result["pytorch"] = by_torch(net, *rest, expected)
-    result |= {
-        "device": jax.devices()[0].device_kind,
-        "date": datetime.date.today().isoformat(),
-        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__},
-    }
-    print(json.dumps(result))
+        results["pytorch"] = by_torch(net, *rest, expected)
+    harness.report("precision", vars(arguments), results)
 
 
 if __name__ == "__main__":

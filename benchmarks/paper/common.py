@@ -1,19 +1,15 @@
 """What the paper's experiments share: settings and runs, statistics and verdicts, tables and figures.
 
 An experiment is a dictionary {label: `Setting`} and a function that turns the runs of each into
-`Findings`. A setting's runs lie in `<--runs>/<its name>/seed_<k>`, and experiments that need the same
-runs share them.
+`Findings` (see `command.experiment`). A setting's runs are in `<--runs>/<its name>/seed_<k>`, and
+experiments that need the same runs share them.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
-import logging
 import math
 import statistics
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,6 @@ from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import facts, metrics
 from ddarts_jax.runs.rows import series
 from ddarts_jax.runs.run import Run, read_run
-from ddarts_jax.training.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +63,7 @@ class Setting:
     config: ConfigDict
 
     def but(self, suffix: str, changes: dict[str, Any]) -> "Setting":
-        """The setting with other values.
+        """Returns the setting with other values.
 
         Args:
             suffix: of the name.
@@ -84,7 +79,7 @@ class Setting:
 
 
 def whole(full: bool) -> Setting:
-    """D-DARTS as its config has it: the digits', or (full) the paper's on CIFAR-10."""
+    """Returns D-DARTS as its config has it: on the digits, or (full) the paper's on CIFAR-10."""
     if not full:
         return Setting("digits", _load("digits.py"))
     config = _load("cifar10_search.py")
@@ -94,7 +89,7 @@ def whole(full: bool) -> Setting:
 
 
 def sweep(full: bool) -> Setting:
-    """D-DARTS for many values of a weight: `whole` if full, else 3 narrow cells of the digits."""
+    """Returns D-DARTS for sweeps over a weight: `whole` if full, else 3 narrow cells on the digits."""
     if full:
         return whole(full)
     small = {"search.num_cells": 3, "search.num_nodes": 2, "search.channels": 4}
@@ -102,7 +97,7 @@ def sweep(full: bool) -> Setting:
 
 
 def baseline(full: bool, name: str) -> Setting:
-    """`whole` with what distinguishes the baseline configs/digits_<name>.py from configs/digits.py."""
+    """Returns `whole` with the differences of configs/digits_<name>.py from configs/digits.py."""
     plain = configuration.flatten(_load("digits.py"))
     changed = configuration.flatten(_load(f"digits_{name}.py"))
     changes = {key: value for key, value in changed.items() if value != plain[key]}
@@ -110,7 +105,7 @@ def baseline(full: bool, name: str) -> Setting:
 
 
 def dartopti(full: bool, start: str = "ResNet18") -> Setting:
-    """The search that starts from a handcrafted network; the digits know ResNet18 only."""
+    """Returns the search that starts from a handcrafted network; the digits have only ResNet18's."""
     name = f"{'cifar10' if full else 'digits'}_{start.lower()}"
     config = _load(f"{name}.py")
     if full:
@@ -120,7 +115,7 @@ def dartopti(full: bool, start: str = "ResNet18") -> Setting:
 
 
 def to_the_end(setting: Setting) -> Setting:
-    """The same search without its early stop."""
+    """Returns the same search without its early stop."""
     return setting.but("all_epochs", {"search.stop.patience": 0})
 
 
@@ -134,7 +129,7 @@ def _load(name: str) -> ConfigDict:
 def run_seeds(setting: Setting, root: Path, seeds: int) -> list[Run]:
     """Runs a setting with seeds 0, 1 and so on, and reads what the runs left.
 
-    A run that has ended is not repeated, one that was interrupted goes on. A search whose genotype
+    A run that has ended is not repeated, one that was interrupted continues. A search whose genotype
     makes no network has ended too: such a run has no test accuracy.
 
     Raises:
@@ -157,10 +152,10 @@ def run_seeds(setting: Setting, root: Path, seeds: int) -> list[Run]:
 
 
 def has_ended(workdir: Path, config: ConfigDict) -> bool:
-    """Whether nothing is left to do in `workdir`.
+    """Returns whether nothing is left to do in `workdir`.
 
     Raises:
-        UserError: a run of another config lies there.
+        UserError: it holds a run of another config.
     """
     if not (workdir / "config.json").exists():
         return False
@@ -180,7 +175,7 @@ def has_ended(workdir: Path, config: ConfigDict) -> bool:
 
 
 def _without_network(workdir: Path) -> bool:
-    """Whether the search has ended with a cell through which nothing passes."""
+    """Returns whether the search has ended with a cell through which nothing passes."""
     path = workdir / "genotype.json"
     return path.exists() and any(
         existing_nodes(cell) <= {0, 1} for cell in Genotype.load(path).cells
@@ -205,12 +200,12 @@ class Claim:
     why: str
 
     def sentence(self) -> str:
-        """For the reader."""
+        """Returns the claim and its verdict as a sentence."""
         return f"That {self.text}: **{self.verdict}** at this setting ({self.why})."
 
 
 def values(runs: list[Run], column: Column) -> list[float]:
-    """A number of every run that has it."""
+    """Returns a number of every run that has it."""
     found = [column.of(run) for run in runs]
     return [value for value in found if value is not None]
 
@@ -229,7 +224,7 @@ def higher(text: str, groups: Groups, a: str, b: str, column: Column) -> Claim:
 
 
 def difference_and_limit(a: list[float], b: list[float]) -> tuple[float, float]:
-    """mean(a) - mean(b), and the size beyond which it counts by `RULE`; two values or more in each."""
+    """Returns mean(a) - mean(b), and the size beyond which it counts by `RULE`, of 2 values or more."""
     freedom = len(a) + len(b) - 2
     pooled = sum((len(x) - 1) * statistics.variance(x) for x in (a, b)) / freedom
     error = math.sqrt(pooled * (1 / len(a) + 1 / len(b)))
@@ -267,7 +262,7 @@ def above(text: str, found: list[float], bound: float, name: str) -> Claim:
 
 
 def in_every_run(text: str, outcomes: list[bool]) -> Claim:
-    """Holds where it is true of all runs, fails where of none; one run alone tells nothing."""
+    """Judges whether it is true of all runs; fails if of none, and one run alone tells nothing."""
     why = f"true of {sum(outcomes)} of {len(outcomes)} runs"
     verdict = HELD if all(outcomes) else OPEN if any(outcomes) else FAILED
     return Claim(text, verdict if len(outcomes) > 1 else OPEN, why)
@@ -315,10 +310,10 @@ class Findings:
 def table(
     groups: Groups, columns: list[Column], paper: dict[str, str], title: str
 ) -> dict[str, Any]:
-    """The table of means and spreads with the paper's values beside them: fields of `Findings`.
+    """Makes the table of means and spreads next to the paper's values: fields of `Findings`.
 
     Args:
-        groups: one a row.
+        groups: one per row.
         columns: our numbers.
         paper: the paper's value by label; where there is none the cell says so.
         title: of the paper's column.
@@ -348,7 +343,7 @@ def _statistics(found: list[float]) -> dict:
 
 
 def figure(*labels: tuple[str, str]) -> tuple[Figure, list[Axes]]:
-    """An empty figure with an axes for each (label of x, label of y)."""
+    """Makes an empty figure with axes for each (label of x, label of y)."""
     drawn = Figure(figsize=(5.2 * len(labels), 3.8), facecolor="white", layout="constrained")
     every = drawn.subplots(1, len(labels), squeeze=False)[0]
     for axes, (x, y) in zip(every, labels):
@@ -419,57 +414,3 @@ def write(name: str, title: str, command: str, rule: str, findings: Findings) ->
         findings.figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
     findings.figure.savefig(RESULTS / f"{name}.png", dpi=150)
     print(text)
-
-
-# ---------------------------------------------------------------- command line
-
-
-def experiment(
-    script: str,
-    doc: str,
-    settings: Callable[[bool], dict[str, Setting]],
-    conclude: Callable[[Groups], Findings],
-    argv: list[str] | None = None,
-) -> int:
-    """Runs an experiment as the command line says, and writes its results.
-
-    Args:
-        script: path of the experiment's file, after which the results are called.
-        doc: its docstring, whose first line is the title.
-        settings: `(full) -> {label: setting}`.
-        conclude: makes the findings of {label: runs, a seed each}.
-        argv: arguments; None: those of the process.
-
-    Returns:
-        The exit status: 0; 2 for what the user can mend; 130 after an interrupt, when the same
-        command goes on.
-    """
-    title = doc.splitlines()[0]
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    parser.add_argument("--full", action="store_true", help="the paper's size, for a GPU")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting (default: 3)")
-    parser.add_argument(
-        "--runs", type=Path, default="runs/paper", help="folder of the runs (default: runs/paper)"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.seeds < 1:
-        parser.error("--seeds must be 1 or more")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("ddarts_jax").setLevel(logging.INFO)
-    name = Path(script).stem
-    command = (
-        f"python benchmarks/paper/{name}.py{' --full' * arguments.full} --seeds {arguments.seeds}"
-    )
-    try:
-        groups = {
-            label: run_seeds(setting, arguments.runs, arguments.seeds)
-            for label, setting in settings(arguments.full).items()
-        }
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    write(name + "_full" * arguments.full, title, command, RULE, conclude(groups))
-    return 0

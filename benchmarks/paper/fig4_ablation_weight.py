@@ -7,6 +7,7 @@ Five weights of 3 seeds each; small: 3 cells of 2 nodes on the digits.
 
 import sys
 
+import command
 import common
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -20,7 +21,7 @@ NOTES = [
 
 
 def settings(full):
-    """One a weight."""
+    """Makes one setting per weight."""
     base = common.sweep(full)
     suffixes = {weight: f"w_ab_{weight:g}" for weight in WEIGHTS}
     suffixes[0.0] = "ddarts_no_ablation"  # as the baseline is called, whose runs then serve
@@ -53,4 +54,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -8,6 +8,7 @@ sigmoid(alpha) is above 0.9 or below 0.1.
 
 import sys
 
+import command
 import common
 
 WEIGHTS = (0.0, 1.0, 3.0, 7.0, 10.0)
@@ -19,7 +20,7 @@ NOTES = [
 
 
 def settings(full):
-    """One a weight."""
+    """Makes one setting per weight."""
     base = common.sweep(full)
     return {
         f"w_01 = {weight:g}": base.but(
@@ -51,4 +52,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -8,6 +8,7 @@ The accuracy is that on the half of the training images that moves the alphas.
 import statistics
 import sys
 
+import command
 import common
 
 from ddarts_jax.reports.comparison import Column
@@ -22,7 +23,7 @@ NOTES = [
 
 
 def settings(full):
-    """The methods, each the same but for what defines it."""
+    """Makes one setting per method; they differ only in what defines the method."""
     return {
         "D-DARTS": common.whole(full),
         "DARTS": common.baseline(full, "darts"),
@@ -59,4 +60,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

@@ -8,6 +8,7 @@ ResNet50 and Xception on CIFAR-10.
 
 import sys
 
+import command
 import common
 
 from ddarts_jax.configuration import default_config
@@ -26,13 +27,13 @@ NOTES = [
 
 
 def settings(full):
-    """One a start."""
+    """Makes one setting per start."""
     starts = ("ResNet18", "ResNet50", "Xception") if full else ("ResNet18",)
     return {start: common.to_the_end(common.dartopti(full, start)) for start in starts}
 
 
 def _stable_after(run):
-    """The first epoch after which the search could stop."""
+    """Finds the first epoch after which the search could stop."""
     stop = default_config().search.stop
     fixed = run.config["search.start.epochs"]
     distances = dict(enumerate(series(run.search, "distance_to_start"), 1))
@@ -77,4 +78,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

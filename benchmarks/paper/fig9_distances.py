@@ -8,6 +8,7 @@ ResNet18 makes.
 
 import sys
 
+import command
 import common
 import numpy as np
 
@@ -33,7 +34,7 @@ NOTES = [
 
 
 def settings(full):
-    """All methods, and the search from ResNet18."""
+    """Makes the settings of all methods, and of the search from ResNet18."""
     methods = {
         label: common.baseline(full, name) if name else common.whole(full)
         for label, name in METHODS.items()
@@ -42,9 +43,9 @@ def settings(full):
 
 
 def between(groups):
-    """Mean distances of groups of networks, float64 [groups, groups].
+    """Computes mean distances of groups of networks, float64 [groups, groups].
 
-    On the diagonal over pairs of different seeds, not a number where there is one only.
+    The diagonal is over pairs of different seeds, and not a number where there is only one.
     """
     networks = [run.network for runs in groups.values() for run in runs]
     distances = distance_matrix(networks)
@@ -106,4 +107,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

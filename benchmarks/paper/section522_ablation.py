@@ -1,12 +1,13 @@
 """Section 5.2.2: networks searched with and without the ablation loss.
 
-python benchmarks/paper/section522_ablation.py [--full] [--seeds 3] [--runs DIR]
+    python benchmarks/paper/section522_ablation.py [--full] [--seeds 3] [--runs DIR]
 
 The two searches differ by w_AB alone, 0.5 and 0.
 """
 
 import sys
 
+import command
 import common
 
 WITH, WITHOUT = "with the ablation loss", "without"
@@ -23,7 +24,7 @@ NOTES = [
 
 
 def settings(full):
-    """w_AB = 0.5 and 0."""
+    """Makes the settings with w_AB = 0.5 and 0."""
     return {WITH: common.whole(full), WITHOUT: common.baseline(full, "ddarts_no_ablation")}
 
 
@@ -48,4 +49,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

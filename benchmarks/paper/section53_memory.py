@@ -7,13 +7,14 @@ so there are no seeds. Small: 3 cells of 2 nodes, 16 channels, 64 images of 16x1
 cells of 4 nodes, 16 channels, 128 images of 32x32, which a GPU should compile.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+import command
 import common
 
 sys.path.append(str(Path(__file__).parents[1]))
+import harness
 from search_step import measured_step
 
 SMALL = {"cells": 3, "nodes": 2, "channels": 16, "size": 16, "batch": 64}
@@ -31,18 +32,25 @@ NOTES = [
 
 
 def measure(shape):
-    """MB of temporary memory by step."""
+    """Measures the MB of temporary memory of each step.
+
+    Args:
+        shape: options of `harness.search_config`, and the size of the images.
+    """
     found = {}
     for label, (dtype, weight) in STEPS.items():
-        step = argparse.Namespace(
-            **shape, space="darts", unroll=1, gradient="full", dtype=dtype, microbatch=0
-        )
-        found[label] = measured_step(step, weight)[1]["temporary_mb"]
+        config = harness.search_config(shape | {"ablation_weight": weight})
+        _, compiling = measured_step(config, shape["size"], dtype)
+        found[label] = compiling["temporary_mb"]
     return found
 
 
 def conclude(found):
-    """Judges {label: MB}."""
+    """Judges the memory of each step.
+
+    Args:
+        found: {label: MB}.
+    """
     figure, (axes,) = common.figure(("", "temporary memory (MB)"))
     axes.bar(range(len(found)), found.values(), color=common.COLOURS[0], width=0.6)
     names = [label.replace(", ", "\n").replace(" the ", "\nthe ") for label in found]
@@ -69,12 +77,10 @@ def _larger(text, found, a, b):
 def main(argv=None):
     """Measures and writes."""
     title = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    parser.add_argument("--full", action="store_true", help="the paper's size, for a GPU")
-    full = parser.parse_args(argv).full
-    command = "python benchmarks/paper/section53_memory.py" + " --full" * full
-    findings = conclude(measure(FULL if full else SMALL))
-    common.write("section53_memory" + "_full" * full, title, command, RULE, findings)
+    arguments = command.parser(title).parse_args(argv)
+    findings = conclude(measure(FULL if arguments.full else SMALL))
+    name = "section53_memory" + "_full" * arguments.full
+    common.write(name, title, command.repeating(__file__, arguments), RULE, findings)
 
 
 if __name__ == "__main__":

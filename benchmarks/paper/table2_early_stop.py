@@ -7,6 +7,7 @@ The search ends early when its distance to ResNet18 no longer changes.
 
 import sys
 
+import command
 import common
 import numpy as np
 
@@ -33,7 +34,7 @@ NOTES = [
 
 
 def settings(full):
-    """With and without the stop."""
+    """Makes the settings with and without the stop."""
     early = common.dartopti(full)
     return {ALL: common.to_the_end(early), EARLY: early}
 
@@ -66,4 +67,4 @@ def conclude(groups):
 
 
 if __name__ == "__main__":
-    sys.exit(common.experiment(__file__, __doc__, settings, conclude))
+    sys.exit(command.experiment(__file__, __doc__, settings, conclude))

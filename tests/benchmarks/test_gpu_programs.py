@@ -5,6 +5,7 @@ crashed. Networks are small: what is tested is which operations there are, not h
 """
 
 import gpu_program
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +158,7 @@ def test_scoring():
 
 def derived(dtype="bfloat16"):
     """A derived network with all primitives, and its variables."""
-    dataset = gpu_program._dataset(_IMAGE, 10, 1)
+    dataset = harness.blank_dataset(_IMAGE)
     config = small_config()
     return train.build(config, _ALL, dataset, dtype, trained=True)
 
@@ -178,7 +179,7 @@ def test_evaluation():
 def test_discretisation_gap(few):
     """The supernet under masked gates."""
     config = small_config()
-    dataset = gpu_program._dataset(_IMAGE, 10, 8)
+    dataset = harness.blank_dataset(_IMAGE, count=8)
     net, variables, alphas = gpu_program.search.build(config, dataset, "bfloat16")
     mesh = gpu_program.mesh(8)
     accuracy = discretisation.make_accuracy(net, dataset.mean, dataset.std, "bfloat16", mesh)

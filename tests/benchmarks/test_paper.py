@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import command
 import common
 import fig9_distances
 import numpy as np
@@ -255,7 +256,7 @@ def test_results_are_written(script, count, runs, results, monkeypatch, capsys):
     monkeypatch.setattr(common, "run_seeds", lambda setting, root, seeds: runs[:seeds])
     argv = ["--seeds", str(count), "--runs", "somewhere"]
     arguments = (module.__file__, module.__doc__, module.settings, module.conclude)
-    assert common.experiment(*arguments, argv) == 0
+    assert command.experiment(*arguments, argv) == 0
     text, content = check_results(results, script)
     assert text in capsys.readouterr().out
     assert content["command"] == f"python benchmarks/paper/{script}.py --seeds {count}"
@@ -330,7 +331,7 @@ def test_memory_is_compared_and_written(results, monkeypatch):
 
 
 def start(argv, settings=None):
-    return common.experiment("x.py", "Title.", settings or (lambda full: {}), None, argv)
+    return command.experiment("x.py", "Title.", settings or (lambda full: {}), None, argv)
 
 
 @pytest.mark.parametrize("argv", [["--seeds", "0"], ["--seeds", "many"], ["--sed", "3"], ["x"]])

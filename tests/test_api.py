@@ -258,6 +258,17 @@ def test_importing_is_quick_and_lazy():
     assert done.stdout == "['Genotype', 'config', 'search', 'train']\n", done.stderr
 
 
+def test_the_script_of_the_readme_runs(images, tmp_path, monkeypatch):
+    """As it stands there, on smaller settings."""
+    config, script = dd.config, (tiny.ROOT / "README.md").read_text()
+    script = script.partition("```python\n")[2].partition("```")[0]
+    assert "dd.search(" in script
+    monkeypatch.setattr(dd, "config", lambda name, **keys: config(name, **keys | SMALL))
+    monkeypatch.chdir(tmp_path)
+    exec(script, {"images": images[0], "labels": images[1]})
+    assert (tmp_path / "runs" / "mine" / "network.npz").is_file()
+
+
 def test_every_public_name_is_documented():
     """The names of the stub exist, and each has a docstring or is data."""
     for name in dir(dd):

@@ -99,7 +99,13 @@ def test_pipeline_leaves_what_is_promised(unbroken):
     versions = json.loads((workdir / "versions.json").read_text())
     assert versions["jax"] == jax.__version__ and versions["devices"] == versions["processes"] == 1
     summary = _summary(workdir)
-    assert 0 <= summary["test_accuracy"] <= 1
+    accuracies = [row["accuracy"] for row in _metrics(workdir) if row["phase"] == "train"]
+    assert summary["test_accuracy"] == accuracies[-1], "of the last epoch"
+    assert summary["test_accuracy_best_epoch"] == max(accuracies)
+    data = json.loads((workdir / "dataset.json").read_text())
+    assert data["image_shape"] == [8, 8, 1] and len(data["class_names"]) == 3
+    supernet = json.loads((workdir / "supernet.json").read_text())
+    assert supernet["primitives"] == [*DARTS_PRIMITIVES] and supernet["relaxation"] == "sigmoid"
     assert summary["params"] > 0 and summary["macs"] > 0 and summary["seconds"] > 0
 
     assert "pipeline on 1 x cpu, float32" in output

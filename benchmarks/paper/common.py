@@ -28,7 +28,7 @@ from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
 from ddarts_jax.reports import comparison
 from ddarts_jax.reports.comparison import Column
 from ddarts_jax.reports.palette import COLOURS
-from ddarts_jax.runs import facts, metrics
+from ddarts_jax.runs import facts, identity, metrics
 from ddarts_jax.runs.rows import series
 from ddarts_jax.runs.run import Run, read_run
 
@@ -159,14 +159,8 @@ def has_ended(workdir: Path, config: ConfigDict) -> bool:
     """
     if not (workdir / "config.json").exists():
         return False
-    defaults, wanted = (
-        json.loads(configuration.to_json(c)) for c in (configuration.default_config(), config)
-    )
-    found = configuration.flatten(defaults) | read_run(workdir).config
-    wanted = configuration.flatten(wanted)
-    for key in ("data.data_dir", "data.num_workers"):  # do not change the images
-        found[key] = wanted[key]
-    if different := configuration.differences(found, wanted):
+    wanted = json.loads(configuration.to_json(config))
+    if different := identity.differing(read_run(workdir).config, wanted):
         raise UserError(
             f"{workdir} holds a run of another config (there, here): {'; '.join(different)}. Name "
             "another folder by --runs."

@@ -10,7 +10,7 @@ from ddarts_jax.genotypes import lookup
 from ddarts_jax.genotypes.genotype import Genotype, expand
 from ddarts_jax.models import weights
 from ddarts_jax.reports import drawing, report
-from ddarts_jax.runs import layout, metrics
+from ddarts_jax.runs import facts, layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
 from ddarts_jax.searching import search
@@ -44,6 +44,9 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         clock.keep()
         live.update()
 
+    if config.task == "evaluate":
+        own = processes.from_main(lambda: facts.of_run(workdir))
+        dataset = facts.matched(own, dataset, workdir)
     writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
     trained = None
     try:

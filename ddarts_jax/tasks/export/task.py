@@ -21,6 +21,7 @@ from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models.weights import load_network, named
 from ddarts_jax.predict import FORMAT
+from ddarts_jax.runs import facts
 from ddarts_jax.tasks.export import card, checks, formats, trained_run
 from ddarts_jax.training import train
 
@@ -63,7 +64,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     output = Path(os.path.expanduser(config.output)).resolve()
     _check_output(output)
     settings, genotype = trained_run.read(source)
-    dataset = trained_run.load_data(settings.data)
+    dataset = facts.matched(facts.of_run(source), trained_run.load_data(settings.data), source)
     net, variables = train.build(settings, genotype, dataset, "float32", trained=True)
     variables = load_network(source / "network.npz", variables)
     variables = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf, np.float32), variables)

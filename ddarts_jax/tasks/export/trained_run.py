@@ -21,7 +21,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
-from ddarts_jax.runs import layout
+from ddarts_jax.runs import identity, layout
 
 _logger = logging.getLogger(__name__)
 
@@ -44,11 +44,16 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
             )
     path = source / layout.CONFIG
     try:
-        found = json.loads(path.read_text())
-        settings = configuration.default_config().to_dict()
+        found = identity.up_to_date(json.loads(path.read_text()))
+        settings = configuration.default_config().unlock()
         # Keys that were added after the training keep their defaults.
-        parts = {part: settings[part] | found[part] for part in ("data", "train")}
-        settings = ConfigDict({"seed": settings["seed"], **parts})
+        own = {key: v for key, v in found.items() if key.partition(".")[0] in ("data", "train")}
+        if not own:
+            raise ValueError("it has no data and train")
+        settings.update_from_flattened_dict(
+            {key: tuple(v) if isinstance(v, list) else v for key, v in own.items()}
+        )
+        settings = ConfigDict({name: settings[name] for name in ("seed", "data", "train")})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not the config of a training: {error!r}.") from error
     # That of the network, which may have more cells than the one that was searched.

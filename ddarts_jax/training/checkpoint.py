@@ -212,7 +212,11 @@ class Checkpoints:
 
 
 def _checkpointer(name: str) -> ocp.AsyncCheckpointer:
-    """Creates Orbax's writer for process 0 alone, which waits for no other."""
+    """Creates Orbax's writer for process 0 alone, which waits for no other.
+
+    Not a `CheckpointManager`: it fails a save if an old checkpoint cannot be deleted, and when it opens
+    a directory it deletes what another process is writing there, in a thread that `close` does not join.
+    """
     alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix=name)
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone)

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back bit for bit, and corruption is noticed and survived."""
 
+import errno
 import os
 import resource
 import signal
@@ -83,6 +84,24 @@ def test_keeps_the_newest(tmp_path):
     assert steps_in(tmp_path) == [2, 3, 4]
     write(tmp_path, {5: None}, keep_last=1)
     assert steps_in(tmp_path) == [5]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch):
+    """As on NFS while a process has a file of it open; it is tried again after the next save."""
+    remove = os.rmdir
+
+    def busy(path, **named):
+        if Path(path).name == "1":
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        remove(path, **named)
+
+    write(tmp_path, {1: None}, keep_last=1)
+    monkeypatch.setattr(os, "rmdir", busy)
+    write(tmp_path, {2: None}, keep_last=1)
+    assert steps_in(tmp_path) == [1, 2] and restore(tmp_path)[0] == 2
+    monkeypatch.undo()
+    write(tmp_path, {3: None}, keep_last=1)
+    assert steps_in(tmp_path) == [3]
 
 
 def test_a_step_saved_twice_is_written_once(tmp_path):
@@ -222,6 +241,7 @@ def test_a_half_written_checkpoint_is_named_and_removed(tmp_path, caplog):
     (tmp_path / "other" / "1").rename(tmp_path / "1")
     assert restore(tmp_path)[0] == 1
     assert "2.orbax-checkpoint-tmp" in caplog.text
+    assert (tmp_path / "2.orbax-checkpoint-tmp").exists(), "another process may be writing it"
     write(tmp_path, {2: None})
     assert restore(tmp_path)[0] == 2
     assert not list(tmp_path.glob("*tmp*"))

@@ -5,9 +5,9 @@ flat, by their paths in the pytree. `record` holds the accuracy, the seconds of 
 ended, the arrays' dtypes and shapes, and a checksum over these and the arrays: Orbax itself does not
 notice a flipped bit.
 
-Of several processes the first alone writes and reads; the others get from it what it has read. The
-state is whole on every device, so nothing is missing there, no disk need be shared, and no process can
-find another checkpoint than the rest do.
+Only process 0 reads and writes; it broadcasts what it reads to the others. The state is replicated on
+every device, so process 0 has all of it, no disk need be shared, and all processes resume from the
+same checkpoint.
 """
 
 import json
@@ -15,7 +15,6 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +31,22 @@ _logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints in one directory: the last ones, and the best by accuracy.
+    """The newest checkpoints of a run, in one directory.
 
-    The state is saved from the host, so on how many devices it lay does not matter: `restore` puts
-    it where the caller wants it. Its arrays must be replicated, or addressable by the process.
+    The state is saved from the host, so the number of devices that held it does not matter: `restore`
+    puts it where the caller wants it. Its arrays must be replicated, or addressable by the process.
 
-    All processes call the constructor, `save`, `restore` and `restore_best` together; what the other
-    methods tell is known to the first process alone.
+    All processes call the constructor, `save` and `restore` together; the results of the other methods
+    are valid in process 0 only.
     """
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any], keep_last: int):
-        """Opens a directory of checkpoints, made if it does not exist.
+        """Opens a directory of checkpoints and creates it if it does not exist.
 
         Args:
           directory: where they lie.
           config: whatever defines the run, as JSON can say it; it must stay the same.
-          keep_last: how many of the newest are kept, besides the best.
+          keep_last: how many of the newest are kept.
 
         Raises:
           UserError: the directory cannot be used, or belongs to another configuration.
@@ -64,22 +63,21 @@ class Checkpoints:
     ) -> None:
         """Starts to write a checkpoint; `state` may be donated as soon as this returns.
 
-        Waits for the save before it. A step that exists already is written again only to add its
-        accuracy.
+        Waits for the previous save. A step that has a checkpoint already is not written again.
 
         Args:
           step: number of steps done.
           state: pytree of arrays.
-          accuracy: by which the best checkpoint is chosen; None: never the best.
+          accuracy: of the epoch that the step ends, for whoever reads the record; None within one.
           seconds: that the epoch of the step has taken so far; 0 at its end.
 
         Raises:
-          UserError: this or the save before it could not be written.
+          UserError: this or the previous save failed.
         """
         if not processes.is_main():
             return
         self.wait()
-        if step in self._steps() and (accuracy is None or self._accuracy(step) is not None):
+        if step in self._steps():
             return
         # Copies: on CPU device_get returns views, which keep the buffers from being donated.
         leaves = {name: np.array(leaf) for name, leaf in _named(jax.device_get(state)).items()}
@@ -94,12 +92,12 @@ class Checkpoints:
         )
         self._writing = step
         try:
-            self._orbax.save(self._directory / str(step), args=items, force=True)
+            self._orbax.save(self._directory / str(step), args=items)
         except Exception as error:
             raise self._write_error(error) from error
 
     def wait(self) -> None:
-        """Waits for the save under way, then deletes the checkpoints that are no longer kept.
+        """Waits for the save in progress, then deletes all but the newest checkpoints.
 
         Raises:
           UserError: the checkpoint could not be written.
@@ -111,57 +109,36 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(error) from error
         self._writing = None
-        steps = self._steps()
-        kept = {*steps[-self._keep_last :], self.best_step()}
-        unwanted = [self._directory / str(step) for step in steps if step not in kept]
-        for path in [*unwanted, *self._half_written()]:
+        old = [self._directory / str(step) for step in self._steps()[: -self._keep_last]]
+        for path in [*old, *self._half_written()]:
             shutil.rmtree(path, ignore_errors=True)  # tried again after the next save
 
     def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
-        """Reads the newest checkpoint that is whole, and sets newer ones that are not aside.
+        """Restores the newest intact checkpoint and moves newer, corrupt ones out of the way.
 
         Args:
           abstract_state: pytree of arrays or `jax.ShapeDtypeStruct`s, each with the sharding
             wanted (None: JAX's default device).
 
         Returns:
-          (step, state), or None where there are no checkpoints.
+          (step, state), or None if there are no checkpoints.
 
         Raises:
-          UserError: no checkpoint is whole, or its arrays are not those of `abstract_state`.
+          UserError: no checkpoint is intact, or its arrays are not those of `abstract_state`.
         """
-
-        def newest():
-            self.wait()
-            for path in self._half_written():
-                _logger.warning("Checkpoint %s is half-written; using the one before it.", path)
-            return self._first_whole(reversed(self._steps()), abstract_state)
-
-        return _place(processes.from_main(newest), abstract_state)
-
-    def restore_best(self, abstract_state: Any) -> tuple[int, Any] | None:
-        """Reads, as `restore`, the best checkpoint; None where none has an accuracy."""
-
-        def best():
-            self.wait()
-            return self._first_whole(reversed(self._steps_by_accuracy()), abstract_state)
-
-        return _place(processes.from_main(best), abstract_state)
+        read = processes.from_main(lambda: self._newest_intact(abstract_state))
+        return None if read is None else (read[0], _placed(read[1], abstract_state))
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest finished checkpoint."""
         return max(self._steps(), default=None)
 
-    def best_step(self) -> int | None:
-        """Returns the step of the finished checkpoint of highest accuracy, of equals the newest."""
-        return next(reversed(self._steps_by_accuracy()), None)
-
     def seconds(self, step: int) -> float:
         """Returns the seconds that the epoch of a finished, intact checkpoint had taken by then."""
-        return self._record(step).get("seconds", 0.0)  # 0 in one of an older version
+        return self._record(step).get("seconds", 0.0)  # an older version wrote none
 
     def close(self) -> None:
-        """Waits for the save under way and ends the background threads."""
+        """Waits for the save in progress and ends the background threads."""
         try:
             self.wait()
         finally:
@@ -175,32 +152,19 @@ class Checkpoints:
         self.close()
 
     def _steps(self) -> list[int]:
-        """Returns the steps of the finished checkpoints, whole or not, in ascending order."""
+        """Returns the steps of the finished checkpoints, intact or corrupt, in ascending order."""
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def _half_written(self) -> list[Path]:
         """Returns what Orbax did not get to rename, in a killed process or a failed save."""
         return list(self._directory.glob("*.orbax-checkpoint-tmp*"))
 
-    def _steps_by_accuracy(self) -> list[int]:
-        """Returns the steps that have an accuracy, the best last."""
-        accuracies = {step: self._accuracy(step) for step in self._steps()}
-        known = {step: value for step, value in accuracies.items() if value is not None}
-        return sorted(known, key=lambda step: (known[step], step))
-
-    def _accuracy(self, step: int) -> float | None:
-        try:
-            return self._record(step)["accuracy"]
-        except Exception as error:
-            _logger.warning("Checkpoint %s is damaged: %s", self._directory / str(step), error)
-            return None
-
     def _record(self, step: int) -> dict[str, Any]:
         items = ocp.args.Composite(record=ocp.args.JsonRestore())
         return self._orbax.restore(self._directory / str(step), args=items)["record"]
 
     def _read(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the arrays of a checkpoint; raises an exception of some kind if it is damaged."""
+        """Returns the arrays of a checkpoint; raises an exception of some kind if it is corrupt."""
         record = self._record(step)
         like = {k: np.empty(shape, jnp.dtype(d)) for k, (d, shape) in record["arrays"].items()}
         items = ocp.args.Composite(state=ocp.args.StandardRestore(_nonempty(like)))
@@ -209,26 +173,29 @@ class Checkpoints:
             raise ValueError("its checksum is wrong")
         return leaves
 
-    def _first_whole(self, steps: Iterable[int], abstract_state: Any):
-        """Returns the step and the arrays of the first whole checkpoint that `steps` name."""
-        damaged = []
-        for step in steps:
+    def _newest_intact(self, abstract_state: Any) -> tuple[int, dict[str, np.ndarray]] | None:
+        """Returns the step and the arrays of the newest intact checkpoint; see `restore`."""
+        self.wait()
+        for path in self._half_written():
+            _logger.warning("Checkpoint %s is half-written; using the one before it.", path)
+        corrupt = []
+        for step in reversed(self._steps()):
             path = self._directory / str(step)
             try:
                 leaves = self._read(step)
             except Exception as error:  # JSON, Orbax and TensorStore raise each their own
-                _logger.warning("Checkpoint %s is damaged, trying the one before: %s", path, error)
-                damaged.append(path)
+                _logger.warning("Checkpoint %s is corrupt, trying the one before: %s", path, error)
+                corrupt.append(path)
                 continue
             _check_fit(leaves, abstract_state, path)
-            for path in damaged:  # or they would count as the newest from now on
-                aside = path.with_suffix(".damaged")
+            for path in corrupt:  # or they would count as the newest from now on
+                aside = path.with_suffix(".corrupt")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
             return step, leaves
-        if damaged:
+        if corrupt:
             raise UserError(
-                f"Every checkpoint in {self._directory} is damaged; "
+                f"Every checkpoint in {self._directory} is corrupt; "
                 "delete that directory to start anew, or use another --workdir."
             )
         return None
@@ -239,13 +206,17 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         return UserError(
             f"Checkpoint {self._directory / str(step)} could not be written ({error}). "
-            f"Those of steps {self._steps()} are intact: mend the cause (is the disk full?) and "
+            f"Those of steps {self._steps()} are intact: fix the cause (is the disk full?) and "
             "start the same command again."
         )
 
 
 def _checkpointer(name: str) -> ocp.AsyncCheckpointer:
-    """Returns Orbax's writer for the first process alone, which waits for no other."""
+    """Creates Orbax's writer for process 0 alone, which waits for no other.
+
+    Not a `CheckpointManager`: it fails a save if an old checkpoint cannot be deleted, and when it opens
+    a directory it deletes what another process is writing there, in a thread that `close` does not join.
+    """
     alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix=name)
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
@@ -261,7 +232,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _nonempty(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays that have elements: Orbax refuses the others."""
+    """Returns the arrays that have elements: Orbax refuses the rest."""
     return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
@@ -285,13 +256,10 @@ def _check_fit(leaves: dict[str, np.ndarray], abstract_state: Any, path: Path) -
             )
 
 
-def _place(read: tuple[int, dict[str, np.ndarray]] | None, abstract_state: Any):
-    """Returns the step, and the pytree of `abstract_state` with the arrays, on its shardings."""
-    if read is None:
-        return None
-    step, leaves = read
+def _placed(leaves: dict[str, np.ndarray], abstract_state: Any) -> Any:
+    """Returns the pytree of `abstract_state` with the arrays, on its shardings."""
     placed = [
         sharding.put(leaves[name], getattr(leaf, "sharding", None))
         for name, leaf in _named(abstract_state).items()
     ]
-    return step, jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+    return jax.tree.unflatten(jax.tree.structure(abstract_state), placed)

@@ -70,7 +70,7 @@ def _convolve_backward(rule, residuals, cotangent):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which gradients are needed: that of the alphas, for example, needs none of the kernels'."""
+    """The gradients that are needed: that of the alphas, for example, needs none of the kernels'."""
 
     to_input: bool
     to_kernels: bool

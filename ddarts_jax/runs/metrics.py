@@ -113,7 +113,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, except a last line that is still being written.
 
     Raises:
-      UserError: there is no such file, or a line is not one that `MetricsWriter` writes.
+      UserError: there is no such file, or a line of it is not a metrics line.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")

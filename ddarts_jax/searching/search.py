@@ -149,9 +149,7 @@ def run(
     method = methods.find(settings.method)
     if method.run is not None:
         if alpha_loss is not None:
-            raise UserError(
-                f"config.search.method={settings.method!r} has no alphas, so it takes no alpha_loss."
-            )
+            raise UserError(f"Search method {settings.method!r} has no alphas, so no alpha_loss.")
         genotype = method.run(config, dataset, workdir, writer, dtype)
         return Found(genotype, np.load(workdir / layout.ALPHAS))
     splits = dataset.halves(config.seed)

@@ -1,4 +1,4 @@
-"""D-DARTS: every cell has its own architecture, and a loss of its own (section 3.2).
+"""D-DARTS: every cell has its own architecture and its own loss (section 3.2).
 
 `L_T_i = L_CE + w_01 L_01_i + w_AB L_AB_i`, and alpha_i gets exactly dL_T_i / dalpha_i.
 """

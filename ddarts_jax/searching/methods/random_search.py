@@ -95,7 +95,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         The genotype of the best candidate.
 
     Raises:
-        UserError: see `draw`; there are too few epochs for the candidates; or the workdir holds
+        UserError: see `draw`; there are too few epochs for the candidates; or the workdir contains
             candidates of another config.
     """
     count = config.search.random.candidates

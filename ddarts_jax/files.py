@@ -1,4 +1,4 @@
-"""JSON files: read with one sentence for whatever is wrong, written whole or not at all."""
+"""JSON files: reading with a one-sentence error, and atomic writing."""
 
 import json
 import os
@@ -13,14 +13,14 @@ def read_json(path: Path, kind: str) -> Any:
 
     Args:
         path: the file.
-        kind: of file, as the messages begin: "Score file".
+        kind: kind of file, which begins the messages, such as "Score file".
 
     Raises:
-        UserError: when it is missing, unreadable or no JSON.
+        UserError: when it is missing, unreadable or not JSON.
     """
-    # A device or a pipe would block the read for ever.
+    # Reading a device or a pipe could block for ever.
     if not os.path.isfile(path):
-        raise UserError(f"{kind} {path} does not exist or is no regular file.")
+        raise UserError(f"{kind} {path} does not exist or is not a regular file.")
     try:
         return json.loads(path.read_bytes())
     except OSError as error:

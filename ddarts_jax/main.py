@@ -16,16 +16,16 @@ _logger = logging.getLogger("ddarts_jax")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what the command line asks for.
+    """Runs the task of the command line.
 
     Returns:
-        The exit status: 0 if all is done; 2 for a mistake that the user can mend; 128 plus the
+        The exit status: 0 if the task is done; 2 for a mistake that the user can fix; 128 plus the
         signal's number if a signal ended the run, whose state is saved: 130 after SIGINT, 143 after
-        SIGTERM. In a run of several processes, one that fails exits here.
+        SIGTERM. In a multi-process run, a failing process exits here and does not return.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     _logger.setLevel(logging.INFO)
-    # The first import of jax takes seconds: wrong flags are told before it.
+    # Flags are checked before the first import of jax, which takes seconds.
     try:
         group, argv = processes.parse_flags(sys.argv if argv is None else argv)
         config, workdir = configuration.parse_flags(argv)
@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         status, failure = _fail(error), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        status = 128 + stopped.signal  # as a shell says it; not 0: the work is not done
+        status = 128 + stopped.signal  # as in a shell; not 0, because the work is not done
     except KeyboardInterrupt:
-        print("interrupted; the same command with the same --workdir continues", file=sys.stderr)
+        print("Interrupted: the same command with the same --workdir continues.", file=sys.stderr)
         status, failure = 128 + signal.SIGINT, "interrupted"
     except Exception as error:
         if processes.count() == 1:
@@ -65,20 +65,20 @@ def run(config, workdir: str | Path) -> dict:
     """Runs `config.task` in `workdir`.
 
     Args:
-        config: validated, as `config.parse_flags` gives it.
-        workdir: made if it does not exist; an interrupted run in it continues. Of several processes
-            all but the first have a scratch directory in its place.
+        config: validated, from `configuration.parse_flags`.
+        workdir: created if needed; an interrupted run in it continues. In a multi-process run, all
+            processes but the first use a scratch directory instead.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
-        UserError: what a user can mend; also that another process uses the workdir.
+        UserError: the user can fix the problem; also if another process uses the workdir.
     """
     if processes.count() > 1 and config.task not in ("pipeline", "search", "train", "evaluate"):
         raise UserError(f"Task {config.task!r} runs in one process; start it alone.")
     workdir = Path(workdir)
-    if config.task == "export":  # which writes elsewhere
+    if config.task == "export":  # it writes elsewhere
         return _run_task(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir):
@@ -86,12 +86,12 @@ def run(config, workdir: str | Path) -> dict:
 
 
 def _run_task(config, workdir: Path) -> dict:
-    """Runs the task as `run` describes, which keeps other processes out of the workdir."""
+    """Runs the task; see `run`, which keeps other processes out of the workdir."""
     clock = Clock(workdir, counts=config.task != "evaluate")
     if config.task == "seeds":
         from ddarts_jax.tasks import seeds
 
-        return seeds.run(config, workdir)  # uses no device, which its runs need
+        return seeds.run(config, workdir)  # before any device is used, because its runs need them
     import jax
 
     if config.get("dtype") == "float64":

@@ -226,7 +226,7 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(place, unbroken):
     step = _newest(workdir, "search") + 4
     output = _signal_after(process, workdir, "search", step, signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM, output
-    stopped = re.search(r"stopped by SIGTERM in search, saved at step (\d+): .*", output)
+    stopped = re.search(r"Stopped by SIGTERM in search, saved at step (\d+): .*", output)
     assert stopped and "the same command with the same --workdir continues" in stopped[0]
     assert re.search(rf"search: continues after step \d+ of {_SEARCH_STEPS}", output)
     assert _newest(workdir, "search") == int(stopped[1]) < _SEARCH_STEPS

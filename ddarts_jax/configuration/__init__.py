@@ -1,6 +1,6 @@
-"""The configuration: `keys` has every key with its default, `checks` what is allowed, `files` the flags.
+"""The configuration: keys and defaults (`keys`), allowed values (`checks`), files and flags (`files`).
 
-A file in configs/ returns `dd.default_config()` with some values changed; flags change more:
+A file in configs/ returns `dd.default_config()` with some values changed; flags change further values:
 
     python -m ddarts_jax.main --config configs/digits.py --config.search.epochs=3 --workdir DIR
 """

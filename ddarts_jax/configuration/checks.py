@@ -1,4 +1,4 @@
-"""Which values a config may have, each by itself and together."""
+"""Checks of a config's values, individually and in combination."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ _CHOICES = {
 }
 
 
-# By key or its last part: the allowed values in words, and their test.
+# By key or its last part: the allowed values in words, and a test for them.
 _POSITIVE = ("greater than 0", lambda value: value > 0)
 
 
@@ -67,25 +67,26 @@ _RANGES = {
 }
 
 
-# Pairs of values that exclude each other, or of which one would be ignored. For each key the values that
-# are meant, or _SET: any but the default; then why they exclude each other, and what to do.
+# Pairs of values that exclude each other, or one of which would be ignored. For each key the values
+# concerned, or _SET (any but the default); then why they exclude each other, and what to do.
 _SET = None
 
 
 _CONFLICTS = (
     (
         {"search.method": ("random",), "search.start.genotype": _SET},
-        "a random search starts from nothing; leave search.start.genotype empty, or choose another "
-        "search.method",
+        "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
+        "another config.search.method",
     ),
     (
         {"search.method": ("random",), "search.alphas.cell_learning_rates": _SET},
-        "a random search trains no supernet; leave the rates empty, or choose another search.method",
+        "a random search does not train a supernet; leave the rates empty, or choose another "
+        "config.search.method",
     ),
     (
         {"search.start.genotype": _SET, "search.ddarts.share_cells": _SET},
-        "the start says itself which cells share an architecture; set search.ddarts.share_cells=False, "
-        "or leave search.start.genotype empty",
+        "the start itself defines which cells share an architecture; set "
+        "config.search.ddarts.share_cells=False, or leave config.search.start.genotype empty",
     ),
     (
         {
@@ -97,8 +98,8 @@ _CONFLICTS = (
     ),
     (
         {"task": ("pipeline", "search"), "genotype": _SET},
-        "a search finds its genotype; set config.task=train to train this one, or begin the search with "
-        "it by search.start.genotype",
+        "a search finds its own genotype; set config.task=train to train this one, or use "
+        "config.search.start.genotype to start the search from it",
     ),
     (
         {"task": ("pipeline", "search"), "weights": _SET},
@@ -107,29 +108,29 @@ _CONFLICTS = (
     ),
     (
         {"train.schedule": ("cosine",), "train.decay": _SET},
-        "a cosine does not read the decay; leave it at its default, or set "
+        "a cosine does not use the decay; leave it at its default, or set "
         "config.train.schedule=exponential",
     ),
     (
         {"train.schedule": ("exponential",), "train.final_learning_rate": _SET},
-        "an exponential schedule ends wherever its decay leads; leave the final rate at 0, or set "
-        "config.train.schedule=cosine",
+        "the final rate of an exponential schedule follows from its decay; leave the final rate at 0, "
+        "or set config.train.schedule=cosine",
     ),
 )
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every value that has a range or a choice, and that no two exclude each other.
+    """Checks every value that has a range or a choice, and that no two values exclude each other.
 
     Raises:
-      UserError: a value is not allowed; names the key, the value and what is.
+      UserError: a value is not allowed; the message names the key, the value and the allowed values.
     """
     values = flatten(config)
     tasks = tuple(task for task in TASKS if set(flatten(TASKS[task]())) <= set(values))
     if config.task not in tasks:
         raise UserError(f"config.task is {config.task!r}; it must be one of {tasks}.")
     for key, value in values.items():
-        if value is None:  # which ml_collections allows whatever the type
+        if value is None:  # ml_collections allows it for any type
             raise UserError(
                 f"config.{key} is None; give it a value, as its default "
                 f"{flatten(TASKS[config.task]()).get(key)!r}."
@@ -167,7 +168,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _check_method(values: Mapping[str, Any]) -> None:
-    """Raises UserError if there is no such search method, or if another one's options are set."""
+    """Raises UserError if there is no such search method, or if options of another method are set."""
     chosen = values.get("search.method")
     if chosen is None:
         return
@@ -179,7 +180,7 @@ def _check_method(values: Mapping[str, Any]) -> None:
         if owner in METHODS and owner != chosen and value != defaults.get(key, value):
             raise UserError(
                 f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
-                f"read it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
+                f"use it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
             )
 
 

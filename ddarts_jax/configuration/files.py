@@ -21,7 +21,7 @@ from ddarts_jax.errors import UserError
 
 
 def based_on(file: str, name: str) -> ConfigDict:
-    """Returns the configuration of the file `name` that lies beside the config file `file`."""
+    """Returns the configuration of the file `name` in the folder of the config file `file`."""
     return runpy.run_path(str(Path(file).with_name(name)))["get_config"]()
 
 
@@ -36,13 +36,13 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
       The validated, locked configuration and the workdir.
 
     Raises:
-      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
-        value has the wrong type or range.
+      UserError: the config file cannot be used, a key does not exist (the message names the nearest
+        one), or a value has the wrong type or range.
     """
     parser = argparse.ArgumentParser(
         prog="python -m ddarts_jax.main",
         description="D-DARTS: searches, trains and evaluates a network.",
-        epilog="Any value of the config is changed by --config.key=value.",
+        epilog="To change any value of the config, use --config.key=value.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a file as in configs/")
@@ -50,7 +50,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         "--workdir",
         default="",
         metavar="DIR",
-        help="where everything is written; an interrupted run in it is continued "
+        help="folder for all results; an interrupted run in it is continued "
         "(default: runs/<config name>-<time>)",
     )
     arguments, overrides = parser.parse_known_args(list(argv[1:]))
@@ -77,15 +77,15 @@ def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) ->
     """Loads a config and changes some of its values.
 
     Args:
-      name: of a config that comes with the package, or a path.
+      name: the name of a config that comes with the package, or a path.
       overrides: {dotted key: value}; `search.space` may be a tuple of names of primitives.
 
     Returns:
       The validated, locked configuration.
 
     Raises:
-      UserError: the config file cannot be used, a key does not exist (names the nearest one), or a
-        value has the wrong type or range.
+      UserError: the config file cannot be used, a key does not exist (the message names the nearest
+        one), or a value has the wrong type or range.
     """
     config = _load(name)
     for key, value in (overrides or {}).items():
@@ -113,7 +113,7 @@ def shipped() -> dict[str, Path]:
 
 
 def nearest_key(config: ConfigDict, key: str) -> str:
-    """Returns the dotted key of `config` (value or group) that looks most like `key`."""
+    """Returns the dotted key of `config` (value or group) that is most similar to `key`."""
 
     def likeness(candidate: str) -> float:
         # The last part counts twice: 'serach.epochs' is about epochs, and so is a bare 'epochs'.
@@ -124,7 +124,7 @@ def nearest_key(config: ConfigDict, key: str) -> str:
 
 
 def _load(name: str | os.PathLike) -> ConfigDict:
-    """Runs a config file, named by its path or as in `shipped`, and returns its config."""
+    """Runs a config file, given by its path or a name in `shipped`, and returns its config."""
     path = str(name)
     if not Path(path).is_file():
         if path not in shipped():
@@ -141,7 +141,7 @@ def _load(name: str | os.PathLike) -> ConfigDict:
     if task not in TASKS or not set(flatten(TASKS[task]())) <= set(flatten(config)):
         raise UserError(
             f"Config file {path!r} must define get_config() that returns default_config(), or "
-            "that of another task as in configs/, with some values changed."
+            "the config of another task as in configs/, with some values changed."
         )
     return config
 
@@ -150,14 +150,14 @@ def _config_file_error(path: str, error: Exception) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), "?")
     if isinstance(error, AttributeError | KeyError) and error.args:
-        # ml_collections adds advice in further lines.
+        # ml_collections appends advice on further lines.
         error = type(error)(str(error.args[0]).splitlines()[0])
     if isinstance(error, ModuleNotFoundError) and error.name == "ddarts_jax.config":
         return (
-            f"Config file {path!r} fails in line {line}: ddarts_jax.config is now the package itself: "
+            f"Config file {path!r} fails on line {line}: ddarts_jax.config is now the package itself: "
             f"import ddarts_jax as dd, dd.default_config()."
         )
-    message = f"Config file {path!r} fails in line {line}: {type(error).__name__}: {error}"
+    message = f"Config file {path!r} fails on line {line}: {type(error).__name__}: {error}"
     for former, name in FORMER_NAMES.items():
         if isinstance(error, AttributeError | KeyError) and former.split(".")[1] in str(error):
             return f"{message} (config.{former} is now config.{name})"
@@ -165,7 +165,7 @@ def _config_file_error(path: str, error: Exception) -> str:
 
 
 def _renamed(argument: str) -> str:
-    """Returns an override with today's name of its key."""
+    """Returns an override with the present name of its key."""
     flag, equals, value = argument.partition("=")
     key = flag.removeprefix("--config.")
     if key == flag or key not in FORMER_NAMES:
@@ -178,7 +178,7 @@ def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Raises UserError unless every flag among `overrides` names a value of the config."""
     for argument in overrides:
         if not argument.startswith("-") or _is_number(argument):
-            continue  # the value of the flag before it
+            continue  # the value of the preceding flag
         key = argument.partition("=")[0].lstrip("-")
         if not key.startswith("config."):
             raise UserError(f"Unknown flag --{key}; overrides are --config.key=value.")

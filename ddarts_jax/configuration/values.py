@@ -1,4 +1,4 @@
-"""Configs as plain values: flat, compared, copied, and as JSON."""
+"""Configs as plain values: flattening, comparison, copies and JSON."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Returns 'dotted.key: value in a, value in b' of every key in which two mappings differ."""
+    """Returns 'dotted.key: value in a, value in b' for every key in which two mappings differ."""
     a, b = flatten(a), flatten(b)
     missing = object()
 

@@ -1,7 +1,7 @@
 """Data parallelism: one mesh axis `data`, state replicated, batch sharded (DESIGN: GSPMD by `jit`).
 
 Under `jit` a sum over a sharded batch is a sum over all devices, so BatchNorm and losses are global and
-the result is that of one device. Of several processes each holds its share of the devices; all run the
+the result is that of one device. Each of several processes has its share of the devices; all run the
 same program on the same state.
 """
 
@@ -20,11 +20,11 @@ def data_mesh(batch_size: int, devices=None) -> Mesh:
     """A mesh of all devices over which a batch is split evenly.
 
     Args:
-        batch_size: images of a step, over all devices.
-        devices: default: all.
+        batch_size: images per step, over all devices.
+        devices: the devices; None: all.
 
     Raises:
-        UserError: when the batch does not divide; names the nearest sizes that do.
+        UserError: when the batch does not divide evenly; the message names the nearest sizes that do.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -33,24 +33,24 @@ def data_mesh(batch_size: int, devices=None) -> Mesh:
         nearest = " or ".join(str(size) for size in (below, above) if size)
         raise UserError(
             f"data.batch_size={batch_size} cannot be split evenly over {count} devices: "
-            f"use {nearest}"
+            f"use {nearest}."
         )
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def divisible(batch_size: int) -> int:
-    """The smallest size from `batch_size` on that all devices can share evenly."""
+    """The smallest size of at least `batch_size` that all devices can share evenly."""
     count = jax.device_count()
     return -(-batch_size // count) * count
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of arrays that are replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree, mesh: Mesh):
-    """Puts every leaf, the same in all processes, whole on every device."""
+    """Replicates every leaf, equal in all processes, on every device."""
     return put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
@@ -58,8 +58,8 @@ def put(tree, shardings):
     """`jax.device_put`, also onto devices of other processes.
 
     Args:
-        tree: arrays, the same in all processes.
-        shardings: one for each leaf.
+        tree: arrays, equal in all processes.
+        shardings: one sharding for each leaf.
     """
 
     def place(leaf, wanted):
@@ -75,7 +75,7 @@ def put(tree, shardings):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the devices."""
+    """The sharding that splits the leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -85,19 +85,19 @@ def split_batch(batch, mesh: Mesh):
 
 
 def over(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
-    """While a step is traced: says to `sum_over_batch` over which devices batches are split."""
+    """Sets the devices that `sum_over_batch` sums over, while a step is traced."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def sum_over_batch(function: Callable, *batches) -> jax.Array:
-    """Adds up what `function` gives for the images of each device, in float32 or better.
+    """Adds up the results of `function` for the images of each device, in float32 or better.
 
-    Left to itself, XLA would add the devices' parts in the dtype that `function` computes in, such as
-    bfloat16. Outside of `over`, and on one device, this is `function(*batches)` alone.
+    XLA by itself would add the devices' parts in the dtype that `function` computes in, such as
+    bfloat16. Outside `over`, and on one device, this is just `function(*batches)`.
 
     Args:
         function: maps arrays with leading axis B to one array, a sum over B.
-        batches: arrays [B, ...], of as many images for each device.
+        batches: arrays [B, ...], with equally many images per device.
 
     Returns:
         The sum over all images.
@@ -110,7 +110,7 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return part(*batches)
-    # Unchecked: else JAX adds sums of its own where `function` transposes something.
+    # Unchecked, because JAX would otherwise add its own sums where `function` is transposed.
     return jax.shard_map(
         lambda *own: jax.lax.psum(part(*own), "data"),
         mesh=mesh,

@@ -1,9 +1,9 @@
-"""How far one architecture is from another (D-DARTS paper, the DARTOpti extension).
+"""Distances between architectures (D-DARTS paper, the DARTOpti extension).
 
 An edge is the set of primitives chosen on it, and two edges differ by the weighted Hamming distance
-of their sets; the weights are the primitives' operation scores. From the edges follow two distances
-of networks: the paper's, which ignores where in a cell an edge stands, and a positional one beside
-it. Both are symmetric, obey the triangle inequality and lie between 0 and 1.
+of their sets; the weights are the primitives' operation scores. Two distances between networks are
+based on this: the paper's, which ignores the position of an edge in its cell, and a positional one.
+Both are symmetric, obey the triangle inequality and are between 0 and 1.
 """
 
 import functools
@@ -35,18 +35,18 @@ SCORES = {
     "bottleneck_1x3x1": 82.87499756469727,
 }
 
-# A set of primitives is an integer, bit o for primitive o, and a table holds the distance of every
-# two sets under their exclusive or: 8 MB at this limit.
+# A set of primitives is an integer, bit o for primitive o, and a table contains the distance of any
+# two sets, indexed by their exclusive or: 8 MB at this limit.
 _MOST_PRIMITIVES = 20
 
 
 def load_scores(path: str | os.PathLike) -> dict[str, float]:
     """Reads operation scores from a JSON file `{"scores": {"primitive": score, ...}}`.
 
-    Other keys of the file are left alone.
+    Other keys of the file are ignored.
 
     Raises:
-        UserError: when the file is missing, unreadable or does not hold positive finite scores.
+        UserError: when the file is missing, unreadable or does not contain positive finite scores.
     """
     path = Path(path)
     fields = read_json(path, "Score file")
@@ -58,19 +58,19 @@ def load_scores(path: str | os.PathLike) -> dict[str, float]:
     try:
         _check_scores(fields["scores"])
     except UserError as error:
-        raise UserError(f"Score file {path} holds no valid scores: {error}") from error
+        raise UserError(f"Score file {path} does not contain valid scores: {error}") from error
     return {primitive: float(score) for primitive, score in fields["scores"].items()}
 
 
 def edge_distance(
     u: Iterable[str], v: Iterable[str], scores: Mapping[str, float] | None = None
 ) -> float:
-    """Weighted Hamming distance of two edges: sum_o w_o [u_o != v_o] / sum_o w_o.
+    """Weighted Hamming distance between two edges: sum_o w_o [u_o != v_o] / sum_o w_o.
 
     Args:
         u: names of the primitives chosen on one edge.
         v: those on the other.
-        scores: the weights w; they also say which primitives there are. `SCORES` if None.
+        scores: the weights w; they also define which primitives exist. `SCORES` if None.
 
     Raises:
         UserError: when a primitive has no score, or `scores` are not positive finite numbers.
@@ -89,8 +89,8 @@ def cell_distances(
 
     The largest distance from an edge of one cell to the nearest edge of the other, over the edges of
     both. Every edge counts, one without primitives as the empty set. A cell has the edges of all its
-    network's nodes (those concatenated and those in entries), so networks of different numbers of
-    nodes compare as they are.
+    network's nodes (those concatenated and those in entries), so networks with different numbers of
+    nodes can be compared directly.
 
     Args:
         a: one network.
@@ -98,8 +98,8 @@ def cell_distances(
         scores: weights of the primitives; `SCORES` if None.
 
     Returns:
-        float64 [cells of the deeper network]. A cell that only one of them has counts 1, the largest
-        distance there is.
+        float64 [cells of the deeper network]. A cell that only one of them has counts as 1, the
+        largest possible distance.
 
     Raises:
         UserError: when a primitive has no score, or `scores` are not positive finite numbers.
@@ -116,11 +116,11 @@ def cell_distances(
 def architecture_distance(
     a: Genotype, b: Genotype, scores: Mapping[str, float] | None = None
 ) -> float:
-    """The paper's distance of two networks: the mean of `cell_distances`.
+    """The paper's distance between two networks: the mean of `cell_distances`.
 
-    Two networks whose cells hold the same edges in different places have distance 0. The triangle
-    inequality holds for different depths too: a cell that two networks lack and a third one has adds
-    1, no less than the mean, to both of the third one's distances.
+    Two networks whose cells contain the same edges in different places have distance 0. The triangle
+    inequality holds for different depths too: a cell that only a third network has adds 1, which is at
+    least the mean, to both of that network's distances.
     """
     return float(cell_distances(a, b, scores).mean())
 
@@ -131,7 +131,7 @@ def positional_cell_distances(
     """Distances of the cells at the same position, edge by edge.
 
     The mean of `edge_distance` over the edges of the cell with more nodes; an edge that only one of
-    the two cells has counts 1. Arguments, result and errors as those of `cell_distances`.
+    the two cells has counts as 1. Arguments, result and errors are those of `cell_distances`.
     """
     names, table = _weigh(scores, _primitives(a) | _primitives(b))
     u, v = _edges(a, names), _edges(b, names)
@@ -146,9 +146,9 @@ def positional_cell_distances(
 def positional_distance(
     a: Genotype, b: Genotype, scores: Mapping[str, float] | None = None
 ) -> float:
-    """Distance of two networks, edge by edge: the mean of `positional_cell_distances`.
+    """Distance between two networks, edge by edge: the mean of `positional_cell_distances`.
 
-    Zero just where the networks have the same number of nodes and the same entries in every cell.
+    Zero exactly if the networks have the same number of nodes and the same entries in every cell.
     """
     return float(positional_cell_distances(a, b, scores).mean())
 
@@ -158,7 +158,7 @@ def distance_matrix(
     scores: Mapping[str, float] | None = None,
     distance: Callable[..., float] = architecture_distance,
 ) -> np.ndarray:
-    """The distances of all pairs, float64 [n, n].
+    """The distances between all pairs, float64 [n, n].
 
     Args:
         genotypes: n networks.
@@ -182,8 +182,8 @@ def _primitives(genotype: Genotype) -> set[str]:
 def _weigh(scores, used: set[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the primitives and the table of distances [2 ** primitives].
 
-    Primitives that users have added count where a network has them, so that the distances of all
-    other networks stay what they are.
+    Primitives that users have added count only where a network has them, so that the distances of all
+    other networks do not change.
     """
     if scores is None:
         scores = SCORES | {name: score for name, score in ADDED.items() if name in used}
@@ -214,7 +214,7 @@ def _check_scores(scores) -> None:
             )
 
 
-_TOO_LARGE = 1e100  # far above any score; the sum of such stays finite
+_TOO_LARGE = 1e100  # far above any score; sums of such numbers stay finite
 
 
 @functools.lru_cache(maxsize=1024)
@@ -231,9 +231,9 @@ def _edges(genotype: Genotype, names: tuple[str, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _distinct_edges(genotype: Genotype, names: tuple[str, ...]) -> np.ndarray:
-    """Every cell's edges without repetitions, int64 [cells, most in a cell].
+    """The edges of every cell without repetitions, int64 [cells, largest number in a cell].
 
-    A cell that has fewer repeats one of its own, which changes no minimum and no maximum.
+    A cell with fewer edges repeats one of its own, which does not change any minimum or maximum.
     """
     cells = [sorted(set(cell)) for cell in _edges(genotype, names).tolist()]
     most = max(len(cell) for cell in cells)
@@ -248,6 +248,6 @@ def _bits(names) -> dict[str, int]:
 def _bit(primitive, bits) -> int:
     if primitive not in bits:
         raise UserError(
-            f"Primitive {primitive!r} has no operation score: the scores know {', '.join(bits)}."
+            f"Primitive {primitive!r} has no operation score: there are scores for {', '.join(bits)}."
         )
     return bits[primitive]

@@ -1,4 +1,4 @@
-"""Genotypes: the discrete architecture of a network; parsing, encoding, expansion, storage as JSON.
+"""Genotypes, the discrete architectures of networks: parsing, encoding, expansion, storage as JSON.
 
 Nodes 0 and 1 of a cell are its inputs (the outputs of the cell before the last and of the last
 one), nodes 2, 3, ... its intermediate nodes. An edge leads from every node to every later
@@ -25,10 +25,10 @@ Cell = tuple[Entry, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Genotype:
-    """The architecture of a network: what every cell computes, in which order the cells stand.
+    """The architecture of a network: the operations of every cell and the order of the cells.
 
     Lists become tuples, entries are sorted by node; entries of one node keep their order, which has
-    no meaning (a node is the sum of its inputs), so that genotypes are equal whatever it is.
+    no meaning (a node is the sum of its inputs) and does not affect the equality of genotypes.
 
     Attributes:
         genes: the distinct cells, each a tuple of entries `(primitive, node, source)`.
@@ -55,7 +55,7 @@ class Genotype:
             raise UserError("seq must name at least one cell; use null where cell i is genes[i].")
         if seq and (unnamed := set(range(len(genes))) - set(seq)):
             raise UserError(
-                f"seq must name every cell of genes, but cell {min(unnamed)} is in no place of {seq}: "
+                f"seq must name every cell of genes, but cell {min(unnamed)} does not occur in {seq}: "
                 f"leave it out of genes."
             )
         num_cells = len(genes if seq is None else seq)
@@ -82,7 +82,7 @@ class Genotype:
 
     @property
     def num_nodes(self) -> int:
-        """Number of intermediate nodes of a cell, up to the last that is named anywhere."""
+        """Number of intermediate nodes of a cell, up to the last one that any field names."""
         nodes = (node for cell in self.genes for _, node, _ in cell)
         return max([*nodes, *self.concat]) - 1
 
@@ -97,7 +97,7 @@ class Genotype:
         return self.genes if self.seq is None else tuple(self.genes[index] for index in self.seq)
 
     def to_dict(self) -> dict:
-        """The fields as JSON can say them."""
+        """The fields in a form that JSON can represent."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
@@ -105,11 +105,11 @@ class Genotype:
         """Returns the genotype that `name` means.
 
         Args:
-            name: of a handcrafted network ("ResNet18"), or of one as the authors encode it
-                ("authors/ResNet18"); or the path of a `.json` that `save` wrote, or of the authors' text.
+            name: the name of a handcrafted network ("ResNet18") or of the authors' encoding of it
+                ("authors/ResNet18"), or the path of a `.json` that `save` wrote or of the authors' text.
 
         Raises:
-            UserError: when there is no such network or file, or the file holds no genotype.
+            UserError: when there is no such network or file, or the file does not contain a genotype.
 
         Example:
             >>> dd.Genotype.load("ResNet18").num_cells
@@ -117,7 +117,7 @@ class Genotype:
         """
         if Path(name).suffix == ".json":
             return cls._from_json(name)
-        from ddarts_jax.genotypes import lookup  # which makes genotypes
+        from ddarts_jax.genotypes import lookup  # it imports this module
 
         return lookup.find_genotype(name)
 
@@ -143,10 +143,12 @@ class Genotype:
         try:
             return cls(**fields)
         except UserError as error:
-            raise UserError(f"Genotype file {path} holds no valid genotype: {error}") from error
+            raise UserError(
+                f"Genotype file {path} does not contain a valid genotype: {error}"
+            ) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the genotype as JSON, one entry a line; the file is never seen half-written.
+        """Writes the genotype as JSON, one entry per line; the file is never seen half-written.
 
         Raises:
             UserError: when the file cannot be written.
@@ -193,10 +195,10 @@ def reduction_positions(num_cells: int) -> tuple[int, ...]:
 def existing_nodes(cell: Cell) -> frozenset[int]:
     """The inputs 0 and 1 and every node with an input from an existing node.
 
-    A node without inputs does not exist: it carries no value, so its outgoing edges are dropped.
+    A node without inputs does not exist: it has no value, so its outgoing edges are dropped.
     """
     exist = {0, 1}
-    for _, node, source in cell:  # sorted by node, so every source is settled before its readers
+    for _, node, source in cell:  # sorted by node, so every source comes before its readers
         if source in exist:
             exist.add(node)
     return frozenset(exist)
@@ -261,7 +263,7 @@ def encode(genotype: Genotype, primitives: tuple[str, ...], strength: float) -> 
     Args:
         genotype: the network.
         primitives: names of the candidate primitives, in the order of the last axis.
-        strength: the alphas of the primitives that are there; those of all others are its negative.
+        strength: the alphas of the genotype's primitives; those of all others are its negative.
 
     Returns:
         float32 [distinct cells, edges, primitives].
@@ -385,7 +387,7 @@ def _check_probabilities(probabilities, primitives):
         num_nodes += 1
     if num_edges(num_nodes) != edge_count:
         raise UserError(
-            f"Probabilities of shape {probabilities.shape} describe {edge_count} edges a cell, "
+            f"Probabilities of shape {probabilities.shape} describe {edge_count} edges per cell, "
             f"which no number of nodes has: 1, 2, 3, 4 nodes have 2, 5, 9, 14 edges."
         )
     if not np.isfinite(probabilities).all():
@@ -402,7 +404,7 @@ def _checked_cell(cell, index) -> Cell:
         raise UserError(f"genes[{index}] must be a list of entries, found {_short(cell)}.")
     entries = []
     for entry in cell:
-        where = f"genes[{index}] holds {_short(entry)}"
+        where = f"genes[{index}] contains {_short(entry)}"
         if not _is_sequence(entry) or len(entry) != 3:
             raise UserError(f"{where}, but an entry is (primitive, node, source).")
         primitive, *ends = entry
@@ -413,11 +415,11 @@ def _checked_cell(cell, index) -> Cell:
             raise UserError(f"{where}, but node must be at least 2 and source less than node.")
         entries.append((primitive, node, source))
     if len(set(entries)) < len(entries):
-        raise UserError(f"genes[{index}] holds an entry twice: {_short(cell)}.")
+        raise UserError(f"genes[{index}] contains an entry twice: {_short(cell)}.")
     return tuple(sorted(entries, key=operator.itemgetter(1)))
 
 
-_MAX_NODE = 1000  # far above any cell; keeps a broken file from asking for billions of nodes
+_MAX_NODE = 1000  # far above any cell; prevents a corrupt file from requesting billions of nodes
 
 
 def _integers(values, name, allowed: range) -> tuple[int, ...]:
@@ -425,10 +427,10 @@ def _integers(values, name, allowed: range) -> tuple[int, ...]:
         raise UserError(f"{name} must be a list of integers, found {_short(values)}.")
     for value in values:
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise UserError(f"{name} must hold integers only, found {_short(value)}.")
+            raise UserError(f"{name} must contain integers only, found {_short(value)}.")
         if value not in allowed:
             raise UserError(
-                f"{name} must lie between {allowed.start} and {allowed.stop - 1}, "
+                f"{name} must be between {allowed.start} and {allowed.stop - 1}, "
                 f"found {_short(value)}."
             )
     return tuple(int(value) for value in values)
@@ -437,7 +439,7 @@ def _integers(values, name, allowed: range) -> tuple[int, ...]:
 def _distinct_integers(values, name, allowed):
     integers = _integers(values, name, allowed)
     if len(set(integers)) < len(integers):
-        raise UserError(f"{name} holds a number twice: {_short(values)}.")
+        raise UserError(f"{name} contains a number twice: {_short(values)}.")
     return integers
 
 
@@ -445,4 +447,4 @@ def _is_sequence(value):
     return isinstance(value, list | tuple | range)
 
 
-_short = reprlib.repr  # cut, so that a hostile file cannot flood the message
+_short = reprlib.repr  # truncated, so that a hostile file cannot flood the message

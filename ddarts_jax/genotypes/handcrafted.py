@@ -1,12 +1,12 @@
 """Handcrafted networks written as genotypes of the 12-primitive space (DARTOpti, D-DARTS section 4).
 
-A cell of a genotype is a block, or a stage, of the network. Its output concatenates all nodes, where
-the network's own is the last one; the 1x1 convolution with which the next cell reads it can choose.
+A cell of a genotype is a block, or a stage, of the network. Its output concatenates all nodes, whereas
+the network's output is the last one only; the 1x1 convolution of the next cell can select it.
 
-`AUTHORS` has the encodings of the authors' program. They read node 0, the output of the cell before
+`AUTHORS` contains the encodings of the authors' program. They read node 0, the output of the cell before
 the last, where the network reads the last cell's output; so every second cell leads nowhere, or only
-into unused branches, and gets no gradient. `HANDCRAFTED` has the same with node 1 in its place: a chain.
-Counts of distinct cells are those of the encodings: Xception has 3, its article speaks of 5.
+into unused branches, and gets no gradient. `HANDCRAFTED` contains the same with node 1 instead: a chain.
+Counts of distinct cells are those of the encodings: Xception has 3, although its article names 5.
 """
 
 from ddarts_jax.genotypes.genotype import Cell, Genotype
@@ -62,10 +62,10 @@ def _xception(source: int) -> Genotype:
 
 
 def _inception_v4() -> Genotype:
-    """4 x A, reduction, 7 x B, reduction, 3 x C (Szegedy et al. 2017); there is none of the authors'.
+    """4 x A, reduction, 7 x B, reduction, 3 x C (Szegedy et al. 2017); the authors have no such encoding.
 
     Branches of a block that begin with the same 1x1 convolution share it, and a shorter branch is a
-    node of the longer one. The convolution behind a pool is the next cell's 1x1 convolution.
+    node of the longer one. The convolution after a pool is the next cell's 1x1 convolution.
     """
 
     def block(convolution: str) -> Cell:

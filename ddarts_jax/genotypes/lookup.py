@@ -1,4 +1,4 @@
-"""Genotypes by name, by file, and by the authors' text, which is parsed and never evaluated."""
+"""Look-up of genotypes by name, by file, or from the authors' text (parsed, never evaluated)."""
 
 import ast
 import dataclasses
@@ -15,22 +15,24 @@ _MAX_TEXT = 200_000  # characters, twenty times the longest of the authors' geno
 def parse_genotype(text: str) -> Genotype:
     """Reads the authors' text, `Genotype_nested(genes=[...], concat=..., reductions=...)`.
 
-    Values are literals or `range(...)`; `Genotype_opt`, which has a `seq` too, is read likewise. The
-    authors' network concatenates all nodes that exist whatever `concat` says, so the result's has all.
-    Entries of a node keep their order, by which the authors' weights are named.
+    Values are literals or `range(...)`; `Genotype_opt`, which also has a `seq`, is accepted too. The
+    authors' network concatenates all existing nodes whatever `concat` says, so the result does as well.
+    Entries of a node keep their order, because the authors' weights are named by it.
 
     Raises:
         UserError: when the text is anything else.
     """
     if len(text) > _MAX_TEXT:
-        raise UserError(f"a genotype has at most {_MAX_TEXT} characters, this text has {len(text)}")
+        raise UserError(
+            f"A genotype has at most {_MAX_TEXT} characters, this text has {len(text)}."
+        )
     try:
         genotype = Genotype(**_fields(ast.parse(text.strip(), mode="eval").body))
-    # Hostile text exhausts the parser's stack, or holds numbers too long to be printed.
+    # Hostile text exhausts the parser's stack, or contains numbers too long to be printed.
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(
-            f"not the authors' genotype text, Genotype_nested(genes=[[(primitive, node, source), ...], "
-            f"...], concat=range(2, 6), reductions=[2, 5]): {str(error) or 'nested too deeply'}"
+            f"Not the authors' genotype text, Genotype_nested(genes=[[(primitive, node, source), ...], "
+            f"...], concat=range(2, 6), reductions=[2, 5]): {str(error) or 'nested too deeply.'}"
         ) from error
     return dataclasses.replace(genotype, concat=range(2, genotype.num_nodes + 2))
 
@@ -60,19 +62,19 @@ def find_genotype(name: str | os.PathLike) -> Genotype:
     """Returns the genotype that `name` means.
 
     Args:
-        name: of a handcrafted network ("ResNet18"), or of one as the authors write it
-            ("authors/ResNet18"); or the path of a `.json` (`Genotype.load`) or of the authors' text.
+        name: the name of a handcrafted network ("ResNet18") or of the authors' encoding of it
+            ("authors/ResNet18"), or the path of a `.json` (`Genotype.load`) or of the authors' text.
 
     Raises:
-        UserError: when there is no such network or file, or the file holds no genotype.
+        UserError: when there is no such network or file, or the file does not contain a genotype.
     """
     known = HANDCRAFTED | {f"authors/{key}": genotype for key, genotype in AUTHORS.items()}
     if name in known:
         return known[name]
     if not os.path.isfile(name):
         raise UserError(
-            f"genotype {str(name)!r} is no handcrafted network ({', '.join(known)}), and there is no "
-            f"such file"
+            f"Genotype {str(name)!r} is not a handcrafted network ({', '.join(known)}), and there is "
+            f"no such file."
         )
     if Path(name).suffix == ".json":
         return Genotype.load(name)
@@ -80,6 +82,6 @@ def find_genotype(name: str | os.PathLike) -> Genotype:
         with open(name, encoding="utf-8") as file:
             return parse_genotype(file.read(_MAX_TEXT + 1))
     except OSError as error:
-        raise UserError(f"genotype file {name} cannot be read: {error.strerror}") from error
+        raise UserError(f"Genotype file {name} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise UserError(f"genotype file {name}: {error}") from error
+        raise UserError(f"Genotype file {name}: {error}") from error

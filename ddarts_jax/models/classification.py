@@ -1,4 +1,4 @@
-"""What makes a network a classifier: its heads and its loss."""
+"""The classification parts of a network: its heads and its loss."""
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,18 @@ class Head(nnx.Module):
         return self.classifier(x)
 
 
-POOL = 5  # pixels a side that the auxiliary head's pooling takes together
+POOL = 5  # side of the auxiliary head's pooling window, in pixels
 
 
-# Its stride, by stem: the features that it was made for are 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
+# Its stride, by stem: the head was designed for features of 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
 POOL_STRIDE = {"plain": 3, "strided": 2}
 
 
 class AuxiliaryHead(nnx.Module):
     """A second classifier half-way, whose loss helps to train the deep network (DARTS, CIFAR).
 
-    Of the features that it was made for (see `POOL_STRIDE`) one position remains; of larger ones the
-    mean is taken.
+    For the feature sizes it was designed for (see `POOL_STRIDE`) one position remains; for larger
+    features the mean over the positions is taken.
     """
 
     def __init__(self, channels, num_classes, stride):
@@ -45,7 +45,7 @@ class AuxiliaryHead(nnx.Module):
         self.head = Head(768, num_classes)
 
     def __call__(self, x, train):
-        """Maps features [B, H, W, channels], sides of `POOL + stride` or more, to logits."""
+        """Maps features [B, H, W, channels], with H and W at least `POOL + stride`, to logits."""
         wide = jax.nn.relu(x).astype(jnp.promote_types(x.dtype, jnp.float32))
         pooled = nnx.avg_pool(wide, (POOL, POOL), strides=(self.stride, self.stride))
         x = pooled.astype(x.dtype)
@@ -59,7 +59,7 @@ def cross_entropy(logits, labels, label_smoothing: float = 0.0):
     Args:
         logits: [B, classes], float32 or better.
         labels: [B], integer classes.
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: fraction of the target that is spread evenly over all classes.
 
     Returns:
         A scalar.

@@ -1,4 +1,4 @@
-"""What a derived network costs: parameters and multiply-accumulates (MACs)."""
+"""The cost of a derived network: parameters and multiply-accumulates (MACs)."""
 
 import collections
 import dataclasses
@@ -26,7 +26,7 @@ class Cost:
 
     Attributes:
         params: trainable parameters.
-        macs: multiply-accumulates of convolutions and linear layers, for one image in evaluation.
+        macs: multiply-accumulates of convolutions and linear layers, per image in evaluation.
         cell_params: trainable parameters of each cell.
         cell_macs: multiply-accumulates of each cell.
     """
@@ -47,17 +47,15 @@ def cost(
     stem: str = "plain",
     stem_multiplier: int = 3,
 ) -> Cost:
-    """Counts the parameters and MACs of a derived network, from the network itself.
-
-    The network is traced, not run.
+    """Counts the parameters and MACs of a derived network by tracing it, without running it.
 
     Args:
         genotype: see `network.build`, as for the other arguments.
-        channels: of the first cells' nodes.
-        num_classes: logits.
-        image_size: pixels a side.
-        auxiliary: whether to count the parameters of the auxiliary head; it has no part in
-            evaluation, so never in the MACs.
+        channels: number of channels of the first cells' nodes.
+        num_classes: number of logits.
+        image_size: pixels per side.
+        auxiliary: whether to count the parameters of the auxiliary head; it is not used in
+            evaluation, so it never counts towards the MACs.
         image_channels: channels of the input images.
         stem: "plain" or "strided".
         stem_multiplier: the plain stem has `stem_multiplier * channels` channels.
@@ -78,7 +76,7 @@ def cost(
     )
     image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
     run = functools.partial(networks.forward, network, train=False)
-    with backend.compiling_for("gpu"):  # where all are convolutions or products, which are counted
+    with backend.compiling_for("gpu"):  # uses only convolutions and products, which are counted
         closed = jax.make_jaxpr(run)(variables, image)
     weights = variables.weights
     macs = collections.Counter()
@@ -94,7 +92,7 @@ def cost(
 
 
 def cost_table(net: Supernet, image_size: int | None = None) -> np.ndarray:
-    """Counts the cost of every candidate on every edge of a supernet, as a derived network has it.
+    """Counts the cost that every candidate on every edge of a supernet has in a derived network.
 
     Args:
         net: the supernet.
@@ -102,7 +100,7 @@ def cost_table(net: Supernet, image_size: int | None = None) -> np.ndarray:
 
     Returns:
         float32 [distinct cells, E, O]: millions of parameters, or millions of MACs per image; for a
-        cell that stands several times the mean over its places.
+        cell that occurs several times, the mean over its positions.
     """
     size = None
     if image_size is not None:
@@ -125,7 +123,7 @@ def cost_table(net: Supernet, image_size: int | None = None) -> np.ndarray:
 
 @functools.cache
 def _primitive_cost(name: str, channels: int, stride: int, size: int | None) -> int:
-    """Counts the parameters of a primitive, or with a size of its input its MACs."""
+    """Counts the parameters of a primitive or, if the size of its input is given, its MACs."""
     graph, weights, statistics = nnx.split(
         primitives.create(name, channels, stride, affine=True), nnx.Param, nnx.BatchStat
     )
@@ -146,7 +144,7 @@ def _size(tree) -> int:
 
 
 def _equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
-    """All equations, those of nested calls too, each with the outermost `jax.named_scope`."""
+    """All equations, including those of nested calls, each with its outermost `jax.named_scope`."""
     for equation in jaxpr.eqns:
         inner = scope or str(equation.source_info.name_stack).split("/")[0]
         yield inner, equation
@@ -155,7 +153,7 @@ def _equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
 
 
 def _macs(equation: JaxprEqn) -> int:
-    """Multiply-accumulates of one equation: outputs times the products that are summed for each."""
+    """Multiply-accumulates of one equation: outputs times the number of products summed for each."""
     match equation.primitive:
         case lax.conv_general_dilated_p:
             kernel = equation.invars[1].aval

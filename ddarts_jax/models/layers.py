@@ -1,8 +1,8 @@
-"""The layers that primitives, cells and stems are made of, and how modules are split and run.
+"""Layers of primitives, cells and stems; splitting and running modules.
 
 Images are `[batch, height, width, channels]`. Every module is called as `module(x, train)`: with
-`train=True` BatchNorm uses the statistics of the batch and updates the running ones, otherwise it uses
-the running ones. Parameters and statistics are float32; the computation follows the dtype of `x`.
+`train=True` BatchNorm uses the statistics of the batch and updates the running ones; otherwise it uses
+the running ones. Parameters and statistics are float32; the computation uses the dtype of `x`.
 """
 
 import math
@@ -21,7 +21,7 @@ PyTree = Any
 
 
 def kernel(*shape: int) -> nnx.Param:
-    """A kernel without its numbers yet: see `initialise`."""
+    """A zero-filled kernel; `initialise` draws its values."""
     return nnx.Param(np.zeros(shape, np.float32))
 
 
@@ -29,16 +29,16 @@ def initialise(key, weights):
     """Draws all kernels as the reference does: U(-b, b) with b = 1 / sqrt(fan_in) (PyTorch's default).
 
     Kernels are the leaves named `kernel`, and all other leaves that are zero, except `scale` and
-    `bias`. Modules are built without numbers and filled here in one draw: drawing them one by one
-    compiles a program for every shape, which took twenty seconds for the smallest supernet.
+    `bias`. Modules are built with zeros and all kernels are drawn here at once: drawing them one by
+    one compiles a program for every shape, which took twenty seconds for the smallest supernet.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         weights: nested dict of a module's parameters; the last axes of a kernel are
-            [kh, kw, in / groups, out] or [in, out], axes before them stack kernels of one shape.
+            [kh, kw, in / groups, out] or [in, out]; axes before them stack kernels of one shape.
 
     Returns:
-        The same tree, float32, with random kernels; all else is as it was.
+        The same tree, float32, with random kernels; all other leaves are unchanged.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
 
@@ -66,7 +66,7 @@ class BatchNorm(nnx.Module):
 
     Args:
         channels: number of features.
-        affine: whether it has scale and bias; the supernet has none (DARTS, section 2.2).
+        affine: whether it has a scale and a bias; in the supernet it does not (DARTS, section 2.2).
     """
 
     def __init__(self, channels: int, affine: bool):
@@ -79,8 +79,8 @@ class BatchNorm(nnx.Module):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
         if train:
             output, mean, variance = standardise(x)
-            # The batch is standardised by its own variance, the running one estimates the population's,
-            # as in PyTorch.
+            # As in PyTorch, the batch is standardised by its own (biased) variance, while the running
+            # variance estimates that of the population.
             count = x.size // x.shape[-1]
             unbiased = variance * (count / max(count - 1, 1))
             for running, new in zip((self.mean, self.var), (mean, unbiased)):
@@ -110,7 +110,7 @@ class ConvBN(nnx.Module):
 
 
 class StridedStem(nnx.Module):
-    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, a quarter the size."""
+    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, quarter size."""
 
     def __init__(self, cin, channels):
         self.first = ConvBN(cin, channels // 2, 3, 2, affine=True, relu=False)
@@ -124,7 +124,7 @@ class StridedStem(nnx.Module):
 class FactorizedReduce(nnx.Module):
     """Halves the size without losing every second pixel: ReLU, two strided 1x1 convolutions, BN.
 
-    One convolution reads the even pixels, the other the odd ones; each gives half of the channels.
+    One convolution reads the even pixels, the other the odd ones; each produces half of the channels.
     """
 
     def __init__(self, cin, cout, *, affine):
@@ -136,7 +136,7 @@ class FactorizedReduce(nnx.Module):
     def __call__(self, x, train):
         """Maps [B, H, W, cin] to [B, ceil(H / 2), ceil(W / 2), cout]."""
         x = jax.nn.relu(x)
-        # An odd size has one odd pixel fewer than even ones: a zero stands for it.
+        # With an odd size there is one odd pixel fewer than even ones: pad with a zero.
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         even = convolve(x, self.even[...], (2, 2))
         odd = convolve(x[:, 1:, 1:], self.odd[...], (2, 2))
@@ -144,13 +144,13 @@ class FactorizedReduce(nnx.Module):
 
 
 def preprocess(cin, channels, reduction_before: bool, *, affine):
-    """The two layers that bring a cell's inputs to its number of channels, and to one size.
+    """The two layers that bring a cell's inputs to its number of channels and to the same size.
 
     Args:
-        cin: channels of the output of the cell before the last, and of the last.
-        channels: of the cell's nodes.
-        reduction_before: whether the last cell was a reduction cell, so that the one before it has
-            outputs twice the size.
+        cin: numbers of channels of the outputs of the cell before the last and of the last cell.
+        channels: number of channels of the cell's nodes.
+        reduction_before: whether the last cell was a reduction cell, so that the output of the one
+            before it is twice the size.
         affine: see `create`.
     """
     first, second = cin
@@ -162,7 +162,7 @@ def preprocess(cin, channels, reduction_before: bool, *, affine):
 
 
 class Variables(NamedTuple):
-    """What the modules hold, by part: `{"stem": ..., "cells": [...], "head": ...}` each.
+    """The arrays of the modules, each field by part: `{"stem": ..., "cells": [...], "head": ...}`.
 
     Attributes:
         weights: trainable parameters.

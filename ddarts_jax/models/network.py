@@ -1,10 +1,10 @@
 """The discrete network of a genotype, which is trained from scratch and evaluated.
 
-Cells follow each other as in DARTS: each reads the outputs of the two cells before it, reduction
-cells halve the size and double the channels, BatchNorm is affine. A node without inputs does not
-exist: edges from it are dropped, and a cell's output concatenates the intermediate nodes that do.
+Cells are connected as in DARTS: each reads the outputs of the two cells before it, reduction cells
+halve the size and double the channels, BatchNorm is affine. A node without inputs does not exist:
+edges from it are dropped, and a cell's output concatenates only the intermediate nodes that exist.
 
-As in the supernet the modules are built once and split; `forward` is a pure function over pytrees.
+As in the supernet, the modules are built once and split; `forward` is a pure function over pytrees.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from ddarts_jax.models.layers import Variables
 
 
 class Cell(nnx.Module):
-    """One cell of the network: the chosen primitives of its genotype, with weights of their own."""
+    """One cell of the network: the primitives that its genotype chose, with their own weights."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Cell(nnx.Module):
             s0: output of the cell before the last, [B, H0, W0, C0].
             s1: output of the last cell, [B, H, W, C1].
             train: whether BatchNorm uses the batch.
-            scales: [nodes, B, 1, 1, 1], drop path's factor for each node and image; None: 1.
+            scales: [nodes, B, 1, 1, 1], drop path's factors per node and image; None: 1.
 
         Returns:
             The existing intermediate nodes, concatenated: [B, H', W', nodes * channels].
@@ -109,7 +109,8 @@ class DerivedNetwork(nnx.Module):
         stem_multiplier,
     ):
         strided = stem == "strided"
-        widths = [channels if strided else stem_multiplier * channels] * 2  # of cell 0's inputs
+        # Channels of the inputs of cell 0.
+        widths = [channels if strided else stem_multiplier * channels] * 2
         if strided:
             self.stem = layers.StridedStem(image_channels, channels)
         else:
@@ -163,7 +164,7 @@ class DerivedNetwork(nnx.Module):
         return stages
 
     def run(self, images, train, scales=None):
-        """Computes logits [B, classes] and, in training, the auxiliary head's (None without one).
+        """Computes logits [B, classes] and, in training, those of the auxiliary head if there is one.
 
         Args:
             images: [B, H, W, image channels].
@@ -196,21 +197,21 @@ class DerivedNetwork(nnx.Module):
 
 
 def _auxiliary_position(genotype: Genotype) -> int:
-    """The last reduction cell; where the reductions of the search would put it if there is none."""
+    """Position of the last reduction cell; if there is none, the one that a search would use."""
     return max(genotype.reductions, default=2 * genotype.num_cells // 3)
 
 
 def smallest_image(genotype: Genotype, stem: str = "plain") -> int:
-    """Pixels a side that the images need for the auxiliary head."""
+    """Pixels per side that the images need for the auxiliary head."""
     halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
     halvings += 3 if stem == "strided" else 0
     needed = POOL + POOL_STRIDE[stem]  # two positions for the 2x2 convolution
-    return (needed - 1) * 2**halvings + 1  # sizes are halved upwards
+    return (needed - 1) * 2**halvings + 1  # halving rounds up
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The network's structure (static and hashable); its numbers live in `Variables`.
+    """The network's structure (static and hashable); its arrays are in `Variables`.
 
     Attributes:
         graph: definition of the modules.
@@ -240,11 +241,11 @@ def build(
 
     Args:
         genotype: see `build_module`, as for all other arguments.
-        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
+        key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
-        The structure and its variables, each part of which has the keys stem, cells (by position),
-        head and auxiliary, as far as they hold anything.
+        The structure and its variables, whose fields have the keys stem, cells (by position), head
+        and auxiliary where these are not empty.
 
     Raises:
         UserError: see `build_module`.
@@ -280,19 +281,19 @@ def build_module(
     stem_multiplier: int = 3,
     rngs: nnx.Rngs | None = None,
 ) -> DerivedNetwork:
-    """Builds the network of a genotype as a Flax module, for a training loop of one's own.
+    """Builds the network of a genotype as a Flax module, for use in a custom training loop.
 
     Args:
         genotype: what the cells compute, and which of them are reduction cells.
-        channels: of the first cells' nodes.
-        num_classes: logits.
+        channels: number of channels of the first cells' nodes.
+        num_classes: number of logits.
         image_size: pixels per side.
         image_channels: channels of the input images.
         auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
-        stem: "plain" keeps the images' size; "strided", for large ones, leaves the first cell with a
-            quarter and an eighth of it (DARTS, ImageNet).
+        stem: "plain" keeps the images' size; "strided", for large images, gives the first cell inputs
+            of a quarter and an eighth of that size (DARTS, ImageNet).
         stem_multiplier: the plain stem has this many times `channels`.
-        rngs: whose `params` stream the weights are drawn from; None leaves the kernels zero.
+        rngs: the weights are drawn from its `params` stream; None leaves the kernels zero.
 
     Raises:
         UserError: for a cell without intermediate nodes, an unknown primitive, or images too small
@@ -301,16 +302,16 @@ def build_module(
     for position, cell in enumerate(genotype.cells):
         if not _nodes(cell):
             raise UserError(
-                f"cell {position} of the genotype has no operation that reads its inputs, so the "
+                f"Cell {position} of the genotype has no operation that reads its inputs, so the "
                 f"network ends there: lower parse.threshold or use another parse.method."
             )
     if auxiliary:
         smallest = smallest_image(genotype, stem)
         if image_size < smallest:
             raise UserError(
-                f"train.auxiliary_weight asks for the auxiliary head, which needs images of at "
+                f"config.train.auxiliary_weight asks for the auxiliary head, which needs images of at "
                 f"least {smallest}x{smallest} pixels here, but these have "
-                f"{image_size}x{image_size}: set train.auxiliary_weight to 0 or use larger images "
+                f"{image_size}x{image_size}: set it to 0 or use larger images "
                 f"(data.image_size)."
             )
     module = DerivedNetwork(
@@ -337,9 +338,9 @@ def forward(
         network: structure.
         variables: weights and statistics.
         images: [B, H, W, channels], normalised, in the compute dtype.
-        train: whether BatchNorm uses the batch, and drop path and the auxiliary head are on.
-        drop_path: probability, below 1, with which a node is zeroed; a number or a traced scalar.
-        key: of drop path's draws; None: no drop path.
+        train: whether BatchNorm uses the batch, and drop path and the auxiliary head are enabled.
+        drop_path: probability, below 1, of zeroing a node; a number or a traced scalar.
+        key: random key of drop path; None: no drop path.
 
     Returns:
         logits [B, num_classes], float32 or better; the auxiliary head's likewise, or None; new
@@ -356,14 +357,14 @@ def forward(
 def drop_path_scales(key, drop_path, num_nodes, batch):
     """Draws drop path's factors: 0 with probability `drop_path`, else 1 / (1 - drop_path).
 
-    DARTS drops each path into a node by itself and never an identity; the authors of D-DARTS drop a
-    node, that is the sum of all its inputs. This follows the latter.
+    DARTS drops each path into a node independently and never an identity; the authors of D-DARTS drop
+    a node, that is, the sum of all its inputs. This follows the latter.
 
     Args:
-        key: of the draws.
+        key: random key of the draws.
         drop_path: probability, below 1; a number or a traced scalar.
         num_nodes: intermediate nodes of each cell.
-        batch: number of images, each of which draws its own.
+        batch: number of images; each has its own draws.
 
     Returns:
         float32 [cells, nodes of the largest cell, batch, 1, 1, 1].

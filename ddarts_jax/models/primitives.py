@@ -1,6 +1,6 @@
 """The candidate primitives of the search spaces.
 
-Conventions are those of DARTS (Liu et al. 2019): ReLU-Conv-BN, padding that keeps the size, average
+The conventions are those of DARTS (Liu et al. 2019): ReLU-Conv-BN, padding that keeps the size, average
 pooling that does not count padding, strided skips by factorized reduction.
 """
 
@@ -51,7 +51,7 @@ class SepConv(nnx.Module):
 class RowColumnConv(nnx.Module):
     """ReLU, convolution 1 x k along the rows, then k x 1 along the columns, BatchNorm (Inception).
 
-    The stride is split: across in the first, down in the second.
+    The stride is split: horizontal in the first convolution, vertical in the second.
     """
 
     def __init__(self, channels, size, stride, *, affine):
@@ -67,10 +67,11 @@ class RowColumnConv(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """ResNet50's block as the authors have it: ReLU, 1x1, BN, 3x3, BN, 1x1 to 4C, BN, ReLU, 1x1, BN.
+    """ResNet50's block as in the authors' code: ReLU, 1x1, BN, 3x3, BN, 1x1 to 4C, BN, ReLU, 1x1, BN.
 
-    The article speaks of a block that begins with 4C channels; this is what its parameter counts are
-    of: C channels up to the third convolution, 4C behind it, C at the end. Only the 3x3 is strided.
+    The article describes a block that begins with 4C channels, but its parameter counts are those of
+    this one: C channels up to the third convolution, 4C after it, C at the end. Only the 3x3 is
+    strided.
     """
 
     def __init__(self, channels, stride, *, affine):
@@ -87,7 +88,7 @@ class Bottleneck(nnx.Module):
 
 
 class Pool(nnx.Module):
-    """3x3 pooling; in the supernet BatchNorm follows it, in a derived network nothing does."""
+    """3x3 pooling, followed by BatchNorm in the supernet and by nothing in a derived network."""
 
     def __init__(self, pool: Callable, channels, stride, *, affine):
         self.pool, self.stride = pool, stride
@@ -107,23 +108,23 @@ class Identity(nnx.Module):
         return x
 
 
-_BUILDERS: dict[str, Callable] = {}  # of the primitives that users have added
+_BUILDERS: dict[str, Callable] = {}  # for the primitives that users have added
 
 
 def register(name: str, build: Callable | None = None, *, score: float | None = None):
-    """Adds a primitive, which a search space can then name; also a decorator of a class.
+    """Adds a primitive, which a search space can then name; can be used as a class decorator.
 
-    Kernels that are zero, or named `kernel`, are drawn anew for every edge (see `layers.initialise`);
-    all other parameters begin with the values that `build` gives them.
+    Kernels that are zero, or named `kernel`, are drawn separately for every edge (see
+    `layers.initialise`); all other parameters start with the values that `build` gives them.
 
     Args:
-        name: an identifier, as it stands in genotypes.
+        name: an identifier; genotypes contain it.
         build: `(channels, stride, *, affine) -> nnx.Module`, called as `module(x, train)`: maps
             [B, H, W, channels] to [B, ceil(H / stride), ceil(W / stride), channels], of the dtype of
             `x`. Its variables are `nnx.Param` and `nnx.BatchStat`. `affine` is False in the supernet,
             where BatchNorm has no scale and bias. None: returns a decorator.
-        score: operation score, the primitive's weight in distances of architectures; None: the mean
-            of those of Table 1.
+        score: operation score, the primitive's weight in distances between architectures; None: the
+            mean of those of Table 1.
 
     Returns:
         `build`, or the decorator.
@@ -139,12 +140,12 @@ def register(name: str, build: Callable | None = None, *, score: float | None = 
 
 
 def create(name: str, channels: int, stride: int, *, affine: bool):
-    """Builds the primitive `name`; its kernels are still to be drawn (`initialise`).
+    """Builds the primitive `name` with zero kernels, which `initialise` draws later.
 
     Args:
-        name: one of `DARTOPTI_PRIMITIVES`, which has all that come with the package, or one that
-            was registered.
-        channels: features in and out.
+        name: one of `DARTOPTI_PRIMITIVES`, which contains all that come with the package, or one
+            that was registered.
+        channels: number of input and output channels.
         stride: 1 keeps the size, 2 halves it.
         affine: False in the supernet (BatchNorm without scale and bias, pools followed by BatchNorm),
             True in a derived network.
@@ -174,5 +175,5 @@ def create(name: str, channels: int, stride: int, *, affine: bool):
             return Bottleneck(channels, stride, affine=affine)
     known = ", ".join([*spaces.DARTOPTI_PRIMITIVES, *_BUILDERS])
     raise UserError(
-        f"Unknown primitive {name!r}: there are {known}; another one is added by register_primitive."
+        f"Unknown primitive {name!r}: use one of {known}, or add your own with register_primitive."
     )

@@ -3,10 +3,10 @@
 A cell of the supernet has two inputs (the outputs of the two cells before it), S intermediate nodes and
 an edge from every earlier node to every later one. The edge's mixed operation is
 `sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1) or, for comparison,
-`softmax(alpha)_o` (DARTS). Every cell has alphas of its own (D-DARTS section 3.1), unless cells share
-them. The output concatenates the intermediate nodes.
+`softmax(alpha)_o` (DARTS). Every cell has its own alphas (D-DARTS section 3.1), unless cells share
+them. A cell's output concatenates its intermediate nodes.
 
-Modules are built once and split (`nnx.split`); everything that runs is a pure function over pytrees.
+Modules are built once and split (`nnx.split`); all computation is done by pure functions over pytrees.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class MixedOperation(nnx.Module):
     """All primitives of one edge, weighted by the edge's gates."""
 
     def __init__(self, names: Sequence[str], channels, stride):
-        # A merged nnx.Dict lists its keys alphabetically: the gates follow the names, not the Dict.
+        # A merged nnx.Dict lists its keys alphabetically, so the gates follow the names, not the Dict.
         self.names = tuple(names)
         self.candidates = nnx.Dict(
             {name: prim.create(name, channels, stride, affine=False) for name in names}
@@ -65,13 +65,13 @@ class MixedOperation(nnx.Module):
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _mix(graph, variables, x, gates, train):
-    """Runs a split `MixedOperation`; jitted, so that edges of one shape are traced once."""
+    """Runs a split `MixedOperation`; jitted, so that edges of the same shape are traced once."""
     return apply(graph, variables, x, gates, train)
 
 
 @jax.custom_vjp
 def _kept_apart(x):
-    """The identity, whose cotangent is computed before it is added to others."""
+    """The identity; its cotangent is computed before it is added to others."""
     return x
 
 
@@ -79,14 +79,14 @@ _kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (fusion.unfused(cot
 
 
 class StackedEdges(nnx.Module):
-    """Mixed operations of several edges of one stride: parameters have a leading edge axis.
+    """Mixed operations of several edges of the same stride: parameters have a leading edge axis.
 
-    Edges of one stride have parameters of one shape, so `lax.scan` over them compiles one mixed
-    operation in place of up to fourteen.
+    Edges of the same stride have parameters of the same shape, so `lax.scan` over them compiles one
+    mixed operation instead of up to fourteen.
     """
 
     def __init__(self, names, pairs, channels, stride, *, unroll, remat):
-        # One mixed operation, repeated along the edge axis; `initialise` draws each edge its own.
+        # One mixed operation, repeated along the edge axis; `initialise` draws every edge separately.
         graph, state = nnx.split(MixedOperation(names, channels, stride))
         self.mixed = nnx.merge(
             graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
@@ -95,7 +95,7 @@ class StackedEdges(nnx.Module):
         self.unroll, self.remat = unroll, remat
 
     def __call__(self, sources, nodes, gates, train):
-        """Adds every edge's output to its target node, edge after edge.
+        """Adds every edge's output to its target node, one edge at a time.
 
         Args:
             sources: [nodes, B, H, W, C] to read from; None reads from `nodes` as they fill.
@@ -129,7 +129,7 @@ class StackedEdges(nnx.Module):
 
 
 class Cell(nnx.Module):
-    """One cell of the supernet, with its own weights; its alphas come as an argument."""
+    """One cell of the supernet, with its own weights; its alphas are passed as an argument."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Cell(nnx.Module):
         )
 
         pairs = edges(num_nodes)
-        # In a reduction cell the edges that leave the two inputs are strided, so their shapes differ.
+        # In a reduction cell the edges from the two inputs are strided, so their shapes differ.
         strided = [e for e, (source, _) in enumerate(pairs) if reduction and source < 2]
         plain = [e for e in range(len(pairs)) if e not in strided]
 
@@ -187,7 +187,7 @@ class Cell(nnx.Module):
         else:
             batch, height, width, channels = inputs.shape[1:]
             halved = (batch, (height + 1) // 2, (width + 1) // 2, channels)
-            # The two inputs keep their places, so that node numbers stay those of the genotype.
+            # The two inputs keep their indices, so that node numbers match those of the genotype.
             nodes = jnp.zeros((2 + self.num_nodes, *halved), s1.dtype)
             nodes = self.strided(inputs, nodes, gates[jnp.array(self.strided_edges)], train)
         if self.plain is not None:
@@ -197,17 +197,17 @@ class Cell(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Supernet:
-    """The supernet's structure (static and hashable); its numbers live in `Variables`.
+    """The supernet's structure (static and hashable); its arrays are in `Variables`.
 
     Attributes:
         stem, cells, head: graph definitions.
-        seq: for each position in the network, the distinct cell whose alphas stand there.
+        seq: for each position in the network, the distinct cell whose alphas are used there.
         reductions: positions of the reduction cells.
         primitives: names of the candidates, in the order of the last axis of the alphas.
         num_nodes: intermediate nodes of a cell.
         relaxation: see `build`.
-        channels: of the nodes of the cell at each position.
-        strided_stem: whether the cells see a quarter of the images' size.
+        channels: number of channels of the nodes of the cell at each position.
+        strided_stem: whether the stem reduces the images to a quarter of their size.
     """
 
     stem: nnx.GraphDef
@@ -275,19 +275,20 @@ def build(
     Args:
         num_cells: N.
         num_nodes: intermediate nodes of a cell.
-        channels: of the first cells' nodes.
-        num_classes: logits.
+        channels: number of channels of the first cells' nodes.
+        num_classes: number of logits.
         image_channels: channels of the input images.
         primitives: names of the candidates.
-        stem: "plain" keeps the images' size; "strided", for large ones, a quarter of it.
+        stem: "plain" keeps the images' size; "strided", for large images, reduces it to a quarter.
         stem_multiplier: the plain stem has this many times `channels`.
-        unroll: edges per iteration of the scan over edges: more compiles longer and may run faster.
-        remat: backward passes compute the inside of an edge again instead of keeping it.
+        unroll: edges per iteration of the scan over edges: more take longer to compile and may run
+            faster.
+        remat: backward passes recompute the activations inside an edge instead of keeping them.
         reductions: positions of the cells that halve the size and double the channels; None: N // 3
             and 2N // 3.
-        seq: for each position the number of the distinct cell that stands there; None: all differ.
+        seq: for each position the index of its distinct cell; None: all cells are distinct.
         relaxation: "sigmoid" of every alpha, or "softmax" over the primitives of an edge (DARTS).
-        key: of the random weights; None leaves the kernels zero, for weights that are loaded.
+        key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
         The structure and its variables.
@@ -332,10 +333,10 @@ def build(
 
 
 def _cells(primitives, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):
-    """Builds the cells; `width` is the stem's.
+    """Builds the cells; `width` is the stem's number of channels.
 
     Returns:
-        The cells, the channels of their nodes, and the channels of the last one's output.
+        The cells, the channels of their nodes, and the channels of the last cell's output.
     """
     cells, widths, cin, reduction_before = [], [], (width, width), False
     for position in range(num_cells):
@@ -374,13 +375,13 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
 
 
 def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels):
-    """The cross-entropy on which the weights train, in the form that `jax.value_and_grad` takes.
+    """The cross-entropy that trains the weights, in the form that `jax.value_and_grad` takes.
 
     Args:
-        weights: of `Variables`.
+        weights: those of `Variables`.
         alphas: [distinct cells, E, O].
         supernet: structure.
-        statistics: of `Variables`.
+        statistics: those of `Variables`.
         images: [B, H, W, channels], normalised, in the compute dtype.
         labels: [B].
 

@@ -1,1 +1,1 @@
-"""Operations on arrays, their gradients, and which implementation runs on which backend."""
+"""Operations on arrays, their gradients, and the choice of an implementation per backend."""

@@ -1,8 +1,8 @@
-"""Which implementation of an operation runs on which backend; the only place that asks for it.
+"""The choice of an operation's implementation per backend; no other module checks the backend.
 
-An operation with several implementations registers each by a name. They give the same results up to
-rounding, forwards and backwards, on every backend (tests/ops/test_backend.py runs all against all);
-`TABLE` says which one pays where.
+An operation with several implementations registers each under a name. They give the same results up
+to rounding, forwards and backwards, on every backend (tests/ops/test_backend.py compares them all);
+`TABLE` contains the fastest one for each backend.
 """
 
 import contextlib
@@ -10,32 +10,32 @@ from collections.abc import Callable
 
 import jax
 
-# Backends without a row of their own are treated as a GPU: they, too, run XLA's library operations well.
+# Backends without their own row are treated like a GPU: they, too, run XLA's library operations well.
 TABLE = {
-    # XLA's CPU compiler runs the gradients that JAX derives by naive code inside loops.
+    # Inside loops, XLA's CPU compiler runs the gradients that JAX derives with naive code.
     "convolution": {"cpu": "canonical", "gpu": "library"},
     # XLA's GPU compiler aborts on a matrix product of strided slices (JAX 0.10 and 0.11).
     "strided_pointwise": {"cpu": "product", "gpu": "library"},
     # XLA's grouped convolution is 5 to 20 times slower than shifted sums on a CPU.
     "separable": {"cpu": "shifted", "gpu": "library"},
-    # On a CPU XLA fuses cotangents into whatever reads them, at several times the cost.
+    # On a CPU, XLA fuses cotangents into their consumers, at several times the cost.
     "unfused": {"cpu": "product", "gpu": "identity"},
 }
 _DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
 
 IMPLEMENTATIONS: dict[str, dict[str, Callable]] = {operation: {} for operation in TABLE}
 
-# Part of the key of JAX's caches: a trace for one backend is never taken for another's.
+# Part of the key of JAX's caches, so that a trace for one backend is never used for another.
 _compiling_for = jax.make_user_context(default_value=None)
 
 
 def name() -> str:
-    """The backend that programs are made for: "cpu", "gpu" or another of JAX's names."""
+    """The backend that programs are compiled for: "cpu", "gpu" or another of JAX's names."""
     return _compiling_for.value or jax.default_backend()
 
 
 def compiling_for(backend: str) -> contextlib.AbstractContextManager[None]:
-    """While programs are traced: chooses implementations for `backend`, wherever they will run."""
+    """Makes programs traced in this context use the implementations for `backend`."""
     return _compiling_for(backend)
 
 
@@ -56,5 +56,5 @@ def choose(operation: str) -> Callable:
 
 
 def default_dtype() -> str:
-    """The dtype in which networks are computed unless the config names another."""
+    """The compute dtype of networks unless the config names another."""
     return _DTYPES.get(name(), _DTYPES["gpu"])

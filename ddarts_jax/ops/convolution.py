@@ -1,4 +1,4 @@
-"""Convolution with symmetric padding, and the rules by which it and its gradients are computed.
+"""Convolution with symmetric padding, and rules to compute it and its gradients.
 
 Images are `[batch, height, width, channels]`, kernels `[height, width, channels in / groups, out]`.
 """
@@ -23,7 +23,7 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     Args:
         x: images.
         kernel: float32 or better.
-        stride: step between outputs, down and across.
+        stride: step between outputs, vertical and horizontal.
         dilation: step between taps of the kernel.
         padding: pixels on every side; None keeps the size at stride 1.
         groups: number of channel groups.
@@ -70,13 +70,13 @@ def _convolve_backward(rule, residuals, cotangent):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which gradients anything asks for: that of the alphas needs none of the kernels'."""
+    """The gradients that are needed: that of the alphas, for example, needs none of the kernels'."""
 
     to_input: bool
     to_kernels: bool
 
 
-# Symbolic zeros say which arguments anything is differentiated by.
+# Symbolic zeros show which arguments are differentiated.
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
@@ -85,12 +85,12 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @backend.implementation("convolution", "library")
 @backend.implementation("strided_pointwise", "library")
-@dataclasses.dataclass(frozen=True)  # which, unlike tuples, differ by their class
+@dataclasses.dataclass(frozen=True)  # unlike tuples, unequal if their classes differ
 class Library:
     """XLA's convolution, with the gradients that JAX derives.
 
     Attributes:
-        stride, dilation, padding, groups: as of `convolve`, padding down and across.
+        stride, dilation, padding, groups: as in `convolve`; padding is (vertical, horizontal).
     """
 
     stride: tuple[int, int]
@@ -122,11 +122,11 @@ class Library:
 
 @backend.implementation("convolution", "canonical")
 class Canonical(Library):
-    """XLA's convolution, with gradients in the one layout that its CPU compiler is quick at.
+    """XLA's convolution, with gradients in the one layout for which its CPU compiler is fast.
 
-    The gradients that JAX derives have other layouts. Outside of loops the compiler changes them;
-    inside (the scans over edges and over steps) it runs them by naive code, 10 to 20 times slower.
-    There is one group.
+    The gradients that JAX derives have other layouts. Outside loops the compiler changes them;
+    inside (the scans over edges and over steps) it runs them with naive code, 10 to 20 times slower.
+    Only one group is supported.
     """
 
     def to_input(self, cotangent, kernel, x):
@@ -151,7 +151,7 @@ class Canonical(Library):
     def to_kernel(self, x, cotangent, shape):
         """Gradient [kh, kw, Cin, Cout] by the kernel, by a convolution in `_LAYOUT`.
 
-        The input's channels are its images, the input's images its channels, the cotangent its kernel.
+        It treats the input's channels as images, its images as channels, and the cotangent as kernel.
         """
         dilation = self.dilation
         spans = [s * (outputs - 1) + 1 for s, outputs in zip(self.stride, cotangent.shape[1:])]

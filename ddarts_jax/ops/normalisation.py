@@ -11,15 +11,15 @@ EPSILON = 1e-5  # added to the variance, as in the reference
 def standardise(x):
     """Subtracts the mean and divides by the deviation, both over all axes but the last.
 
-    Jitted and with a gradient of its own: a supernet has hundreds of them, and each is traced,
-    transposed and lowered once for a shape in place of every time.
+    Jitted and with its own gradient rule: a supernet has hundreds of them, and this way each shape is
+    traced, transposed and lowered only once.
 
     Args:
         x: [..., C].
 
     Returns:
-        `x` standardised, of its dtype; mean and (biased) variance [C], float32 or better, through
-        which no gradient flows.
+        `x` standardised, in its dtype; mean and (biased) variance [C], float32 or better, without
+        gradients.
     """
     return _standardise_forward(x)[0]
 
@@ -29,7 +29,7 @@ def _standardise_forward(x):
     axes = tuple(range(x.ndim - 1))
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(wide, axes)
-    # Not E[x^2] - E[x]^2, which is lost to rounding where mean >> deviation.
+    # Not E[x^2] - E[x]^2, which loses all precision to rounding where mean >> deviation.
     variance = jnp.mean((wide - mean) ** 2, axes)
     inverse = lax.rsqrt(variance + EPSILON)
     output = ((wide - mean) * inverse).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""3x3 pooling as DARTS has it, with gradients of its own.
+"""3x3 pooling as in DARTS, with its own gradient rules.
 
 The gradients are written out: those of XLA's windowed reductions (select-and-scatter) and of slices (a
 sum of padded pieces) take several times as long on a CPU.
@@ -15,7 +15,7 @@ from ddarts_jax.ops.fusion import unfused
 
 
 def _slide(x, axis, stride, fill, combine):
-    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes do it."""
+    """Combines three neighbours along `axis`; the 3x3 window is separable, so two passes suffice."""
     size = x.shape[axis]
     pad = [(0, 0)] * x.ndim
     pad[axis] = (1, 1)
@@ -28,13 +28,13 @@ def _slide(x, axis, stride, fill, combine):
 
 
 def _spread(outputs, stride, size, fill):
-    """Puts `stride` apart what a 3x3 window of that stride gave, with the window's border around it.
+    """Dilates the outputs of a 3x3 window by its stride and pads them by the window's border.
 
     Args:
         outputs: [B, ceil(H / stride), ceil(W / stride), C].
-        stride: of the window.
+        stride: stride of the window.
         size: (H, W) of its input.
-        fill: stands everywhere else.
+        fill: value of all other positions.
 
     Returns:
         [B, H + 2, W + 2, C]; the window whose centre is the pixel (y, x) at (y + 1, x + 1).
@@ -47,7 +47,7 @@ def _spread(outputs, stride, size, fill):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
 def max_pool(x, stride):
-    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; of equals the first counts."""
+    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; the first of equals wins."""
     for axis in (1, 2):
         x = _slide(x, axis, stride, -jnp.inf, jnp.maximum)
     return x

@@ -13,9 +13,9 @@ from ddarts_jax.ops.fusion import unfused
 
 
 def separable(x, spatial, pointwise, stride, dilation):
-    """Convolves depthwise and then pointwise, by the implementation that pays here.
+    """Convolves depthwise and then pointwise, with the implementation for the present backend.
 
-    Args and result are those of `separable_by_shifts`.
+    Arguments and result are those of `separable_by_shifts`.
     """
     return backend.choose("separable")(x, spatial, pointwise, stride, dilation)
 
@@ -40,7 +40,7 @@ def _shifted_sum(padded, spatial, shape, stride, dilation):
 
 @backend.implementation("separable", "library")
 def separable_by_library(x, spatial, pointwise, stride, dilation):
-    """What `separable_by_shifts` computes, by XLA's grouped convolution."""
+    """The same computation as `separable_by_shifts`, by XLA's grouped convolution."""
     x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
     return convolve(x, pointwise)
 
@@ -49,7 +49,7 @@ def separable_by_library(x, spatial, pointwise, stride, dilation):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def separable_by_shifts(x, spatial, pointwise, stride, dilation):
-    """Depthwise and pointwise convolution in a form that is quick on a CPU, forwards and backwards.
+    """Depthwise and pointwise convolution in a form that is fast on a CPU, forwards and backwards.
 
     Args:
         x: [B, H, W, C].
@@ -59,7 +59,7 @@ def separable_by_shifts(x, spatial, pointwise, stride, dilation):
         dilation: of the depthwise convolution.
 
     Returns:
-        [B, H / stride, W / stride, C'], as XLA's grouped convolution followed by a 1x1 gives.
+        [B, H / stride, W / stride, C'], equal to XLA's grouped convolution followed by a 1x1.
     """
     pad = dilation * (spatial.shape[0] // 2)
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -77,8 +77,8 @@ def _separable_forward(x, spatial, pointwise, stride, dilation):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _separable_backward(stride, dilation, residuals, cotangent):
     x, spatial, pointwise, wanted = residuals
-    # Towards the input: the transposed convolution is again a sum of shifted products, of the
-    # cotangent spread out by the stride and with the kernel turned round.
+    # For the input: the transposed convolution is again a sum of shifted products; it convolves the
+    # dilated cotangent with the flipped kernel.
     before_pointwise = cotangent @ pointwise[0, 0].T.astype(x.dtype)
     pad = dilation * (spatial.shape[0] // 2)
     spans = [stride * (outputs - 1) + 1 for outputs in cotangent.shape[1:3]]
@@ -90,8 +90,8 @@ def _separable_backward(stride, dilation, residuals, cotangent):
     if not wanted.to_kernels:
         return to_input, None, None
 
-    # Towards the weights: that of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
-    # contraction over images and positions, several times quicker than k*k sums of products.
+    # For the weights: the gradient of the dense kernel spatial * pointwise, [k, k, C, C'], is one large
+    # contraction over images and positions, several times faster than k*k sums of products.
     rule = Canonical((stride, stride), dilation, (pad, pad))
     to_folded = sharding.sum_over_batch(
         lambda x, cotangent: rule.to_kernel(x, cotangent, spatial.shape), x, cotangent

@@ -1,1 +1,1 @@
-"""What a workdir holds, and what makes a run the same run."""
+"""The content of a workdir, and the identity of a run."""

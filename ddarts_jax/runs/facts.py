@@ -1,4 +1,4 @@
-"""What a run knows about itself: its config, its data, and the versions of all that computed it."""
+"""The facts about a run that it records: config, data, and versions of packages and devices."""
 
 import dataclasses
 import platform
@@ -19,7 +19,7 @@ from ddarts_jax.runs import layout
 def keep(workdir: Path, config, dataset) -> None:
     """Writes `config.json`, `dataset.json` and `versions.json`.
 
-    To be called when the workdir is known to be this run's, so that no other run's files are replaced.
+    Call it only when the workdir is known to belong to this run, or another run's files are replaced.
     """
     configuration.save(config, workdir / layout.CONFIG)
     write_json(workdir / layout.DATASET, of_data(dataset))
@@ -27,7 +27,7 @@ def keep(workdir: Path, config, dataset) -> None:
 
 
 def of_data(dataset) -> dict[str, Any]:
-    """Returns what a network must know of the data that it is trained on, as JSON says it."""
+    """Returns the facts about its training data that a network needs, ready for JSON."""
     return {
         "name": dataset.name,
         "class_names": list(dataset.class_names),
@@ -70,7 +70,7 @@ def matched(own: dict[str, Any] | None, dataset, workdir: Path):
 
 
 def versions() -> dict:
-    """What a run depends on besides its config: versions of packages, and the devices."""
+    """The dependencies of a run besides its config: versions of packages, and the devices."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     devices = jax.devices()
     return {

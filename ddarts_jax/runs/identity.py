@@ -1,7 +1,7 @@
-"""The identity of a run: the values that make it this run, and the claim of a folder by them.
+"""The identity of a run: the values that define it, and the claim of a folder with them.
 
-A folder that holds the state or the results of a run keeps the run's identity in a JSON file. A run is
-continued there only if its own identity is the same, so that nothing is mixed with another run's.
+A folder that contains the state or the results of a run keeps the run's identity in a JSON file. A run
+is continued there only if its own identity is the same, so that files of different runs are never mixed.
 """
 
 import json
@@ -38,7 +38,7 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
     Args:
         config: the whole config.
         phase: 'search' or 'train', which is also the name of its section.
-        num_images: in the training split: where an epoch ends depends on it.
+        num_images: number of images in the training split, on which the length of an epoch depends.
     """
     whole = config.to_dict()
     kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
@@ -46,16 +46,16 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
 
 
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {dotted key: value} of a config, flat or nested, with today's names of its keys."""
+    """Returns {dotted key: value} of a config, flat or nested, with the present names of its keys."""
     return _with_method(
         {configuration.FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
     )
 
 
 def _with_method(flat: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config of a run from before there was `search.method`, with the method it was.
+    """Returns the config of a run older than `search.method`, with that key added.
 
-    The method followed from five keys then; options that it did not read are dropped.
+    The method then followed from five keys; options that it did not use are dropped.
     """
     if "search.method" in flat or "search.relaxation" not in flat:
         return flat
@@ -81,11 +81,11 @@ def _with_method(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Returns 'dotted.key: value found, value wanted' of every essential key in which two runs differ.
+    """Returns 'dotted.key: value found, value wanted' for every essential key in which two runs differ.
 
     Args:
-        found: identity or config of the run that is there, perhaps of an older version: a key that it
-            lacks has today's default.
+        found: identity or config of the existing run, perhaps of an older version: a missing key has
+            its present default.
         wanted: identity or config of the run that is to continue.
     """
     found, wanted = up_to_date(found), flatten(json.loads(json.dumps(wanted)))
@@ -100,7 +100,7 @@ def claim(path: Path, wanted: Mapping[str, Any], content: str) -> None:
     Args:
         path: the JSON file; its folder is created if needed.
         wanted: identity of the run.
-        content: of the folder, as the messages say it: "checkpoints".
+        content: name of the folder's content in messages, such as "checkpoints".
 
     Raises:
         UserError: the folder cannot be used, or belongs to another run.
@@ -111,13 +111,13 @@ def claim(path: Path, wanted: Mapping[str, Any], content: str) -> None:
             write_json(path, wanted)
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
-            raise ValueError("no object")
+            raise ValueError("not an object")
     except OSError as error:
         raise UserError(
             f"Cannot keep {content} in {path.parent}: {error}; use another --workdir."
         ) from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged; use another --workdir.") from error
+        raise UserError(f"{path} is corrupt; use another --workdir.") from error
     if different := differing(found, wanted):
         raise UserError(
             f"{path.parent} holds {content} of another config (there, here): {'; '.join(different)}. "

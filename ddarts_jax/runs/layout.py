@@ -1,19 +1,19 @@
-"""The files of a workdir, by name. Whatever reads or writes one of them names it by this module."""
+"""The names of the files in a workdir. All code that reads or writes them uses these constants."""
 
-CONFIG = "config.json"  # of the run, see `facts.keep`
-DATASET = "dataset.json"  # what a network must know of the data, likewise
-VERSIONS = "versions.json"  # of what computed the run, likewise
-METRICS = "metrics.jsonl"  # a line per epoch, see `metrics`
-SECONDS = "seconds.json"  # of all starts, see `workdir.Clock`
-SUMMARY = "summary.json"  # what the run found; there once it has ended
+CONFIG = "config.json"  # config of the run, see `facts.keep`
+DATASET = "dataset.json"  # facts about the data that a network needs, likewise
+VERSIONS = "versions.json"  # packages and devices that computed the run, likewise
+METRICS = "metrics.jsonl"  # one line per epoch, see `metrics`
+SECONDS = "seconds.json"  # time of all starts, see `workdir.Clock`
+SUMMARY = "summary.json"  # results of the run; exists once it has ended
 REPORT = "report.html"
 
-SUPERNET = "supernet.json"  # what the axes of the alphas mean
+SUPERNET = "supernet.json"  # meaning of the axes of the alphas
 ALPHAS = "alphas.npy"  # float32 [distinct cells, E, O]
-GENOTYPE = "genotype.json"  # that the search found
-START_GENOTYPE = "start_genotype.json"  # where a search from a network started
+GENOTYPE = "genotype.json"  # result of the search
+START_GENOTYPE = "start_genotype.json"  # starting point of a search from a network
 
-NETWORK_GENOTYPE = "network_genotype.json"  # of the trained network: expanded, if it was
+NETWORK_GENOTYPE = "network_genotype.json"  # genotype of the trained network, possibly expanded
 NETWORK = "network.npz"  # its weights and statistics
-NETWORK_SIZES = "network.json"  # its channels and stem, where there is no config
-EVALUATION = "evaluation.json"  # on the test images, by class and by cell
+NETWORK_SIZES = "network.json"  # its channels and stem, if there is no config
+EVALUATION = "evaluation.json"  # results on the test images, by class and by cell

@@ -48,8 +48,8 @@ class MetricsWriter:
         Args:
           phase: 'search', 'random' or 'train'.
           epoch: counted from 1.
-          metrics: numbers, strings, arrays, nested in lists and dictionaries. A number that is not finite
-            becomes null: JSON has no NaN.
+          metrics: numbers, strings and arrays, which may be nested in lists and dictionaries. A number
+            that is not finite becomes null, because JSON has no NaN.
         """
         metrics = _plain(jax.device_get(metrics))
         line = json.dumps({"phase": phase, "epoch": int(epoch), **metrics}, allow_nan=False)
@@ -79,16 +79,16 @@ class MetricsWriter:
         board.flush()
 
     def report(self) -> None:
-        """Calls `after`; if it fails, one warning says so and it is not called again."""
+        """Calls `after`; if it fails, logs one warning and does not call it again."""
         if self._after:
             try:
                 self._after(self._workdir)
-            except Exception as error:  # a run of hours is worth more than its report
-                _logger.warning("no report of %s: %r", self._workdir, error)
+            except Exception as error:  # a failing report must not end a run of hours
+                _logger.warning("Could not write the report for %s: %r", self._workdir, error)
                 self._after = None
 
     def rewind(self, phase: str, epoch: int) -> None:
-        """Drops the lines of `phase` from `epoch` on, which a resumed run rewrites, and broken lines."""
+        """Drops corrupt lines, and those of `phase` from `epoch` on, which a resumed run rewrites."""
         lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
         kept = []
         for line in lines:
@@ -113,7 +113,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, except a last line that is still being written.
 
     Raises:
-      UserError: there is no such file, or a line is not one that `MetricsWriter` writes.
+      UserError: there is no such file, or a line of it is not a metrics line.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -126,13 +126,13 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and sample standard deviation (n - 1); that of a single value is None."""
+    """The mean and the sample standard deviation (n - 1); the latter is None for a single value."""
     spread = statistics.stdev(values) if len(values) > 1 else None
     return statistics.fmean(values), spread
 
 
 def progress(description: str, images: int) -> tqdm:
-    """Returns a bar over `images` images: images per second, time left; silent if not on a terminal.
+    """Returns a progress bar over `images` images; silent if not on a terminal.
 
     Call `update(n)` after n images; use it as a context manager.
     """
@@ -140,17 +140,17 @@ def progress(description: str, images: int) -> tqdm:
         total=images,
         desc=description,
         unit=" images",
-        disable=None if processes.is_main() else True,  # None: unless stderr is a terminal
+        disable=None if processes.is_main() else True,  # None: disabled unless stderr is a terminal
         leave=False,
         dynamic_ncols=True,
     )
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """Returns the record in a line of metrics.jsonl, None if it has none."""
+    """Returns the record in a line of metrics.jsonl, None if there is none."""
     try:
         record = json.loads(line)
-    except ValueError:  # of JSON or of UTF-8
+    except ValueError:  # from JSON or UTF-8
         return None
     whole = isinstance(record, dict) and isinstance(record.get("phase"), str)
     return record if whole and isinstance(record.get("epoch"), int) else None
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        # bfloat16 and the like have no Python numbers of their own.
+        # bfloat16 and the like have no corresponding Python type.
         known = value.dtype.kind in "biufSU"
         return _plain((value if known else value.astype(np.float32)).tolist())
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl, read by the table of metrics."""
+"""Rows of metrics.jsonl, read according to the table of metrics."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from ddarts_jax.runs.table import METRICS
 
-# Also in a row, but not metrics: they say which row it is.
+# Also in a row, but not metrics: they identify the row.
 LABELS = ("phase", "epoch")
 
 
@@ -25,15 +25,15 @@ def series(
     """Returns the values of a metric, one per row.
 
     Args:
-        rows: of one phase.
-        key: of the table, or found by `unknown`.
+        rows: rows of one phase.
+        key: a key of the table, or one found by `unknown`.
         cell: index of the cell, for a metric with one number per cell.
 
     Returns:
         Numbers; None for a value that is missing, not finite or not a number.
 
     Raises:
-        KeyError: neither the table nor a row has the key; a misspelt metric is not just a gap.
+        KeyError: neither the table nor a row has the key, so that a misspelt metric is not just a gap.
     """
     rows = list(rows)
     if not any(key in names for names in (*METRICS.values(), *rows)):
@@ -45,7 +45,7 @@ def series(
 
 
 def num_cells(rows: Iterable[Mapping[str, Any]], key: str) -> int:
-    """Returns how many numbers per row a metric has at most, 0 if it is never a list."""
+    """Returns the largest number of values per row of a metric, 0 if it is never a list."""
     values = [value(row, key) for row in rows]
     return max((len(v) for v in values if isinstance(v, list)), default=0)
 
@@ -56,14 +56,14 @@ def last(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 
 def unknown(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the keys of the rows that the table lacks for their phase, sorted."""
+    """Returns the keys of the rows that are not in the table for their phase, sorted."""
     return sorted(
         {key for row in rows for key in row if key not in (*LABELS, *METRICS.get(row["phase"], ()))}
     )
 
 
 def number(value: Any) -> float | None:
-    """Returns a JSON value that is a number and finite as it is, else None."""
+    """Returns a JSON value unchanged if it is a finite number, else None."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # JSON's integers are unbounded, and one that no float can hold cannot be drawn.
+    # JSON's integers are unbounded, and one that does not fit in a float cannot be drawn.
     return value if is_number and abs(value) <= sys.float_info.max else None

@@ -1,4 +1,4 @@
-"""A run as its workdir records it: config, metrics, genotypes, probabilities and results."""
+"""A run as recorded in its workdir: config, metrics, genotypes, probabilities and results."""
 
 import dataclasses
 from pathlib import Path
@@ -26,8 +26,8 @@ class Run:
         genotypes: {epoch of the search: parsed genotype}, ascending.
         probabilities: {epoch: float [distinct cells, E, O]} of the candidates `primitives`.
         primitives: candidates of the search, empty if they are not known.
-        relaxation: of alphas into probabilities, "sigmoid" or "softmax".
-        network: genotype that is trained, or the newest of the search.
+        relaxation: how alphas become probabilities, "sigmoid" or "softmax".
+        network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
         summary: content of `summary.json`, which exists once the run has ended.
         versions: content of `versions.json`.
@@ -70,7 +70,7 @@ def read_run(workdir: str | Path) -> Run:
     """Reads the workdir of a run, finished or not.
 
     Raises:
-        UserError: the folder holds no run, or one of its files is broken.
+        UserError: the folder does not contain a run, or one of its files is corrupt.
     """
     workdir = Path(workdir)
     path = workdir / layout.METRICS
@@ -81,7 +81,7 @@ def read_run(workdir: str | Path) -> Run:
     genotypes = _read_genotypes(workdir / "genotypes")
     results = [workdir / name for name in (layout.NETWORK_GENOTYPE, layout.GENOTYPE)]
     networks = [Genotype.load(path) for path in results if path.exists()]
-    # A run from before there was supernet.json had one of the methods and spaces of the package.
+    # A run older than supernet.json used one of the methods and spaces of the package.
     former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
     supernet = _read_object(workdir / layout.SUPERNET)
     relaxation = supernet.get("relaxation", former)
@@ -109,7 +109,7 @@ def _read_object(path: Path) -> dict:
         return {}
     found = read_json(path, "File")
     if not isinstance(found, dict):
-        raise UserError(f"File {path} must hold one JSON object.")
+        raise UserError(f"File {path} must contain one JSON object.")
     return found
 
 
@@ -138,7 +138,7 @@ def _read_genotypes(directory: Path) -> dict[int, Genotype]:
 
 
 def _read_probabilities(workdir: Path, relaxation, genotypes, primitives) -> dict[int, np.ndarray]:
-    """Returns the probabilities by epoch, just the last epoch's if the run kept no others."""
+    """Returns the probabilities by epoch, or only the last epoch's if the run kept no others."""
     paths = dict(_by_epoch(workdir / "alphas", ".npy"))
     final = workdir / layout.ALPHAS
     if not paths and genotypes and final.exists():
@@ -152,11 +152,11 @@ def _read_probabilities(workdir: Path, relaxation, genotypes, primitives) -> dic
 
 
 def _probabilities(path: Path, genotype: Genotype, primitives, softmax: bool) -> np.ndarray:
-    """Returns the candidates' probabilities, [distinct cells, E, O], by the alphas in a file."""
+    """Returns the candidates' probabilities, [distinct cells, E, O], from the alphas in a file."""
     try:
         alphas = np.load(path, allow_pickle=False)
-    except Exception as error:  # a broken file raises one of many
-        raise UserError(f"Alphas {path} cannot be read: {error}") from error
+    except Exception as error:  # a corrupt file raises one of many
+        raise UserError(f"Alphas {path} cannot be read: {error}.") from error
     shape = len(genotype.genes), num_edges(genotype.num_nodes), len(primitives)
     if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
         raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")

@@ -1,4 +1,4 @@
-"""The workdir of a run: which process uses it, and the run's time over all of its starts."""
+"""The workdir of a run: the lock against other processes, and the run's time over all its starts."""
 
 import contextlib
 import fcntl
@@ -21,14 +21,14 @@ _logger = logging.getLogger(__name__)
 def locked(workdir: Path) -> Iterator[None]:
     """Keeps other processes out of a workdir; two in it would delete each other's checkpoints.
 
-    The lock is the system's, which releases it however the process ends, so none outlives its holder.
-    The file `.lock` names the process that has it.
+    The operating system releases the lock however the process ends, so it never outlives its holder.
+    The file `.lock` names the process that holds it.
 
     Args:
-        workdir: exists.
+        workdir: an existing folder.
 
     Raises:
-        UserError: another process has the lock; names that process and its host.
+        UserError: another process holds the lock; the message names that process and its host.
     """
     with open(workdir / ".lock", "a+") as file:
         try:
@@ -39,8 +39,8 @@ def locked(workdir: Path) -> Iterator[None]:
             raise UserError(
                 f"{workdir} is in use by {holder}: wait until it has ended, or use another --workdir."
             ) from error
-        except OSError as error:  # some network file systems have no locks
-            _logger.warning("%s cannot be locked (%s): start no second run in it", workdir, error)
+        except OSError as error:  # some network file systems do not support locks
+            _logger.warning("%s cannot be locked (%s): start only one run in it", workdir, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -51,34 +51,34 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 class Clock:
-    """Counts the seconds of a run over all of its starts, which `seconds.json` keeps.
+    """Counts the seconds of a run over all its starts and keeps them in `seconds.json`.
 
-    A start that is killed loses the seconds since it last called `keep`.
+    A start that is killed loses the seconds since its last call of `keep`.
 
     Attributes:
         before: seconds of the earlier starts.
     """
 
     def __init__(self, workdir: Path, *, counts: bool = True):
-        """Starts to count.
+        """Starts counting.
 
         Args:
-            workdir: of the run.
-            counts: whether this start is part of the run. An evaluation is not, and leaves the time of
-                the run that it evaluates as it is.
+            workdir: workdir of the run.
+            counts: whether this start is part of the run. An evaluation is not, and does not change the
+                time of the run that it evaluates.
         """
         self._counts = counts
         self._path = workdir / layout.SECONDS
         self._begun = time.monotonic()
         self.before = 0.0
-        # The summary of a run that an older version began has those of one start at least.
+        # If an older version began the run, its summary contains the seconds of at least one start.
         for path in (self._path, workdir / layout.SUMMARY):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 self.before = float(json.loads(path.read_bytes())["seconds"])
                 break
 
     def total(self) -> float:
-        """Returns the seconds of all starts, this one's so far."""
+        """Returns the seconds of all starts, including this one so far."""
         if self.before and not self._counts:
             return self.before
         return self.before + time.monotonic() - self._begun

@@ -1,1 +1,1 @@
-"""The search: architecture gradients, the bilevel step, and what comes out of it."""
+"""The search: architecture gradients, the bilevel step and the resulting genotype."""

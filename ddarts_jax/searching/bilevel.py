@@ -1,4 +1,4 @@
-"""The bilevel step: alphas on a batch of the architecture split, then weights on one of their own.
+"""The bilevel step: alphas on a batch of the architecture split, then weights on one of their split.
 
 First-order bilevel optimisation (DARTS section 2.3; D-DARTS section 3.2).
 """
@@ -25,7 +25,7 @@ class SearchState(NamedTuple):
         alphas: float32 [distinct cells, E, O].
         weights_optimizer: SGD's state.
         alphas_optimizer: every cell's Adam, the cells on the leading axis of each leaf.
-        leftover: what the method keeps between steps; most keep nothing.
+        leftover: state that the method keeps between steps; empty for most methods.
     """
 
     step: jax.Array
@@ -47,11 +47,11 @@ def make_step(
     """Builds the bilevel step.
 
     Args:
-        method: whose `gradient` the alphas follow, see `method.Method`.
+        method: the alphas follow its `gradient`, see `method.Method`.
         net: the supernet.
         settings: the config's `search` section.
-        total_steps: over which the learning rates fall, those of the alphas from `fixed_steps` on.
-        fixed_steps: at the beginning, in which the alphas and their optimizer stand still.
+        total_steps: steps over which the learning rates fall, those of the alphas from `fixed_steps` on.
+        fixed_steps: number of first steps in which the alphas and their optimizer do not change.
         alpha_loss: a further term of every cell's loss, `(gates [cells, E, O], net) -> [cells]`; None:
             no such term. The metric `loss_added` reports it.
 
@@ -106,7 +106,7 @@ def make_step(
         variables = Variables(weights, statistics)
         return SearchState(state.step + 1, variables, alphas, weights_state, alphas_state), measured
 
-    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    # Jitted, so that the shapes of its metrics and the chunk share one trace.
     return init, jax.jit(step)
 
 
@@ -135,9 +135,9 @@ def norm_by_cell(gradient):
 
 
 def _added(alpha_loss: Callable, net: Supernet, alphas):
-    """A user's term of every cell's loss [cells], and its gradient [cells, E, O].
+    """The values [cells] of a user's loss term, and its gradient [cells, E, O].
 
-    The term of one cell may depend on other cells' gates; a cell follows its own term only.
+    The term of one cell may depend on other cells' gates; a cell follows only its own term.
     """
 
     def of_cell(alphas, cell):

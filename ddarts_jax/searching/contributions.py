@@ -1,13 +1,13 @@
-r"""Marginal contributions: what the network loses without a cell (D-DARTS section 3.2).
+r"""Marginal contributions: the change of the loss due to each cell (D-DARTS section 3.2).
 
 `M_i = L_CE(C) - L_CE(C \ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
-(`removal="zero"`); as the authors' program does it, `removal="random"` replaces the cell's gates by
-random numbers instead.
+(`removal="zero"`); `removal="random"`, as in the authors' program, replaces the cell's gates with random
+numbers instead.
 
 The N ablated networks run as a `vmap` over *streams*: stream d is the network without distinct cell d.
-Before cell d stands, its stream is the full network, so a cell only sees the streams that already
-differ: N(N-1)/2 cell evaluations in place of N*N, exactly. A cell that stands several times (DARTOpti)
-is removed everywhere at once.
+Up to the position of cell d, its stream equals the full network, so a cell only sees the streams that
+already differ: exactly N(N-1)/2 cell evaluations instead of N*N. A cell that occurs several times
+(DARTOpti) is removed everywhere at once.
 """
 
 from typing import NamedTuple
@@ -25,10 +25,10 @@ class Contributions(NamedTuple):
 
     Attributes:
         loss: L_CE(C), scalar.
-        ablated_losses: [cells], L_CE(C \ {C_i}); None where not asked for.
+        ablated_losses: [cells], L_CE(C \ {C_i}); None if not requested.
         gradient: [cells, E, O], g = dL_CE(C) / dalpha.
-        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \ {C_j}) / dalpha; None where not asked for.
-        accuracy: of the full network, a fraction.
+        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \ {C_j}) / dalpha; None if not requested.
+        accuracy: accuracy of the full network, a fraction.
     """
 
     loss: jax.Array
@@ -52,9 +52,9 @@ def ablated_losses(
         supernet: structure.
         variables: weights and statistics; BatchNorm uses the batch, no statistics change.
         gates: [cells, E, O].
-        outputs: of the full network, as `supernet.forward` returns them: what the streams share.
+        outputs: outputs of the full network, from `supernet.forward`, which the streams share.
         labels: [B].
-        table: None removes a cell by a zero output; [cells, E, O] replaces its gates by these numbers.
+        table: None removes a cell by a zero output; [cells, E, O] replaces its gates with these numbers.
         microbatch: see `contributions`.
 
     Returns:
@@ -65,7 +65,7 @@ def ablated_losses(
     for position, distinct in enumerate(supernet.seq):
         if distinct not in streams:
             streams.append(distinct)
-        # With a zero output there is nothing to compute for the removed cell itself.
+        # If its output is zero, the removed cell itself need not be computed.
         running = [d for d in streams if table is not None or d != distinct]
         removed = None if table is not None else distinct
         rows = None
@@ -85,13 +85,13 @@ def ablated_losses(
 
 
 class Outputs(NamedTuple):
-    """What a cell gives in every stream.
+    """The outputs of a cell in every stream.
 
     Attributes:
-        full: in the full network, and so in every stream that does not differ yet.
-        streams: those that differ.
-        rows: [streams, ...]; None without any.
-        removed: the stream in which this cell gives zero; None: there is none.
+        full: the output in the full network, and so in every stream that does not differ yet.
+        streams: the streams that differ.
+        rows: their outputs [streams, ...]; None if there are no such streams.
+        removed: the stream in which this cell's output is zero; None if there is none.
     """
 
     full: jax.Array
@@ -106,12 +106,12 @@ class Outputs(NamedTuple):
         return self.rows[self.streams.index(stream)] if stream in self.streams else self.full
 
     def place(self, stream) -> int:
-        """The number by which `at` finds a stream."""
+        """The number under which `at` finds a stream."""
         places = [*self.streams, self.removed]
         return places.index(stream) if stream in places else len(places)
 
     def at(self, place):
-        """The output at a place that is known to the running program only."""
+        """The output at a place that is known only at run time."""
         count = len(self.streams)
         other = jnp.where(place == count, 0, self.full)
         return jnp.where(place < count, self.rows[place], other) if count else other
@@ -126,7 +126,7 @@ def _over_streams(run, sources, streams, own, microbatch):
 
     @jax.checkpoint
     def run_one(item):
-        # By place, not by value: no stack of inputs has to be kept for the backward pass.
+        # By place, not by value, so that no stack of inputs has to be kept for the backward pass.
         inputs = (source.at(place) for source, place in zip(sources, item))
         return run(*inputs, own if shared else own[item[2]])
 
@@ -149,7 +149,7 @@ def contributions(
 ) -> Contributions:
     """Measures every cell's contribution on one batch, with exact gradients for all cells.
 
-    Two backward passes serve every cell: the network without cell i does not see alpha_i, so
+    Two backward passes suffice for all cells: the network without cell i does not depend on alpha_i, so
     dM_i/dalpha_i = g_i, and d mean(M)/dalpha_i = g_i - h_i. Both passes go through the full network
     together; only the second goes through the ablated ones, which share the full network's outputs
     before the removed cell.
@@ -163,8 +163,8 @@ def contributions(
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
-        microbatch: ablated networks that run at a time, whose insides backward passes compute again:
-            less memory, more time; 0: all, by `vmap`, without that.
+        microbatch: number of ablated networks run at once; their activations are rematerialised,
+            trading time for memory. 0: all run at once, by `vmap`, without rematerialisation.
 
     Returns:
         `Contributions`.
@@ -183,7 +183,8 @@ def contributions(
 
     differentiated = ablate and gradient == "full"
     if microbatch and differentiated:
-        full = jax.checkpoint(full)  # its inside does not lie in memory while the ablated ones run
+        # Keeps its activations out of memory while the ablated networks run.
+        full = jax.checkpoint(full)
     (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
     no_outputs = jax.tree.map(jnp.zeros_like, outputs)
     if not differentiated:

@@ -1,8 +1,9 @@
-"""The discretisation gap: what the supernet loses when all but the genotype's primitives go.
+"""The discretisation gap: the accuracy lost by removing every primitive outside the genotype.
 
-A search optimises the supernet, but a genotype keeps a few of its primitives. The gap is the accuracy of
-the supernet with all its gates minus its accuracy with the gates of the parsed genotype alone, both on
-the same images and by the same compiled function. A gap near 0 says that the alphas have decided.
+A search optimises the supernet, but a genotype keeps only a few of its primitives. The gap is the
+accuracy of the supernet with all its gates minus its accuracy with the gates of the parsed genotype
+alone, both on the same images and by the same compiled function. A gap near 0 means that the alphas have
+decided.
 """
 
 from collections.abc import Callable
@@ -29,9 +30,9 @@ def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., 
 
     Args:
         net: the supernet.
-        mean, std: [C], of the pixels in [0, 1].
-        dtype: of the computation.
-        mesh: over which batches are split.
+        mean, std: [C], statistics of the pixels in [0, 1].
+        dtype: compute dtype.
+        mesh: devices over which batches are split.
 
     Returns:
         `(variables, gates, images uint8 [B, H, W, C], labels [B]) -> accuracy`, a fraction.
@@ -52,16 +53,16 @@ def make_measure(
 ) -> Callable[..., dict]:
     """Builds the function that measures both accuracies.
 
-    BatchNorm uses the batch, as in the steps of the search: running statistics would be those of the
-    supernet with all its gates, unfair to the masked one.
+    BatchNorm uses the batch, as in the steps of the search: the running statistics are those of the
+    supernet with all its gates, which would be unfair to the masked one.
 
     Args:
         net: the supernet.
         dataset: images, in memory or streamed.
-        split: that of the alphas: indices of the training images, or `records.Records`.
+        split: split of the alphas: indices of the training images, or `records.Records`.
         count: images to use, rounded down to whole batches, at least one.
-        batch_size: images at a time.
-        dtype: of the computation.
+        batch_size: images per batch.
+        dtype: compute dtype.
 
     Returns:
         `(variables, alphas, genotype) -> {"supernet_accuracy", "discrete_accuracy"}`, fractions.

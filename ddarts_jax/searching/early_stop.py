@@ -1,4 +1,4 @@
-"""The early stop of a search from a network: its distance to the start has settled (DARTOpti)."""
+"""Early stop of a search from a network, once its distance to the start has settled (DARTOpti)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,12 @@ from ddarts_jax.runs import layout, metrics
 
 
 def reason(workdir: Path, epoch: int, fixed_epochs: int, settings) -> str | None:
-    """Returns why the search ends after an epoch, or None if it goes on.
+    """Returns the reason for ending the search after an epoch, or None if it continues.
 
     Args:
-        workdir: whose metrics hold the distances so far.
-        epoch: counted from 1.
-        fixed_epochs: at the beginning, in which the alphas stood still.
+        workdir: its metrics contain the distances so far.
+        epoch: the present epoch, counted from 1.
+        fixed_epochs: number of first epochs in which the alphas were fixed.
         settings: the config's `search.stop` section.
     """
     distances = {
@@ -35,13 +35,13 @@ def is_stable(distances: Mapping[int, float], epoch: int, fixed_epochs: int, set
 
     "Stable for 5 consecutive epochs starting from epoch 10 (taking into account the 5 pretraining
     epochs)": so the earliest end is epoch 15. Every distance of the window is compared with the present
-    one; neighbours alone would call a steady drift stable.
+    one; comparing neighbours only would count a steady drift as stable.
 
     Args:
         distances: {epoch: distance after it}.
-        epoch: the present one, counted from 1.
-        fixed_epochs: at the beginning, in which the alphas stood still: they are counted, but are in no
-            window.
+        epoch: the present epoch, counted from 1.
+        fixed_epochs: number of first epochs in which the alphas were fixed: they are counted, but are
+            never part of a window.
         settings: the config's `search.stop` section: the distances after the `patience` epochs before
             the present one, all from epoch `from_epoch` on, are within `tolerance` of the present one.
     """
@@ -51,5 +51,5 @@ def is_stable(distances: Mapping[int, float], epoch: int, fixed_epochs: int, set
     if any(e not in distances for e in (*window, epoch)):
         return False
     changes = np.abs(np.array([distances[e] for e in window]) - distances[epoch])
-    # Distances are sums of rounded quotients: a change of just the tolerance may come out above it.
+    # Distances are sums of rounded quotients: a change equal to the tolerance may come out above it.
     return bool((changes <= settings.tolerance + 1e-9).all())

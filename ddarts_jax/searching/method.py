@@ -1,4 +1,4 @@
-"""What a search method is: how it relaxes an architecture, and which gradient the alphas follow."""
+"""The interface of a search method: its relaxation and the gradient that the alphas follow."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from ddarts_jax.searching import bilevel
 class Method(NamedTuple):
     """A search method; `searching.methods` has one module for each.
 
-    Most methods differ in the gradient of the alphas alone. One that steps differently has its own
-    `make_step`; one without a supernet has its own `run`.
+    Most methods differ only in the gradient of the alphas. A method that steps differently has its own
+    `make_step`; a method without a supernet has its own `run`.
 
     Attributes:
         gradient: `(net, variables, alphas, images, labels, options, key) -> (gradient, metrics)`, on a
             batch of the architecture split: images [B, H, W, C], labels [B]; options: the method's group
             of the config; key: a random key. The gradient has the shape of the alphas [cells, E, O];
             metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
-        relaxation: of alphas into gates, "sigmoid" or "softmax" (over the primitives of an edge).
+        relaxation: how alphas become gates: "sigmoid" or "softmax" (over the primitives of an edge).
         share_cells: `(options) -> bool`: one architecture for all normal cells and one for the
             reduction cells (True), or one for every cell.
         make_step: see `bilevel.make_step`.

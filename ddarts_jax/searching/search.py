@@ -1,7 +1,7 @@
 """The search: a supernet, bilevel steps, and the genotype that its alphas settle on.
 
-A search may start from a handcrafted network instead of from nothing (DARTOpti): its genotype, encoded
-as alphas, stands still in the first epochs while the weights settle; the search ends early when its
+A search may start from a handcrafted network instead of random alphas (DARTOpti): its genotype, encoded
+as alphas, is fixed in the first epochs while the weights settle; the search ends early when its
 distance to the start no longer changes.
 """
 
@@ -37,7 +37,7 @@ def search_step(
     fixed_steps: int = 0,
     alpha_loss: Callable | None = None,
 ):
-    """Builds the step of the method that `settings` name; see `bilevel.make_step`."""
+    """Builds the step of the method named in `settings`; see `bilevel.make_step`."""
     method = methods.find(settings.method)
     return method.make_step(method, net, settings, total_steps, fixed_steps, alpha_loss)
 
@@ -50,9 +50,9 @@ def build(
     Args:
         config: the whole config.
         dataset: images.
-        dtype: of the computation.
-        start: None: random alphas near 0. Else the network that the supernet's cells, their sequence
-            and the alphas are those of.
+        dtype: compute dtype.
+        start: the network that defines the supernet's cells, their sequence and the alphas; None:
+            random alphas near 0.
 
     Returns:
         The structure, its variables and the alphas.
@@ -101,7 +101,7 @@ def derive(alphas, net: Supernet, settings) -> Genotype:
 
 
 class Found(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         genotype: the architecture.
@@ -130,26 +130,26 @@ def run(
 
     Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, both for every epoch in
     `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
-    `start_genotype.json`, the starting alphas parsed as the result is. Distances are to that.
+    `start_genotype.json`, the starting alphas parsed like the result. Distances refer to it.
 
     Args:
         config: the whole config.
         dataset: images.
-        workdir: exists.
-        writer: of the metrics.
-        dtype: of the computation.
+        workdir: an existing folder.
+        writer: writer of the metrics.
+        dtype: compute dtype.
         start: see `build`.
         alpha_loss: see `bilevel.make_step`.
 
     Raises:
         UserError: the settings do not fit the data, the method or each other; or see `loop.run`.
-        Stopped: by a signal; the state is saved.
+        Stopped: a signal ended the run; the state is saved.
     """
     settings = config.search
     method = methods.find(settings.method)
     if method.run is not None:
         if alpha_loss is not None:
-            raise UserError(f"search.method={settings.method!r} has no alphas, so no alpha_loss.")
+            raise UserError(f"Search method {settings.method!r} has no alphas, so no alpha_loss.")
         genotype = method.run(config, dataset, workdir, writer, dtype)
         return Found(genotype, np.load(workdir / layout.ALPHAS))
     splits = dataset.halves(config.seed)
@@ -171,7 +171,7 @@ def run(
     identity, origin = {}, None
     if start is not None:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
-        # The distances, so the early stop, depend on both.
+        # The distances, and so the early stop, depend on both.
         identity = {"start": start.to_dict(), "parse": config.parse.to_dict()}
         origin = _origin(alphas, net, config)
     measure_gap = None
@@ -198,10 +198,10 @@ def run(
 
 
 def _origin(alphas, net: Supernet, config) -> Genotype:
-    """Returns the starting alphas parsed as the result is.
+    """Parses the starting alphas like the result.
 
     Raises:
-        UserError: the parsing keeps nothing of them.
+        UserError: the parsing keeps none of the start's primitives.
     """
     origin = derive(alphas, net, config.parse)
     if not any(origin.genes):
@@ -216,13 +216,13 @@ def _origin(alphas, net: Supernet, config) -> Genotype:
 def make_end_epoch(
     net: Supernet, config, workdir: Path, origin: Genotype | None, measure_gap: Callable | None
 ) -> Callable:
-    """Builds what follows every epoch: files of its architecture, and the epoch's metrics.
+    """Builds the function that writes every epoch's architecture and returns its metrics.
 
     Args:
         net: the supernet.
         config: the whole config.
-        workdir: exists.
-        origin: the genotype that distances are to; None: there is no start.
+        workdir: an existing folder.
+        origin: the genotype to which distances are measured; None: there is no start.
         measure_gap: see `discretisation.make_measure`; None: no gap is measured.
 
     Returns:
@@ -258,7 +258,7 @@ def make_end_epoch(
 
 
 def _describe(net: Supernet, workdir: Path) -> None:
-    """Writes `supernet.json`: what the axes of the alphas mean, and how they become probabilities."""
+    """Writes `supernet.json`: the axes of the alphas, and their relaxation into probabilities."""
     names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
     write_json(workdir / layout.SUPERNET, {name: getattr(net, name) for name in names})
 

@@ -1,4 +1,4 @@
-"""Networks side by side: the task `distance`, and how far a search has moved from its start."""
+"""Comparison of networks: the task `distance`, and the distance of a search from its start."""
 
 import csv
 from pathlib import Path
@@ -15,12 +15,12 @@ from ddarts_jax.runs import layout, metrics
 
 
 def distances(a: Genotype, b: Genotype, scores=None) -> dict:
-    """Returns both distances of two networks, of the whole and cell by cell.
+    """Returns both distances between two networks, as a whole and cell by cell.
 
     Args:
         a: a network.
-        b: another, see `distance.architecture_distance` for networks of different sizes.
-        scores: of the operations; None: Table 1 of the paper.
+        b: another one, see `distance.architecture_distance` for networks of different sizes.
+        scores: operation scores; None: Table 1 of the paper.
 
     Returns:
         `distance`, `positional_distance`, numbers; `cells`, `positional_cells`, lists of them.
@@ -34,7 +34,7 @@ def distances(a: Genotype, b: Genotype, scores=None) -> dict:
 
 
 def draw_history(config, workdir: Path) -> None:
-    """Draws distance to the start and accuracy against the epochs of a search, `distance.svg`/`.png`."""
+    """Draws distance to the start and accuracy over a search's epochs: `distance.svg` and `.png`."""
     rows = [row for row in metrics.read(workdir / layout.METRICS) if row["phase"] == "search"]
     drawing.draw_distance_history(
         [row["epoch"] for row in rows],
@@ -48,13 +48,13 @@ def draw_history(config, workdir: Path) -> None:
 
 
 def run(config, workdir: Path) -> dict:
-    """Compares the networks that the config names (see `config.distance_config`).
+    """Compares the networks that the config names (see `configuration.distance_config`).
 
-    Two: a table of their cells on stdout, `distance.json`. More: each with each, `distances.csv` and
-    `positional_distances.csv`, and heatmaps of the same names.
+    For two networks it prints a table of their cells and writes `distance.json`. For more it compares
+    them pairwise and writes `distances.csv`, `positional_distances.csv` and heatmaps of the same names.
 
     Returns:
-        What `distance.json` holds, or the matrices as lists.
+        The content of `distance.json`, or the matrices as lists.
 
     Raises:
         UserError: fewer than two networks are named, or one of them cannot be read.
@@ -63,7 +63,7 @@ def run(config, workdir: Path) -> dict:
     names = list(config.networks) or [config.a, config.b]
     if len(names) < 2 or not all(names) or (config.networks and (config.a or config.b)):
         raise UserError(
-            "Name two networks by --config.a=X --config.b=Y, or at least two of any number by "
+            "Name two networks with --config.a=X --config.b=Y, or at least two with "
             "--config.networks=\"('X', 'Y', 'Z')\"."
         )
     genotypes = [find_genotype(name) for name in names]
@@ -74,7 +74,7 @@ def run(config, workdir: Path) -> dict:
         for position, pair in enumerate(zip(found["cells"], found["positional_cells"])):
             print("{:>5}  {:>8.4f}  {:>10.4f}".format(position, *pair))
         print(f"{'mean':>5}  {found['distance']:>8.4f}  {found['positional_distance']:>10.4f}")
-        print(f"written to {workdir / 'distance.json'}")
+        print(f"Results are in {workdir / 'distance.json'}.")
         return found
 
     matrices = {
@@ -86,7 +86,7 @@ def run(config, workdir: Path) -> dict:
     for name, matrix in matrices.items():
         _write_csv(workdir / f"{name}.csv", names, matrix)
         drawing.draw_distance_matrix(names, matrix, workdir / name, name.replace("_", " "))
-    print(f"written to {workdir}: {', '.join(f'{n}.csv, .svg, .png' for n in matrices)}")
+    print(f"Results are in {workdir}: {', '.join(f'{n}.csv, .svg, .png' for n in matrices)}.")
     return {name: matrix.tolist() for name, matrix in matrices.items()}
 
 

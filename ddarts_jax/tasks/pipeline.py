@@ -1,4 +1,4 @@
-"""The tasks that search, train and evaluate: one of them, or all in a row."""
+"""The tasks 'search', 'train' and 'evaluate', and 'pipeline', which runs all three."""
 
 import logging
 from pathlib import Path
@@ -27,16 +27,16 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     Args:
         config: the whole config.
         dataset: images, in memory or streamed.
-        workdir: exists, and no other process uses it.
-        dtype: of the computation.
-        clock: of the run.
+        workdir: an existing folder that no other process uses.
+        dtype: compute dtype.
+        clock: clock of the run.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
-        UserError: what a user can mend.
-        Stopped: by a signal; the state is saved.
+        UserError: the user can fix the problem.
+        Stopped: a signal ended the run; the state is saved.
     """
     live = report.Live(workdir)
 
@@ -66,7 +66,7 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
             path = config.weights or workdir / layout.NETWORK
             trained = net, processes.from_main(lambda: weights.load_network(path, empty))
     except (Stopped, KeyboardInterrupt):
-        clock.keep()  # not after a UserError: the workdir may be another run's
+        clock.keep()  # not after a UserError: the workdir may belong to another run
         if processes.is_main():
             live.close()
         raise
@@ -85,7 +85,7 @@ def find_start(config) -> Genotype | None:
 
 
 def deepened(config, genotype: Genotype) -> Genotype:
-    """Returns the genotype with as many cells as `train.num_cells` asks for (Algorithm 1)."""
+    """Returns the genotype expanded to `train.num_cells` cells (Algorithm 1)."""
     if config.train.num_cells in (0, genotype.num_cells):
         return genotype
     return expand(genotype, config.train.num_cells)
@@ -107,24 +107,24 @@ def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
 
 
 def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
-    """Evaluates the trained network, if there is one, and prints what the run found.
+    """Evaluates the trained network, if there is one, and prints the results of the run.
 
     Writes `summary.json`, `network_genotype.json` and the pictures `genotype.svg` and `.png`; for a
     trained network also `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
-    picture `confusion`; after a search with a start the picture `distance`.
+    picture `confusion`; after a search with a start also the picture `distance`.
 
     Returns:
-        What `summary.json` holds. `test_accuracy` is that of the last epoch's network,
-        `test_accuracy_best_epoch` the largest of all epochs: a maximum over the test set, which is
-        what the article reports.
+        The content of `summary.json`. `test_accuracy` is that of the last epoch's network;
+        `test_accuracy_best_epoch` is the largest of all epochs, a maximum over the test set, as reported
+        in the article.
     """
     summary = {"task": config.task, "data": dataset.name}
     cost = None
     try:
         cost = train.cost(config, genotype, dataset)
         summary |= {"params": cost.params, "macs": cost.macs}
-    except UserError as error:  # a search may end with a cell that keeps nothing
-        _logger.warning("this genotype does not form a valid network: %s", error)
+    except UserError as error:  # a search may end with a cell without primitives
+        _logger.warning("This genotype does not form a valid network: %s", error)
     tested = None
     if trained:
         tested = evaluate.evaluate_dataset(*trained, dataset, config.data.batch_size, dtype)
@@ -170,7 +170,7 @@ def _write_evaluation(workdir: Path, tested: dict, cost, speed: list[dict], data
 
 
 def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None:
-    """Prints the genotype, and what `summary` has about it."""
+    """Prints the genotype and its results in `summary`."""
     print("genotype (node <- primitive(source)):")
     for position, cell in enumerate(genotype.cells):
         kind = "reduction" if position in genotype.reductions else "normal"
@@ -192,4 +192,4 @@ def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None
             f"batch {row['batch_size']}: {row['milliseconds']:.2f} ms, "
             f"{row['images_per_second']:.0f} images/s"
         )
-    print(f"Done in {summary['seconds']} s; results are in {summary['workdir']}")
+    print(f"Done in {summary['seconds']} s; results are in {summary['workdir']}.")

@@ -1,7 +1,7 @@
-"""Operation scores: how good a network is with one operation in one place (D-DARTS, Table 1).
+"""Operation scores: the accuracy of a network with one operation in one place (D-DARTS, Table 1).
 
-The proxy network is a short ResNet18. In each network that is measured, one of its convolutions gives way
-to the benchmarked primitive, the only operation on that edge; it is trained several times from other
+The proxy network is a short ResNet18. In each measured network, one of its convolutions is replaced by
+the benchmarked primitive, the only operation on that edge; it is trained several times from different
 random weights, and the best accuracy counts. A primitive's score is the median over all places. (The
 authors' means are multiples of a twelfth: 4 convolutions in each of 3 blocks, as here.)
 """
@@ -33,14 +33,14 @@ _logger = logging.getLogger(__name__)
 
 
 def places(num_cells: int) -> Iterator[tuple[int, int]]:
-    """The (cell, node) whose operation is replaced: every convolution of every block."""
+    """The (cell, node) of every operation to replace: every convolution of every block."""
     (block,) = HANDCRAFTED["ResNet18"].genes
     nodes = [node for primitive, node, _ in block if primitive == "simple_conv_3x3"]
     return itertools.product(range(num_cells), nodes)
 
 
 def proxy(num_cells: int, cell: int, node: int, primitive: str) -> Genotype:
-    """ResNet18's block `num_cells` times, where `primitive` stands for the convolution into `node`."""
+    """ResNet18's block `num_cells` times, with the convolution into `node` replaced by `primitive`."""
     resnet = HANDCRAFTED["ResNet18"]
     (block,) = resnet.genes
     replaced = [
@@ -55,7 +55,7 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float |
     """Trains a network once per seed.
 
     Returns:
-        The accuracies on the test split, fractions; None where the training diverged.
+        The accuracies on the test split, as fractions; None if the training diverged.
 
     Raises:
         UserError: the training diverged for every seed.
@@ -80,7 +80,7 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float |
             running, finite = chunk(running, data, np.uint32(seed))
             flags.append(finite)
         if not all(leaf.all() for leaf in jax.tree.leaves(jax.device_get(flags))):
-            _logger.warning("the training with seed %d diverged and does not count", seed)
+            _logger.warning("The training with seed %d diverged and does not count.", seed)
             accuracies.append(None)
             continue
         variables = running.state.variables
@@ -97,17 +97,17 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float |
 def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
     """Measures all primitives in all places; continues an interrupted measurement in the same workdir.
 
-    Writes `measurements.jsonl`, a line for each network, and at the end `scores.json`, which the task
+    Writes `measurements.jsonl`, one line per network, and at the end `scores.json`, which the task
     `distance` takes as `config.scores`.
 
     Args:
-        config: see `config.score_config`.
+        config: see `configuration.score_config`.
         dataset: images.
-        workdir: exists.
-        dtype: of the computation.
+        workdir: an existing folder.
+        dtype: compute dtype.
 
     Returns:
-        What `scores.json` holds: `scores` and `means` in per cent by primitive, and the protocol.
+        The content of `scores.json`: `scores` and `means` in per cent by primitive, and the protocol.
 
     Raises:
         UserError: an unknown primitive, a workdir with measurements of another config, or a network
@@ -116,7 +116,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
     names = config.score.primitives or DARTOPTI_PRIMITIVES
     if unknown := set(names) - set(DARTOPTI_PRIMITIVES):
         raise UserError(
-            f"config.score.primitives names {', '.join(sorted(map(str, unknown)))}: there are only "
+            f"config.score.primitives names {', '.join(sorted(map(str, unknown)))}: use only "
             f"{', '.join(DARTOPTI_PRIMITIVES)}."
         )
     num_cells = config.train.num_cells
@@ -141,7 +141,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         line = {"primitive": name, "cell": cell, "node": node, "accuracies": accuracies}
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
-        jax.clear_caches()  # every network is a program of its own, not used again
+        jax.clear_caches()  # every network has its own program, which is not used again
         left = (time.monotonic() - begun) / (done + 1) * (len(todo) - done - 1)
         _logger.info(
             "%d/%d: %s into node %d of cell %d: %.2f%% (about %.0f min left)",
@@ -158,17 +158,17 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
     print(f"{'primitive':<18} {'median':>7} {'mean':>7}")
     for name, score in result["scores"].items():
         print(f"{name:<18} {score:>7.2f} {result['means'][name]:>7.2f}")
-    print(f"written to {workdir / 'scores.json'}")
+    print(f"Results are in {workdir / 'scores.json'}.")
     return result
 
 
 def _best(accuracies: list[float | None]) -> float:
-    """The best of several trainings, in per cent; those that diverged are None."""
+    """The best accuracy of several trainings, in per cent; None stands for a diverged one."""
     return 100 * max(accuracy for accuracy in accuracies if accuracy is not None)
 
 
 def _claim(config, dataset, workdir) -> dict:
-    """Returns the settings of the measurements; refuses a workdir that has measurements of others."""
+    """Returns the settings of the measurements; refuses a workdir with measurements of other ones."""
     protocol = config.to_dict()
     del protocol["score"]["primitives"]
     protocol["num_images"] = dataset.num_train
@@ -177,7 +177,7 @@ def _claim(config, dataset, workdir) -> dict:
 
 
 def _read(path: Path) -> dict[tuple[str, int, int], list[float | None]]:
-    """The measurements so far; a last line that a crash has cut is measured again."""
+    """The measurements so far; a last line truncated by a crash is measured again."""
     measured, whole = {}, []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:

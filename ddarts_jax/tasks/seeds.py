@@ -1,8 +1,8 @@
-"""One run for several seeds, each in a process of its own, and what they found together.
+"""Task 'seeds': one config run for several seeds, each in its own process, and a summary of the results.
 
-A process for a seed, not a batch of seeds in one program: a run that fails or is stopped takes no
-other with it, each is resumed as any run is, and those that differ in the seed alone share their
-compiled programs through the persistent cache.
+Each seed has its own process instead of being part of a batch in one program: a run that fails or is
+stopped does not affect the others, each is resumed like any run, and runs that differ only in the seed
+share their compiled programs through the persistent cache.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
 
-# Of a run's record: title, factor and format of a column of the table.
+# For each entry of a run's record: title, factor and format of its column in the table.
 _COLUMNS = {
     "test_accuracy": ("test accuracy, %", 100, ".2f"),
     "params": ("parameters", 1, ",.0f"),
@@ -40,13 +40,13 @@ print(backend.name(), jax.local_device_count())
 
 
 class _Run(NamedTuple):
-    """A seed that is being run.
+    """A run in progress.
 
     Attributes:
         seed: its seed.
-        process: of it.
-        log: the file that has what it prints.
-        device: its place among the devices.
+        process: its process.
+        log: the file with its output.
+        device: its index among the devices.
     """
 
     seed: int
@@ -61,17 +61,17 @@ def run(config, workdir: Path) -> dict:
     Writes `seed_K/`, the workdir of each run with its output in `log.txt`, `seeds.json` and `seeds.md`.
 
     Args:
-        config: see `config.seeds_config`.
-        workdir: exists.
+        config: see `configuration.seeds_config`.
+        workdir: an existing folder.
 
     Returns:
-        What `seeds.json` holds: the record of each seed, and mean, sample standard deviation (null of a
-        single run) and number of each measure.
+        The content of `seeds.json`: the record of each seed, and mean, sample standard deviation (null
+        for a single run) and number of values of each measure.
 
     Raises:
-        UserError: the config file or an override cannot be used, or some seeds failed; the others
-            have finished then.
-        Stopped: by a signal, which the runs got too.
+        UserError: the config file or an override cannot be used, or some seeds failed; in the latter
+            case the others have finished.
+        Stopped: a signal ended the task; the runs received it too.
     """
     commands = {seed: _command(config, workdir, seed) for seed in config.seeds}
     waiting = [seed for seed in config.seeds if not _finished(commands[seed], workdir, seed)]
@@ -97,21 +97,21 @@ def run(config, workdir: Path) -> dict:
     if failed:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())
         raise UserError(
-            f"{len(failed)} of {len(commands)} runs failed ({reasons}): once this is mended the same "
-            f"command with the same --workdir runs them alone."
+            f"{len(failed)} of {len(commands)} runs failed ({reasons}): once this is fixed, the same "
+            f"command with the same --workdir runs only those."
         )
     return result
 
 
 def _command(config, workdir: Path, seed: int) -> list[str]:
-    """The arguments of `main` for a seed, checked."""
+    """The validated arguments of `main` for a seed."""
     arguments = [f"--config={config.run}", f"--workdir={workdir / f'seed_{seed}'}"]
     arguments += [f"--config.{override}" for override in config.overrides]
     return [*arguments, f"--config.seed={seed}"]
 
 
 def _finished(command: list[str], workdir: Path, seed: int) -> bool:
-    """Whether a seed has its summary, and that of this config."""
+    """Whether a seed has finished; refuses a run of another config."""
     wanted, _ = configuration.parse_flags(["main", *command])
     directory = workdir / f"seed_{seed}"
     if not (directory / layout.SUMMARY).is_file():
@@ -127,12 +127,12 @@ def _finished(command: list[str], workdir: Path, seed: int) -> bool:
 
 
 def _run_all(waiting, commands, workdir: Path, parallel: int) -> dict[int, str]:
-    """Runs the seeds that wait, as many at a time as there are places; returns why which failed."""
+    """Runs the waiting seeds, as many at a time as there are places; returns {failed seed: reason}."""
     devices = _devices()
     places = parallel or len(devices)
     environments = [dict(devices[k % len(devices)]) for k in range(places)]
     if places > len(devices) > 0:
-        for environment in environments:  # or the first on a device would take all of its memory
+        for environment in environments:  # else the first on a device would take all its memory
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     waiting, free, running, failed = list(waiting), list(range(places)), [], {}
     total, begun = len(waiting), time.monotonic()
@@ -175,21 +175,21 @@ def _start(seed: int, commands, workdir: Path, device: int, environments) -> _Ru
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | environments[device],
-            start_new_session=True,  # a terminal's Ctrl-C would reach it a second time
+            start_new_session=True,  # otherwise a terminal's Ctrl-C would reach it twice
             preexec_fn=_end_with_parent,
         )
     return _Run(seed, process, log, device)
 
 
 def _end_with_parent() -> None:
-    """Before the program starts: a parent that is killed takes it along, where Linux can do that."""
+    """Makes this process end with its parent (on Linux); called before the program starts."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
 def _handling(handler):
-    """Answers SIGINT and SIGTERM by `handler`."""
+    """Handles SIGINT and SIGTERM with `handler`."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
@@ -200,11 +200,11 @@ def _handling(handler):
 
 
 def _devices() -> list[dict[str, str]]:
-    """For each device the variables by which a process sees it alone; on a CPU none, twice.
+    """For each place, the environment variables that restrict a process to its device.
 
-    Another process looks: one that has seen a GPU takes its memory. A run keeps two cores busy for
-    part of its time only, least while it compiles: two runs at a time end 1.4 times as soon as one after
-    the other (benchmarks/RESULTS.md).
+    A CPU has two places without variables: a run keeps two cores busy for only part of its time, least
+    of all while it compiles, and two runs at a time take 1 / 1.4 of the time of one after the other
+    (benchmarks/RESULTS.md). Another process counts the GPUs, because counting them takes their memory.
     """
     asked = subprocess.run([sys.executable, "-c", _ASK_DEVICES], capture_output=True, text=True)
     backend, _, count = asked.stdout.strip().partition(" ")
@@ -221,7 +221,7 @@ def _last_line(log: Path) -> str:
 
 
 def _record(directory: Path) -> dict:
-    """The measures of a finished run. Its epochs may be from several starts, so these are added up."""
+    """The measures of a finished run; seconds are summed over epochs, which may be of several starts."""
     summary = read_json(directory / layout.SUMMARY, "Summary")
     record = {name: summary[name] for name in _COLUMNS if name in summary}
     rows = metrics.read(directory / layout.METRICS)

@@ -1,4 +1,4 @@
-"""How programs are compiled: quickly, and kept for the next run."""
+"""Compilation of programs: a persistent cache, and faster tracing."""
 
 import gc
 import os
@@ -8,9 +8,9 @@ import jax
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX was told another.
+    """Keeps compiled programs in the user's cache directory, unless JAX was given another one.
 
-    Compiling takes minutes; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    Compiling takes minutes; JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
     """
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddarts_jax"
@@ -18,9 +18,9 @@ def keep_programs() -> None:
 
 
 def lower(jitted, *arguments, **keywords) -> jax.stages.Lowered:
-    """Traces and lowers a jitted function, as `jitted.lower` does, in three quarters of its time.
+    """Traces and lowers a jitted function like `jitted.lower`, in three quarters of its time.
 
-    Tracing a supernet makes millions of objects that stay; looking for garbage among them takes the rest.
+    Tracing a supernet creates millions of lasting objects; garbage collection among them takes the rest.
     """
     collecting = gc.isenabled()
     gc.disable()

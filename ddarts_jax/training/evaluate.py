@@ -1,4 +1,4 @@
-"""What a derived network costs (parameters, MACs) and how good it is (accuracy, loss)."""
+"""Evaluation of a derived network: accuracy, loss and speed."""
 
 import contextlib
 import functools
@@ -34,19 +34,19 @@ def evaluate(
 ) -> dict:
     """Measures a trained network on images, each of which counts exactly once.
 
-    Compiles once for a network, a number of images and a batch size. The result does not depend on
-    the batch size nor on the number of devices, over which batches are split, but for rounding in the
-    loss.
+    Compiles once for a network, a number of images and a batch size. Except for rounding in the loss,
+    the result does not depend on the batch size or on the number of devices, over which batches are
+    split.
 
     Args:
         network: structure.
         variables: weights and statistics.
         images: uint8 [n, H, W, channels], n at least 1.
         labels: integers [n].
-        mean: of the training data, [channels], in units of [0, 1].
-        std: likewise.
-        batch_size: images that are run at a time.
-        dtype: of the computation.
+        mean: mean of the training data, [channels], in units of [0, 1].
+        std: standard deviation, likewise.
+        batch_size: images per batch.
+        dtype: compute dtype.
 
     Returns:
         accuracy and top5_accuracy (fractions), loss (mean cross-entropy), count (number of images) and
@@ -61,7 +61,7 @@ def evaluate(
 def evaluate_dataset(
     network: Network, variables: Variables, dataset: Dataset | Streamed, batch_size: int, dtype
 ) -> dict:
-    """Measures a trained network on the test images of a data set; returns what `evaluate` does."""
+    """Measures a trained network on the test images of a dataset; returns the same as `evaluate`."""
     moments = dataset.mean, dataset.std
     if isinstance(dataset, Dataset):
         images, labels = dataset.test_images, dataset.test_labels
@@ -93,7 +93,7 @@ def _measured(sums) -> dict:
 
 
 def details(tested: dict, class_names) -> dict:
-    """What `evaluate` found, by class, as JSON can say it; the accuracy of an absent class is null."""
+    """The result of `evaluate` by class, ready for JSON; the accuracy of an absent class is null."""
     confusion = tested["confusion"]
     counts, right = confusion.sum(1), np.diagonal(confusion)
     return {
@@ -112,7 +112,7 @@ def details(tested: dict, class_names) -> dict:
 def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype, mesh):
     """`_batch_sums` of all images."""
     count = len(labels)
-    # The last batch is filled up with the last image, which weighs nothing there.
+    # Pad the last batch by repeating the last image with weight 0.
     indices = jnp.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
 
     def add_batch(sums, indices):
@@ -129,13 +129,13 @@ def _sums(network, variables, images, labels, mean, std, *, batch_size, dtype, m
 
 @functools.partial(jax.jit, static_argnames=("network", "dtype", "mesh"))
 def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype, mesh):
-    """Sums over the real images: confusion [classes, classes], right answers among 5, loss."""
+    """Sums over the real images: confusion [classes, classes], top-5 hits, loss."""
     images, labels, real = sharding.split_batch((images, labels, real), mesh)
     batch, real = normalize(images, mean, std, dtype), jnp.asarray(real, bool)
     logits, _, _ = networks.forward(network, variables, batch, train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     own = jnp.take_along_axis(logits, labels[:, None], -1)
-    # Ties, as of logits that are all NaN, count against the network.
+    # Ties, for example if all logits are NaN, count against the network.
     in_top5 = jnp.sum(~(logits < own), -1) <= 5
     confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
     sums = (
@@ -149,18 +149,18 @@ def _batch_sums(network, variables, images, labels, real, mean, std, *, dtype, m
 def speed(
     network: Network, variables: Variables, image_shape, batch_sizes, dtype, repeats: int = 20
 ) -> list[dict]:
-    """Measures how fast a network answers on the present device, images already there.
+    """Measures how fast a network runs on the present device, with the images already there.
 
     Args:
         network: structure.
         variables: weights and statistics.
         image_shape: (H, W, channels).
-        batch_sizes: to measure.
-        dtype: of the computation.
-        repeats: runs of which the median counts, after one that warms up.
+        batch_sizes: the batch sizes to measure.
+        dtype: compute dtype.
+        repeats: number of runs, after one warm-up; their median is reported.
 
     Returns:
-        For each batch size batch_size, milliseconds (a batch) and images_per_second.
+        For each batch size: batch_size, milliseconds (per batch) and images_per_second.
     """
     run = jax.jit(lambda variables, x: networks.forward(network, variables, x, train=False)[0])
     measured = []

@@ -1,9 +1,9 @@
-"""How steps get their batches: from images on the device, or from streams.
+"""Feeds, which supply steps with batches: from images on the device, or from streams.
 
-Small data live on the device as uint8; then a *chunk* is one compiled `lax.scan` over steps that draws
-its batches, augments them and steps. For large data the batches come from streams, step by step.
-Everything random follows from the seed and the step, the order of an epoch from the seed and the
-epoch; so the step is all that a resumed run needs to know.
+Small datasets are kept on the device as uint8; a *chunk* is then one compiled `lax.scan` over steps that
+draws its batches, augments them and steps. For large datasets the batches come from streams, one per
+step. All randomness follows from the seed and the step, the order of an epoch from the seed and the
+epoch; so a resumed run only needs to know the step.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Images(NamedTuple):
         images: uint8 [n, H, W, C].
         labels: int32 [n].
         splits: one array of indices for each batch that a step takes.
-        mean, std: float32 [C], of the pixels in [0, 1].
+        mean, std: float32 [C], statistics of the pixels in [0, 1].
     """
 
     images: jax.Array
@@ -43,12 +43,12 @@ class Images(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        state: of the phase; has a `step`, int32 scalar, the number of steps done.
+        state: state of the phase; has a `step`, int32 scalar, the number of steps done.
         totals: metrics summed over the steps of the present epoch, so that an epoch that was
-            interrupted reports what an unbroken one does.
+            interrupted reports the same as an unbroken one.
     """
 
     state: Any
@@ -72,20 +72,20 @@ def on_device(dataset, splits, mesh: Mesh) -> Images:
 def make_chunk(step: Callable, plan: Schedule, settings, dtype, mesh: Mesh) -> Callable:
     """Builds the function that runs one chunk of steps.
 
-    The seed is an argument of it: runs that differ in the seed alone share one compiled program.
+    The seed is an argument of it, so that runs that differ only in the seed share a compiled program.
 
     Args:
         step: `(state, key, *batches) -> (state, metrics)`; a batch is (images [B, H, W, C] normalised
             and augmented, labels [B]), one for each split of the data.
         plan: the schedule.
         settings: `augment` section of the config, arguments of `augment.augment`.
-        dtype: of the images.
-        mesh: over which batches are split.
+        dtype: dtype of the images.
+        mesh: devices over which batches are split.
 
     Returns:
         `(running, data: Images, seed) -> (running, finite)`, jitted, `running` donated; `seed`, a
-        uint32 scalar, is the root of all randomness; `finite` holds for every metric [chunk]
-        booleans. All results lie whole on every device.
+        uint32 scalar, is the root of all randomness; `finite` contains [chunk] booleans for every
+        metric. All results are replicated on every device.
     """
     prepare = functools.partial(augment, **settings, dtype=dtype)
 
@@ -126,12 +126,12 @@ def make_chunk(step: Callable, plan: Schedule, settings, dtype, mesh: Mesh) -> C
 
 
 def _roots(seed):
-    """Keys of the order and of the steps, far from the small numbers that initialisation folds in."""
+    """Keys of the order and of the steps; initialisation folds in small numbers, far from these."""
     return [jax.random.fold_in(jax.random.key(seed), 2**32 - k) for k in (1, 2)]
 
 
 def _account(state, totals, measured, position):
-    """Adds a step's metrics to the totals of its epoch, and says which of them are finite."""
+    """Adds a step's metrics to the totals of its epoch, and returns which of them are finite."""
     totals = jax.tree.map(
         lambda total, new: jnp.where(position == 0, 0, total) + new.astype(total.dtype),
         totals,
@@ -150,14 +150,14 @@ def make_streamed_step(
         step: see `make_chunk`, as for the other arguments.
         plan: the schedule.
         settings: `augment` section of the config.
-        mean, std: float32 [C], of the pixels in [0, 1].
-        dtype: of the images.
-        mesh: over which batches are split.
+        mean, std: float32 [C], statistics of the pixels in [0, 1].
+        dtype: dtype of the images.
+        mesh: devices over which batches are split.
 
     Returns:
         `(running, batches, seed) -> (running, finite)`, jitted, `running` donated; a batch is (images
-        uint8 [B, H, W, C], labels [B]), one for each stream; `seed` is that of the randomness on the
-        device.
+        uint8 [B, H, W, C], labels [B]), one for each stream; `seed` is the root of the randomness on
+        the device.
     """
 
     def streamed_step(running: Running, batches, seed):
@@ -186,17 +186,17 @@ def start(
     """Puts a fresh state on the mesh, with empty totals of the step's metrics.
 
     Args:
-        state: a fresh one.
+        state: a fresh state.
         step: see `make_chunk`.
-        num_batches: that a step takes.
+        num_batches: number of batches that a step takes.
         image_shape: (H, W, C).
         plan: the schedule.
-        dtype: of the images.
-        mesh: over which batches are split.
+        dtype: dtype of the images.
+        mesh: devices over which batches are split.
     """
     shape = (plan.batch_size, *image_shape)
     batch = jnp.zeros(shape, dtype), jnp.zeros(shape[:1], jnp.int32)
-    # All on the mesh, as in the chunk: JAX then finds the trace of a jitted step again there.
+    # All on the mesh, as in the chunk, so that JAX reuses the trace of a jitted step there.
     state, key, batch = sharding.replicate((state, jax.random.key(0), batch), mesh)
     with sharding.over(mesh):
         _, measured = jax.eval_shape(step, state, key, *[batch] * num_batches)
@@ -209,7 +209,7 @@ class Program(NamedTuple):
 
     Attributes:
         advance: `(running, step) -> (running, finite)` runs the chunk of steps after `step`.
-        compiled: what it calls.
+        compiled: the program that it calls.
     """
 
     advance: Callable
@@ -226,7 +226,7 @@ class Resident:
     """Batches of images that are on the device.
 
     Attributes:
-        identity: what the order of the images depends on besides the config; JSON can say it.
+        identity: the values besides the config that determine the order of the images, as JSON.
     """
 
     identity: dict = {}  # noqa: RUF012
@@ -243,11 +243,11 @@ class Resident:
         return resident(chunk, self._images, self._seed, running)
 
     def close(self) -> None:
-        """Nothing runs that would have to end."""
+        """Does nothing: there are no processes to end."""
 
 
 class Streaming:
-    """Batches of streams, which other processes read, decode and crop.
+    """Batches from streams, which other processes read, decode and crop.
 
     Attributes:
         identity: see `Resident`.
@@ -256,7 +256,7 @@ class Streaming:
     def __init__(self, dataset, splits, plan: Schedule, config, settings, dtype, mesh: Mesh):
         """Opens a stream for every split; see `make` for the arguments."""
         self._plan, self._dtype, self._mesh = plan, dtype, mesh
-        self._settings = dict(settings) | {"resized_crop": 0.0}  # the streams do that
+        self._settings = dict(settings) | {"resized_crop": 0.0}  # done by the streams
         self._moments = dataset.mean, dataset.std
         self._seed = np.uint32(config.seed)
         self._streams = dataset.training(splits, config, settings)
@@ -281,7 +281,7 @@ class Streaming:
         compiled = lower(one_step, running, batch_shapes, self._seed).compile()
 
         def advance(running, step):
-            if not self._open:  # where the run stands is known only now
+            if not self._open:  # the step at which to begin is only known now
                 self._open = [prefetch(stream.batches(step), split) for stream in self._streams]
             all_finite = []
             for _ in range(plan.chunk):
@@ -311,8 +311,8 @@ def make(
         plan: the schedule.
         config: the whole config.
         settings: `augment` section of the phase.
-        dtype: of the images.
-        mesh: over which batches are split.
+        dtype: dtype of the images.
+        mesh: devices over which batches are split.
     """
     kind = Streaming if isinstance(dataset, Streamed) else Resident
     return kind(dataset, splits, plan, config, settings, dtype, mesh)
@@ -326,7 +326,7 @@ def some_batches(dataset, split, count: int, batch_size: int, mesh: Mesh) -> lis
         split: indices of the training images, or their `records.Records`.
         count: images to use, rounded down to whole batches, at least one.
         batch_size: images per batch.
-        mesh: over which batches are split.
+        mesh: devices over which batches are split.
 
     Returns:
         (images uint8 [B, H, W, C], labels int32 [B]) for each batch.

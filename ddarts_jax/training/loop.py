@@ -35,30 +35,31 @@ def run(
     stop: Callable = lambda epoch: None,
     profile: Path | None = None,
 ):
-    """Runs all epochs from where the newest checkpoint stands.
+    """Runs all epochs, starting from the newest checkpoint.
 
     Args:
         phase: "search" or "train"; names metrics and messages.
-        running: a fresh start; donated.
+        running: the initial state; donated.
         compile_: `(running) -> Program`.
-        num_batches: that a step takes.
+        num_batches: number of batches that a step takes.
         plan: the schedule.
-        checkpoints: of this phase; saved after every epoch, and within one every `every_minutes`.
-        writer: gets a line per epoch.
+        checkpoints: checkpoints of this phase; saved after every epoch, and within one every
+            `every_minutes`.
+        writer: writer of the metrics; gets a line per epoch.
         every_minutes: see `checkpoints`.
         end_epoch: `(epoch, state, means) -> metrics` after each epoch; `means` are the step's metrics
-            averaged over the epoch. `metrics["accuracy"]` chooses the best checkpoint.
-        stop: `(epoch) -> reason` to end the run after an epoch, a sentence, or None; it reads what
-            the epochs have left in the workdir.
-        profile: directory of a trace of the second chunk (of the first, if it is the only one), whose
+            averaged over the epoch.
+        stop: `(epoch) -> reason`, a sentence if the run should end after this epoch, else None; it
+            reads the files that the epochs have written to the workdir.
+        profile: directory for a trace of the second chunk (of the first, if it is the only one), whose
             most expensive scopes are printed; or None.
 
     Returns:
         The final state.
 
     Raises:
-        UserError: a loss is not finite; names the step and the parts.
-        Stopped: by a signal; the state is saved.
+        UserError: a loss is not finite; the message names the step and the parts.
+        Stopped: a signal ended the run; the state is saved.
     """
     loop = _Loop(
         phase, plan, checkpoints, writer, every_minutes, num_batches, end_epoch, stop, profile
@@ -67,7 +68,7 @@ def run(
 
 
 class _Loop:
-    """A phase that runs; arguments as of `run`.
+    """A running phase; arguments as for `run`.
 
     Attributes:
         step: steps done.
@@ -93,7 +94,7 @@ class _Loop:
         if self.step == plan.total or (at_epoch_end and self._stopped(self.step // plan.epoch)):
             return running.state
         program = self._compiled(running, compile_)
-        # The second chunk is traced, or the first where there is no other.
+        # The second chunk is traced, or the first if it is the only one.
         self.traced_step = min(self.step + plan.chunk, plan.total - plan.chunk)
         self.traced_kind = "warm" if self.traced_step > self.step else "first"
         self.saved_at = time.monotonic()
@@ -104,8 +105,8 @@ class _Loop:
                 if self._stopped(epoch):
                     break
             self.checkpoints.wait()
-        # Asked after the handlers are gone: a signal in the last chunk, in its evaluation or while its
-        # checkpoint is written must not let the run begin its next phase.
+        # Checked after the handlers are removed: after a signal in the last chunk, in its evaluation or
+        # while its checkpoint is written, the run must not begin its next phase.
         self._raise_if(processes.highest(signals.received))
         return running.state
 
@@ -131,14 +132,14 @@ class _Loop:
         return program
 
     def _run_epoch(self, epoch: int, program: Program, running: Running, signals) -> Running:
-        """Runs an epoch, or what is left of it, evaluates, reports and saves."""
+        """Runs an epoch, or the rest of it, evaluates, reports and saves."""
         plan, first, earlier = self.plan, self.step, self.spent
         begun, self.spent = time.monotonic() - earlier, 0.0
         title, images = f"{self.phase} {epoch}/{plan.epochs}", self.images_per_step
         with metrics.progress(title, plan.epoch * images) as bar:
             bar.update(self.step % plan.epoch * images)
             while self.step < epoch * plan.epoch:
-                # A signal need not reach all processes, nor in the same chunk.
+                # A signal may not reach all processes, or not in the same chunk.
                 if received := processes.highest(signals.received):
                     self._save(running, begun)
                     self.checkpoints.wait()
@@ -162,7 +163,7 @@ class _Loop:
         return running
 
     def _run_chunk(self, program: Program, running: Running) -> Running:
-        """Runs a chunk of steps, which may be traced."""
+        """Runs a chunk of steps, with a profiler trace if it is the chunk to trace."""
         traced = None
         if self.step == self.traced_step and processes.is_main():
             traced = self.profile
@@ -178,12 +179,12 @@ class _Loop:
         return running
 
     def _save(self, running: Running, begun: float) -> None:
-        """Saves a checkpoint inside an epoch that has begun at a time."""
+        """Saves a checkpoint within an epoch, given the time at which the epoch began."""
         self.checkpoints.save(self.step, running, seconds=time.monotonic() - begun)
         self.saved_at = time.monotonic()
 
     def _stopped(self, epoch: int) -> bool:
-        # What it reads only the main process has written.
+        # Only the main process has written the files that `stop` reads.
         reason = processes.from_main(lambda: self.stop(epoch))
         if reason:
             _logger.info("%s: %s", self.phase, reason)
@@ -195,11 +196,11 @@ class _Loop:
 
 
 def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
-    """Says how much memory a compiled program will take at most, and warns where that is too much."""
+    """Logs how much memory a compiled program will need at most, and warns if that is too much."""
     sizes = compiled.memory_analysis()
-    if sizes is None:  # not every backend knows
+    if sizes is None:  # not every backend provides it
         return
-    # Of one device; donated arguments hold outputs.
+    # Per device; donated arguments are reused for outputs.
     needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     needed += sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
     device = jax.local_devices()[0]
@@ -217,13 +218,13 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
             "train": "set train.accumulate",
         }
         _logger.warning(
-            "%s: that is more than there is; where it fails, %s or lower data.batch_size",
+            "%s: this exceeds the available memory; if it runs out, %s or lower data.batch_size",
             *(phase, mend[phase]),
         )
 
 
 def _in_gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if math.isfinite(size) else "an amount that it does not tell"
+    return f"{size / 1e9:.2f} GB" if math.isfinite(size) else "an unknown amount"
 
 
 def _check_finite(phase, step, plan, finite, checkpoints):

@@ -1,4 +1,4 @@
-"""How much of the machine's memory this process may use."""
+"""The amount of the machine's memory that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def available() -> int:
-    """Returns the bytes of the machine, or fewer where a cgroup or SLURM allows fewer."""
+    """Returns the bytes of memory of the machine, or fewer if a cgroup or SLURM allows fewer."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_of_cgroups(), *_of_slurm()])
 
 
 def _of_cgroups() -> Iterator[int]:
-    """The limits of this process's cgroup and of those around it, of either version."""
+    """The limits of this process's cgroup and of its ancestors, of either cgroup version."""
     lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -26,7 +26,7 @@ def _of_cgroups() -> Iterator[int]:
         else:
             continue
         own = root / path.lstrip("/")
-        # In a container the path may be the host's; then the root is the container's own cgroup.
+        # In a container the path may be the host's; the root is then the container's own cgroup.
         for folder in (own, *own.parents):
             if folder.is_relative_to(root) and (folder / name).is_file():
                 text = (folder / name).read_text().strip()
@@ -35,7 +35,7 @@ def _of_cgroups() -> Iterator[int]:
 
 
 def _of_slurm() -> Iterator[int]:
-    """The limits of a SLURM job on this node; its variables are in MiB, 0 is the whole node."""
+    """The limits of a SLURM job on this node; the variables are in MiB, 0 means the whole node."""
     number = {
         name: int(value)
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""Optimizers: SGD for weights, and for the alphas one Adam for each cell."""
+"""Optimizers: SGD for the weights, and one Adam per cell for the alphas."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from ddarts_jax.errors import UserError
 
 
 def at_least_float32(tree, dtype):
-    """Casts parameters to float64 where the computation's `dtype` is, else to float32."""
+    """Casts parameters to float64 if the compute dtype is float64, else to float32."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.float32, dtype)), tree)
 
 
 def cosine(first: float, final: float, steps: int) -> optax.Schedule:
-    """Returns the schedule that goes from `first` to `final` by half a cosine in `steps` steps.
+    """Returns the schedule that falls from `first` to `final` by half a cosine in `steps` steps.
 
     Unlike `optax.cosine_decay_schedule`, whose final value is a factor, `first` may be 0.
     """
@@ -25,7 +25,7 @@ def cosine(first: float, final: float, steps: int) -> optax.Schedule:
 def exponential(first: float, decay: float, epoch_steps: int) -> optax.Schedule:
     """Returns the schedule that is constant within an epoch and `decay` times as large in the next.
 
-    That is PyTorch's `StepLR(step_size=1, gamma=decay)`, stepped once an epoch.
+    It equals PyTorch's `StepLR(step_size=1, gamma=decay)`, stepped once per epoch.
     """
     return optax.exponential_decay(first, epoch_steps, decay, staircase=True)
 
@@ -33,14 +33,14 @@ def exponential(first: float, decay: float, epoch_steps: int) -> optax.Schedule:
 def weights_optimizer(
     settings: ConfigDict, steps: int, warmup_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Returns PyTorch's SGD after a clip of the gradient's global norm, with a schedule.
+    """Returns PyTorch's SGD with clipping of the gradient's global norm and a schedule.
 
     Args:
       settings: `config.search.weights` or `config.train`: learning_rate, final_learning_rate,
-        momentum, weight_decay (L2, added to the clipped gradient), clip; of `train` also schedule,
-        decay and epochs. The search has the schedule "cosine".
+        momentum, weight_decay (L2, added to the clipped gradient), clip; for `train` also schedule,
+        decay and epochs. The search uses the schedule "cosine".
       steps: number of updates over which the learning rate falls.
-      warmup_steps: the first of them, in which it rises linearly from 0 instead.
+      warmup_steps: number of first steps in which it rises linearly from 0 instead.
     """
     first = settings.learning_rate
     if settings.get("schedule", "cosine") == "exponential":
@@ -102,7 +102,7 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
     def update(
         gradients: jax.Array, state: optax.OptState, alphas: jax.Array
     ) -> tuple[jax.Array, optax.OptState]:
-        # The peaks come from the state, which `init` gave them; the one named here is not used.
+        # The peaks are in the state, where `init` put them; the one given here is not used.
         return jax.vmap(adam(first, fall).update)(gradients, state, alphas)
 
     return optax.GradientTransformation(init, update)
@@ -116,10 +116,10 @@ def held(step: jax.Array, fixed_steps: int, before, after):
 
 
 def weights_learning_rate(state: optax.OptState) -> jax.Array:
-    """Returns the learning rate [] of the last update (before any: of the first)."""
+    """Returns the learning rate [] of the last update (before any update, that of the first)."""
     return state.hyperparams["learning_rate"]
 
 
 def alphas_learning_rates(state: optax.OptState) -> jax.Array:
-    """Returns each cell's learning rate [distinct cells] of the last update (before any: first)."""
+    """Returns each cell's learning rate [distinct cells]; see `weights_learning_rate`."""
     return state.hyperparams["peak"] * state.hyperparams["fall"]

@@ -1,4 +1,4 @@
-"""A phase of a run, a search or a training, in its workdir: from its newest checkpoint to its end."""
+"""A phase of a run (a search or a training) in its workdir, from its newest checkpoint to its end."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ def run_phase(
     identity=None,
     stop: Callable = lambda epoch: None,
 ):
-    """Runs a phase of a run in `workdir`, from where its newest checkpoint stands.
+    """Runs a phase of a run in `workdir`, starting from its newest checkpoint.
 
     Writes `config.json`, `dataset.json`, `versions.json`, checkpoints in `checkpoints/<phase>/` and
     metrics.
@@ -40,13 +40,13 @@ def run_phase(
         dataset: see `feeds.make`.
         splits: see `feeds.make`.
         plan: from `schedule.schedule`.
-        state: a fresh one; has a `step`.
+        state: a fresh state; has a `step`.
         step: see `feeds.make_chunk`.
-        dtype: of the computation.
-        workdir: exists.
-        writer: of the metrics.
+        dtype: compute dtype.
+        workdir: an existing folder.
+        writer: writer of the metrics.
         end_epoch: see `loop.run`.
-        identity: what the phase depends on besides the config; JSON can say it.
+        identity: the values besides the config that the phase depends on, as JSON.
         stop: see `loop.run`.
 
     Returns:
@@ -62,7 +62,7 @@ def run_phase(
         contextlib.closing(feed),
         Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints,
     ):
-        facts.keep(workdir, config, dataset)  # unless the workdir is another run's
+        facts.keep(workdir, config, dataset)  # not reached if the workdir belongs to another run
         every_minutes = config.checkpoint.every_minutes
         return loop.run(
             *(phase, running, functools.partial(feed.compile, step), len(splits), plan),

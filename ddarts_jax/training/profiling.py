@@ -1,4 +1,4 @@
-"""Where the time of a compiled step goes: XLA's profiler trace, added up by named scope."""
+"""The time of a compiled step by named scope, from XLA's profiler trace."""
 
 import collections
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-# What JAX adds to the path of scopes: calls, loops, checkpoints, and parts of functions' own names.
+# Parts that JAX adds to the path of scopes: calls, loops, checkpoints, and parts of function names.
 _NO_SCOPE = re.compile(
     r"jit|pjit|while|scan|body|cond|closed_call|eval_jaxpr|checkpoint|rematted_computation|branch_.*|.*<.*"
 )
@@ -23,25 +23,28 @@ _UNNAMED = "(no scope)"
 
 @contextlib.contextmanager
 def trace(directory: Path) -> Iterator[None]:
-    """Writes a trace of what runs inside to `directory`, for `by_scope`, TensorBoard or XProf."""
+    """Writes a trace of the code run in this context to `directory`.
+
+    `by_scope`, TensorBoard and XProf read it.
+    """
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # the host's calls are many and tell nothing of the step
+    options.python_tracer_level = 0  # the host's calls are many and irrelevant to the step
     with jax.profiler.trace(str(directory), profiler_options=options):
         yield
 
 
 def by_scope(directory: Path, hlo: str) -> dict[str, float]:
-    """Adds up a trace's time by named scope, the dearest first.
+    """Adds up a trace's time by named scope, the most expensive first.
 
     Forward and backward passes of a scope count together.
 
     Args:
-        directory: of `trace`; the newest trace in it counts.
+        directory: the directory given to `trace`; its newest trace is used.
         hlo: text of the compiled program, whose metadata name the scope of each instruction.
 
     Returns:
-        Seconds by scope, as "weight_step/cell/3/edges/sep_conv_3x3", summed over devices and, on a CPU,
-        over threads.
+        Seconds by scope, such as "weight_step/cell/3/edges/sep_conv_3x3", summed over devices and, on a
+        CPU, over threads.
     """
     scopes = _scopes(hlo)
     seconds = collections.Counter()
@@ -52,14 +55,14 @@ def by_scope(directory: Path, hlo: str) -> dict[str, float]:
 
 
 def events(directory: Path, hlo: str) -> Iterator[tuple[str | None, Any]]:
-    """What a trace shows of one program.
+    """The events of one program in a trace.
 
     Args:
-        directory: of `trace`; the newest trace in it counts.
+        directory: the directory given to `trace`; its newest trace is used.
         hlo: text of the compiled program.
 
     Yields:
-        The name of an instruction (None: of none), and the profiler's event of one run of it.
+        The name of an instruction (None if there is none), and the profiler's event of one run of it.
     """
     module = re.search(r"^HloModule ([\w.-]+)", hlo)[1]
     path = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns)
@@ -72,7 +75,7 @@ def events(directory: Path, hlo: str) -> Iterator[tuple[str | None, Any]]:
 
 
 def table(seconds: dict[str, float], steps: int, rows: int = 10) -> str:
-    """The dearest scopes as text: share of all time, milliseconds a step, scope."""
+    """The most expensive scopes as text: share of all time, milliseconds per step, scope."""
     total = sum(seconds.values())
     lines = [f"{'share':>6} {'ms/step':>9}  scope"]
     for scope, value in list(seconds.items())[:rows]:
@@ -81,9 +84,9 @@ def table(seconds: dict[str, float], steps: int, rows: int = 10) -> str:
 
 
 def scope_of(op_name: str) -> str:
-    """The named scopes in an instruction's `op_name`, without what JAX and XLA have added.
+    """The named scopes in an instruction's `op_name`, without the parts that JAX and XLA have added.
 
-    "jit(f)/while/body/step/transpose(jvp(cell/1))/edges/jit(g)/mul" is of "step/cell/1/edges".
+    "jit(f)/while/body/step/transpose(jvp(cell/1))/edges/jit(g)/mul" is in "step/cell/1/edges".
     """
     path = re.sub(r"\bjit\([^()]*\)", "jit", op_name.partition(";")[0])  # ';' joins fused ones
     while (unwrapped := _WRAPPED.sub(r"\1", path)) != path:
@@ -99,7 +102,7 @@ def scope_of(op_name: str) -> str:
 
 
 def _scopes(hlo: str) -> dict[str, str]:
-    """The scope of each instruction that does something itself."""
+    """The scope of each instruction that is not just a container of others."""
     scopes = {}
     for line in hlo.splitlines():
         instruction = _INSTRUCTION.match(line)

@@ -1,4 +1,4 @@
-"""How many steps a phase has, and how they are divided into epochs and chunks."""
+"""The schedule of a phase: its number of steps, and their division into epochs and chunks."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from ddarts_jax.errors import UserError
 
 
 class Schedule(NamedTuple):
-    """How many steps there are.
+    """The numbers of epochs, chunks and steps.
 
     Attributes:
         epochs: passes over the data.
@@ -28,21 +28,21 @@ class Schedule(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
         return self.epochs * self.epoch
 
 
 def schedule(num_images: int, batch_size: int, epochs: int, chunk_steps: int) -> Schedule:
-    """Divides an epoch into chunks of one length, so that one compiled program serves them all.
+    """Divides an epoch into chunks of equal length, so that one compiled program serves them all.
 
-    Images that fill no batch, and steps that fill no chunk (fewer than there are chunks), are left
-    out; they are others in every epoch.
+    Images that do not fill a batch, and steps that do not fill a chunk (fewer than there are chunks),
+    are dropped; a different set in each epoch.
 
     Args:
-        num_images: of the smallest split.
-        batch_size: images a step.
+        num_images: number of images of the smallest split.
+        batch_size: images per step.
         epochs: passes over the data.
-        chunk_steps: most steps in a chunk.
+        chunk_steps: maximum number of steps in a chunk.
 
     Raises:
         UserError: the images do not fill one batch.
@@ -51,7 +51,7 @@ def schedule(num_images: int, batch_size: int, epochs: int, chunk_steps: int) ->
     if not steps:
         raise UserError(
             f"data.batch_size={batch_size} is larger than the {num_images} images that a step "
-            f"draws from: use at most {num_images}"
+            f"draws from: use at most {num_images}."
         )
     chunks = math.ceil(steps / chunk_steps)
     return Schedule(epochs, chunks, steps // chunks, batch_size)

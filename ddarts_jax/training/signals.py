@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, which end a run after a whole chunk of steps."""
+"""Handling of SIGINT and SIGTERM, which end a run after the current chunk of steps."""
 
 import logging
 import signal
@@ -10,8 +10,8 @@ class Stopped(Exception):
     """A signal ended the run; its state is saved.
 
     Args:
-        where: the run stands, as the message says it.
-        number: of the signal.
+        where: the point that the run has reached, in words for the message.
+        number: the signal's number.
 
     Attributes:
         signal: the signal's number.
@@ -20,13 +20,16 @@ class Stopped(Exception):
     def __init__(self, where: str, number: int):
         self.signal = number
         super().__init__(
-            f"stopped by {signal.Signals(number).name} {where}: "
-            f"the same command with the same --workdir continues"
+            f"Stopped by {signal.Signals(number).name} {where}: "
+            f"the same command with the same --workdir continues."
         )
 
 
 class Signals:
-    """Notes SIGTERM and the first SIGINT instead of dying of them; a second SIGINT interrupts."""
+    """Records SIGTERM and the first SIGINT so that the run can stop cleanly.
+
+    A second SIGINT interrupts at once.
+    """
 
     def __enter__(self):
         self.received = 0

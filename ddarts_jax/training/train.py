@@ -1,4 +1,4 @@
-"""Training of a derived network from scratch, by the recipe of DARTS (section 3.1.2)."""
+"""Training of a derived network from scratch, with the recipe of DARTS (section 3.1.2)."""
 
 import logging
 import zlib
@@ -44,12 +44,12 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> Variables:
-        """What is evaluated and kept as the result."""
+        """The variables that are evaluated and kept as the result."""
         return self.average or self.variables
 
 
 def drop_path_at(step, settings, plan: schedule.Schedule):
-    """Probability of drop path at a step: from 0 in the first epoch by equal parts towards its value."""
+    """Probability of drop path at a step: rises from 0 in the first epoch by equal amounts per epoch."""
     return settings.drop_path * (step // plan.epoch) / plan.epochs
 
 
@@ -104,7 +104,7 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
         if parts == 1:
             statistics, results = add_part(state.variables.statistics, (key, *batch))
         else:
-            # Part p has the images p, p + parts, ...: each device keeps those that it has.
+            # Part p has the images p, p + parts, ..., so that each device keeps its own images.
             split = jax.tree.map(
                 lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
             )
@@ -126,7 +126,7 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
         }
         return TrainState(state.step + 1, variables, optimizer_state, average), measured
 
-    # Jitted, so that it is traced once for its metrics' shapes and for the chunk.
+    # Jitted, so that the shapes of its metrics and the chunk share one trace.
     return init, jax.jit(step)
 
 
@@ -135,7 +135,8 @@ def build(
 ) -> tuple[Network, Variables]:
     """Builds the network of `genotype` that the config asks for.
 
-    Random weights; with `trained` none yet, and no auxiliary head, for weights that are loaded.
+    The weights are random; with `trained` they are zero, for weights that are loaded, and there is no
+    auxiliary head.
     """
     net, variables = network.build(
         genotype,
@@ -152,7 +153,7 @@ def build(
 
 
 def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
-    """What the network of `genotype` that the config asks for costs; see `models.cost.cost`."""
+    """Counts the cost of the network that `build` builds; see `models.cost.cost`."""
     return costs.cost(
         genotype,
         config.train.channels,
@@ -177,12 +178,12 @@ def run(
     Writes `config.json`, `network.npz` (see `save_network`), checkpoints in `checkpoints/train/`.
 
     Args:
-        config: the whole config; `config.weights`: a file of `save_network` to begin with.
-        genotype: of the network, expanded already if it is to be.
+        config: the whole config; `config.weights`: a file of `save_network` with initial weights.
+        genotype: genotype of the network, already expanded if necessary.
         dataset: images; those of the test split are evaluated after every epoch.
-        workdir: exists.
-        writer: of the metrics.
-        dtype: of the computation.
+        workdir: an existing folder.
+        writer: writer of the metrics.
+        dtype: compute dtype.
 
     Returns:
         The trained network.

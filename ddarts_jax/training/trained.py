@@ -1,4 +1,4 @@
-"""A trained network with all that it needs to be used: weights, preprocessing, names of the classes."""
+"""A trained network, ready to use: weights, preprocessing and class names."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,19 +18,19 @@ from ddarts_jax.models import network as networks
 from ddarts_jax.models import weights
 from ddarts_jax.runs import layout
 
-_BATCH_SIZE = 256  # images that run at once
+_BATCH_SIZE = 256  # images per batch
 
 
 class Network:
     """A trained network.
 
     Attributes:
-        genotype: what its cells compute.
+        genotype: its architecture.
         structure: static and hashable; see `models.network.forward`.
         variables: weights and statistics.
         data: facts of the training data: class_names, image_shape, mean, std.
         sizes: channels, stem and stem_multiplier, as in `config.train`.
-        dtype: of the computation.
+        dtype: compute dtype.
     """
 
     def __init__(self, genotype, structure, variables, data, sizes, dtype="float32"):
@@ -55,20 +55,20 @@ class Network:
 
     @property
     def std(self) -> np.ndarray | None:
-        """Deviation [C], likewise."""
+        """Standard deviation [C], likewise."""
         return np.asarray(self.data["std"], np.float32) if self.data.get("std") else None
 
     def __call__(self, images) -> np.ndarray:
         """Computes logits.
 
         Args:
-            images: uint8 [n, H, W, C], or floating if they are normalised already.
+            images: uint8 [n, H, W, C], or floating-point if they are already normalised.
 
         Returns:
             float32 [n, classes].
 
         Raises:
-            UserError: the images have another shape than those of the training.
+            UserError: the images differ in shape from those of the training.
         """
         parts = [self._logits(self.variables, part) for part in self._batches(images)]
         return np.concatenate([np.asarray(part, np.float32) for part in parts])
@@ -80,7 +80,7 @@ class Network:
             images: see `__call__`.
 
         Returns:
-            Arrays [n, H', W', C'], the last of which the classifier reads.
+            Arrays [n, H', W', C']; the classifier reads the last one.
         """
         parts = [self._features(self.variables, part) for part in self._batches(images)]
         return [np.concatenate(arrays) for arrays in zip(*parts)]
@@ -95,8 +95,8 @@ class Network:
         raw = images.dtype == np.uint8
         if raw and self.mean is None:
             raise UserError(
-                "The mean and deviation of the network's training data are not known: give it images "
-                "that are normalised already, as floating-point numbers."
+                "The mean and deviation of the network's training data are not known: pass images "
+                "that are already normalised, as floating-point numbers."
             )
         for first in range(0, len(images), _BATCH_SIZE):
             part = jnp.asarray(images[first : first + _BATCH_SIZE])
@@ -117,10 +117,10 @@ class Network:
 
 
 def load_network(folder: str | os.PathLike) -> Network:
-    """Loads a trained network from a run's workdir, or from what `Network.save` wrote.
+    """Loads a trained network from a run's workdir, or from a folder of `Network.save`.
 
     Raises:
-        UserError: there is no trained network, or its files do not fit each other.
+        UserError: there is no trained network, or its files do not match.
     """
     folder = Path(folder)
     genotype = Genotype.load(folder / layout.NETWORK_GENOTYPE)
@@ -148,5 +148,5 @@ def load_network(folder: str | os.PathLike) -> Network:
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the shape of the trained network depends on besides genotype and data."""
+    """Returns the settings besides genotype and data that define the trained network's shape."""
     return {key: config["train"][key] for key in ("channels", "stem", "stem_multiplier")}

@@ -197,7 +197,7 @@ def test_a_value_out_of_range_is_named(key, value):
         ),
         (
             {"search.method": "random", "search.alphas.cell_learning_rates": (0.1,)},
-            ["no supernet"],
+            ["does not train a supernet"],
         ),
         (
             {"search.start.genotype": "ResNet18", "search.ddarts.share_cells": True},
@@ -205,7 +205,7 @@ def test_a_value_out_of_range_is_named(key, value):
         ),
         (
             {"search.ddarts.zero_one_weight": 1.0, "search.method": "fairdarts"},
-            ["which does not read it", "leave it at 7.0"],
+            ["which does not use it", "leave it at 7.0"],
         ),
         ({"search.random.candidates": 2, "search.method": "ddarts"}, ["search.method=random"]),
         ({"genotype": "ResNet18"}, ["config.task is 'pipeline'", "config.task=train"]),
@@ -213,7 +213,7 @@ def test_a_value_out_of_range_is_named(key, value):
         ({"weights": "network.npz"}, ["config.weights is 'network.npz'"]),
         (
             {"train.decay": 0.9, "train.schedule": "cosine"},
-            ["a cosine does not read the decay", "config.train.schedule=exponential"],
+            ["a cosine does not use the decay", "config.train.schedule=exponential"],
         ),
         (
             {"train.schedule": "exponential", "train.final_learning_rate": 0.001},

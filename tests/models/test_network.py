@@ -138,7 +138,7 @@ def test_any_image_size(image_size):
 def test_cell_without_nodes_is_refused():
     """The message names the cell and what to change."""
     empty = Genotype([SMALL.genes[0], [("skip_connect", 3, 2)]], (1,), (2, 3))
-    with pytest.raises(UserError, match=r"cell 1 .*parse\.threshold.*parse\.method"):
+    with pytest.raises(UserError, match=r"Cell 1 .*parse\.threshold.*parse\.method"):
         build(empty)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny
+from ml_collections import ConfigDict
 from PIL import Image
 
 from ddarts_jax import configuration, main
@@ -72,7 +73,7 @@ def exported(trained, tmp_path_factory):
 def expected(trained):
     """The data set, its test images, normalised, and the logits that the network itself gives."""
     settings = json.loads((trained / "config.json").read_text())
-    dataset = data.load(configuration.ConfigDict(settings["data"]))
+    dataset = data.load(ConfigDict(settings["data"]))
     net, empty = network.build(
         _GENOTYPE,
         channels=settings["train"]["channels"],

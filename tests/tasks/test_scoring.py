@@ -126,5 +126,5 @@ def test_unknown_primitive_is_named(images, tmp_path):
     config = make_config(images)
     for unknown in ("skip_conect", 1):
         config.score.primitives = ("skip_connect", unknown)
-        with pytest.raises(UserError, match=f"names {unknown}: there are only"):
+        with pytest.raises(UserError, match=f"names {unknown}: use only"):
             scoring.run(config, data.load(config.data), tmp_path, "float32")

@@ -102,7 +102,7 @@ def test_a_signal_is_passed_on(config, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=signal_once_both_run, daemon=True).start()
-    with pytest.raises(Stopped, match="stopped by SIGTERM with the state of the runs saved"):
+    with pytest.raises(Stopped, match="Stopped by SIGTERM with the state of the runs saved"):
         seeds.run(config, tmp_path)
     assert [(tmp_path / f"seed_{seed}" / "stopped").exists() for seed in (0, 2)] == [True, True]
     assert not (tmp_path / "seed_3").exists()

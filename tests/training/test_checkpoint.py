@@ -275,7 +275,7 @@ def test_another_configuration_is_refused(tmp_path):
         assert part in str(error.value)
     assert "epochs" not in str(error.value)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         Checkpoints(tmp_path, CONFIG, 2)
 
 

@@ -67,7 +67,7 @@ def test_cost_of_the_auxiliary_head():
 
 def test_cost_of_an_empty_cell_is_refused():
     """The mistake that building the network reports."""
-    with pytest.raises(UserError, match="cell 0"):
+    with pytest.raises(UserError, match="Cell 0"):
         cost(Genotype([[("skip_connect", 3, 2)]], (), (3,)), 2, 3, 4)
 
 

@@ -25,13 +25,13 @@ def find(name: str) -> Method:
     """Returns the method `name`.
 
     Raises:
-        UserError: there is no such method; names those that there are.
+        UserError: there is no such method; the message names the existing ones.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name not in _MODULES:
         known = ", ".join([*_MODULES, *_REGISTERED])
-        raise UserError(f"Unknown search method {name!r}; there are {known}.")
+        raise UserError(f"Unknown search method {name!r}: use one of {known}.")
     return importlib.import_module(f"{__name__}.{_MODULES[name]}").METHOD
 
 
@@ -40,11 +40,11 @@ def register(name: str, method: Method, options: dict | None = None) -> None:
 
     Args:
         name: an identifier; also the name of the method's group of options in `config.search`.
-        method: what it does.
+        method: the method.
         options: {key: default} of the group; None: the method has no options.
 
     Raises:
-        UserError: the name is taken by another method, or is no identifier.
+        UserError: the name is taken by another method, or is not an identifier.
     """
     configuration.add_method(name, options or {})
     _REGISTERED[name] = method

@@ -1,15 +1,15 @@
-"""The authors' public program, whose gradients pile up; for comparison only.
+"""The authors' public program, which accumulates gradients across cells and steps (for comparison only).
 
-The program calls backward once for every cell and clears little in between. So, with N cells, g the
+The program calls backward once per cell and clears little in between. So, with N cells, g the
 gradient of cross-entropy on the architecture split and z_i that of w_01 L_01 of cell i:
 
-- cell i steps on (i + 1) g_i + z_i + what was left over;
-- left over for its next step are (N - 1 - i) g_i and the gradient of the weights' loss by alpha_i;
-- the weights step on N parts of the gradient on the architecture split and one on their own split.
+- cell i steps on (i + 1) g_i + z_i + the remainder of the step before;
+- the remainder for its next step is (N - 1 - i) g_i plus the gradient of the weights' loss by alpha_i;
+- the weights step on N times the gradient on the architecture split plus the one on their own split.
 
-Its ablation loss moves no alpha: it is a constant there. While the alphas stand still (at the beginning
-of a search from a network) nothing of theirs accumulates. N counts distinct cells: those of a start
-that share an architecture are one. The paper describes none of this.
+Its ablation loss does not move the alphas: it is a constant there. While the alphas are fixed (at the
+beginning of a search from a network) their gradients do not accumulate. N counts distinct cells: cells of
+a start that share an architecture count once. The paper does not describe any of this.
 """
 
 import jax
@@ -32,10 +32,10 @@ def make_step(
 ):
     """Builds the step; see `bilevel.make_step`.
 
-    `state.leftover` [cells, E, O] holds what is left of the gradients.
+    `state.leftover` [cells, E, O] contains the remainder of the gradients.
 
     Raises:
-        UserError: an `alpha_loss` is given, for which the accumulation defines nothing.
+        UserError: an `alpha_loss` is given, for which the accumulation is not defined.
     """
     if alpha_loss is not None:
         raise UserError("The authors' program takes no alpha_loss; use search.method='ddarts'.")

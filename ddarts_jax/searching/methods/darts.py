@@ -1,4 +1,4 @@
-"""DARTS of first order (Liu et al. 2019): softmax over the primitives of an edge, shared cells."""
+"""First-order DARTS (Liu et al. 2019): softmax over the primitives of an edge, shared cells."""
 
 from ddarts_jax.searching.contributions import contributions
 from ddarts_jax.searching.method import Method

@@ -1,4 +1,4 @@
-"""D-DARTS: every cell has its own architecture, and a loss of its own (section 3.2).
+"""D-DARTS: every cell has its own architecture and its own loss (section 3.2).
 
 `L_T_i = L_CE + w_01 L_01_i + w_AB L_AB_i`, and alpha_i gets exactly dL_T_i / dalpha_i.
 """
@@ -20,14 +20,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """The parts of every cell's gradient, whose sum the alphas follow.
+    """The parts of every cell's gradient; the alphas follow their sum.
 
     Attributes:
         cross_entropy: [cells, E, O], g.
-        zero_one: [cells, E, O], of w_01 L_01.
-        ablation: [cells, E, O], of w_AB L_AB; zeros where that has no gradient.
-        factor_full: [cells], how often g is in the sum: negative where a cell climbs the cross-entropy.
-        factor_ablated: [cells], how often h is in the sum.
+        zero_one: [cells, E, O], gradient of w_01 L_01.
+        ablation: [cells, E, O], gradient of w_AB L_AB; zeros if that has no gradient.
+        factor_full: [cells], factor of g in the sum: negative where a cell climbs the cross-entropy.
+        factor_ablated: [cells], factor of h in the sum.
     """
 
     cross_entropy: jax.Array
@@ -55,7 +55,7 @@ def gradient_parts(
         mean_gradient: "full" differentiates mean(M) too, which needs `measured.ablated_gradient`: without
             it L_AB has no gradient. "stopped" takes mean(M) as a constant.
     """
-    # L_01 of a cell depends on that cell's alphas alone, so the sum's gradient holds each cell's own.
+    # L_01 of a cell depends only on that cell's alphas, so the sum's gradient contains each cell's own.
     zero_one = zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(alphas)
     g, h = measured.gradient, measured.ablated_gradient
     if measured.ablated_losses is None or (h is None and mean_gradient == "full"):
@@ -80,14 +80,14 @@ def measure(net: Supernet, variables: Variables, alphas, images, labels, options
 
     Args:
         net: structure.
-        variables: weights and statistics, left alone.
+        variables: weights and statistics, not changed.
         alphas: [cells, E, O].
         images: [B, H, W, channels], normalised.
         labels: [B].
         options: zero_one_weight, ablation.weight, ablation.removal and microbatch, as in
             `config.search.ddarts`.
-        key: random key; used by `ablation.removal = "random"` alone.
-        gradient: of the ablated networks, "full" or "none"; see `contributions`.
+        key: random key; used only by `ablation.removal = "random"`.
+        gradient: gradient of the ablated networks, "full" or "none"; see `contributions`.
 
     Returns:
         `Contributions`, and a dict of metrics: scalars `loss` (L_CE on this split) and `accuracy`;
@@ -124,9 +124,9 @@ def measure(net: Supernet, variables: Variables, alphas, images, labels, options
 def architecture_gradient(net: Supernet, variables, alphas, images, labels, options, key):
     """Returns dL_T_i / dalpha_i for every cell i [cells, E, O], and metrics.
 
-    To those of `measure` come, by cell, the norms of the gradient's three parts and how often it holds
-    the gradients of the full and of the ablated networks (those of the ablation only where w_AB is not
-    0).
+    In addition to the metrics of `measure` there are, by cell, the norms of the gradient's three parts
+    and its factors of the gradients of the full and of the ablated networks (those of the ablation only
+    where w_AB is not 0).
     """
     ablation = options.ablation
     through_mean = ablation.gradient == "full" and ablation.mean_gradient == "full"

@@ -1,8 +1,8 @@
-"""Random search, the baseline that every architecture search must beat, at the price of a search.
+"""Random search, the baseline that every architecture search must beat, at the cost of a search.
 
 Random probabilities are parsed by the same rule as searched ones. Each of several such networks trains on
-the weight split for its share of the search's epochs, and the one that is best on the architecture
-split is the genotype.
+the weight split for its share of the search's epochs, and the one with the best accuracy on the
+architecture split is the result.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def draw(config, dataset, rng: np.random.Generator) -> tuple[np.ndarray, Genotyp
     """Draws probabilities [cells, E, O] from 0 to 1 whose genotype is a network.
 
     Raises:
-        UserError: the parsing rule keeps nothing of any of them.
+        UserError: every draw gave a network that is not valid.
     """
     settings = config.search
     primitives = primitives_of(settings.space)
@@ -49,8 +49,8 @@ def draw(config, dataset, rng: np.random.Generator) -> tuple[np.ndarray, Genotyp
             continue  # a cell without primitives
         return probabilities, genotype
     raise UserError(
-        f"none of {_DRAWS} random architectures is a whole network at "
-        f"config.parse.threshold={config.parse.threshold}: lower it"
+        f"None of {_DRAWS} random architectures is a valid network at "
+        f"config.parse.threshold={config.parse.threshold}: lower it."
     )
 
 
@@ -71,7 +71,7 @@ def between_halves(dataset, seed: int):
 def _identity(config, dataset) -> dict:
     """The settings that identify the candidates: how they are drawn, and how each is trained."""
     whole = config.to_dict()
-    # These are for the network found, which is trained afterwards.
+    # These apply to the resulting network, which is trained afterwards.
     del whole["train"]["epochs"], whole["train"]["num_cells"]
     parts = {part: whole[part] for part in ("parse", "train")}
     return identity.defining(config, "search", dataset.num_train) | parts
@@ -81,21 +81,21 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     """Searches at random; continues an interrupted search in the same workdir.
 
     Writes `config.json`, `genotype.json`, `alphas.npy` (the logits of its probabilities, float32
-    [cells, E, O]), and in `candidates/<number>` what `train.run` leaves of each.
+    [cells, E, O]), and the files of `train.run` for each candidate in `candidates/<number>`.
 
     Args:
         config: the whole config; `search.random.candidates` is the number of candidates, which share
             `search.epochs`.
         dataset: images.
-        workdir: exists.
-        writer: of the metrics: a row for each candidate.
-        dtype: of the computation.
+        workdir: an existing folder.
+        writer: writer of the metrics, one row per candidate.
+        dtype: compute dtype.
 
     Returns:
         The genotype of the best candidate.
 
     Raises:
-        UserError: see `draw`; there are too few epochs for the candidates; or the workdir holds
+        UserError: see `draw`; there are too few epochs for the candidates; or the workdir contains
             candidates of another config.
     """
     count = config.search.random.candidates
@@ -104,14 +104,14 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
     if not shortened.train.epochs:
         raise UserError(
             f"config.search.random.candidates={count} candidates cannot share "
-            f"config.search.epochs={config.search.epochs}: ask for fewer, or for more epochs"
+            f"config.search.epochs={config.search.epochs}: use fewer candidates, or more epochs."
         )
     if shortened.train.warmup_epochs >= shortened.train.epochs:
         raise UserError(
             f"config.search.epochs={config.search.epochs} give each of "
             f"config.search.random.candidates={count} candidates {shortened.train.epochs}, no more than "
-            f"config.train.warmup_epochs={config.train.warmup_epochs}: ask for more epochs, or for a "
-            f"shorter warm-up"
+            f"config.train.warmup_epochs={config.train.warmup_epochs}: use more epochs, or a shorter "
+            f"warm-up."
         )
     owner = workdir / "candidates" / layout.CONFIG
     processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
@@ -130,7 +130,7 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         finally:
             own.close()
         tested = evaluate_dataset(net, variables, halves, config.data.batch_size, dtype)
-        epochs = metrics.read(directory / layout.METRICS)  # from all starts of this candidate
+        epochs = metrics.read(directory / layout.METRICS)  # of all starts of this candidate
         record = {
             "accuracy": tested["accuracy"],
             "loss": tested["loss"],

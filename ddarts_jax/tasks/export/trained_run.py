@@ -54,7 +54,7 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
             {key: tuple(v) if isinstance(v, list) else v for key, v in own.items()}
         )
         settings = ConfigDict({name: settings[name] for name in ("seed", "data", "train")})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not the config of a training: {error!r}.") from error
     # That of the network, which may have more cells than the one that was searched.
     names = [source / name for name in (layout.NETWORK_GENOTYPE, layout.GENOTYPE)]

@@ -91,6 +91,8 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     found, wanted = up_to_date(found), flatten(json.loads(json.dumps(wanted)))
     defaults = configuration.defaults(wanted.get("task", "pipeline"))
     found |= {key: defaults[key] for key in defaults if key in wanted and key not in found}
+    if "images" not in found:  # an older version did not record which images they were
+        wanted.pop("images", None)
     return differences(_essential(found), _essential(wanted))
 
 

@@ -9,6 +9,7 @@ epoch; so a resumed run only needs to know the step.
 import contextlib
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -226,16 +227,15 @@ class Resident:
     """Batches of images that are on the device.
 
     Attributes:
-        identity: the values besides the config that determine the order of the images, as JSON.
+        identity: which images these are; with the config it determines every batch, as JSON.
     """
-
-    identity: dict = {}  # noqa: RUF012
 
     def __init__(self, dataset, splits, plan: Schedule, config, settings, dtype, mesh: Mesh):
         """Puts the images on the device; see `make` for the arguments."""
         self._plan, self._settings, self._dtype, self._mesh = plan, settings, dtype, mesh
         self._images = on_device(dataset, splits, mesh)
         self._seed = np.uint32(config.seed)
+        self.identity = {"images": checksum(dataset)}
 
     def compile(self, step: Callable, running: Running) -> Program:
         """Compiles a chunk of `step`; see `make_chunk`."""
@@ -244,6 +244,13 @@ class Resident:
 
     def close(self) -> None:
         """Does nothing: there are no processes to end."""
+
+
+def checksum(dataset) -> str:
+    """Returns a checksum of the training images of a `dataset.Dataset` and their labels."""
+    labels = np.ascontiguousarray(dataset.train_labels, np.int32)
+    images = np.ascontiguousarray(dataset.train_images)
+    return f"{zlib.crc32(labels, zlib.crc32(images)):08x}"
 
 
 class Streaming:

@@ -443,8 +443,11 @@ def test_load_refuses_broken_files(tmp_path, content):
 
 def test_load_refuses_what_is_no_file(tmp_path):
     """A missing file, a folder, an endless device and an impossible name are refused at once."""
-    for path in (tmp_path / "missing.json", tmp_path, "/dev/zero", "a\0b", tmp_path / ("x" * 300)):
+    names = (tmp_path / "missing.json", tmp_path, "/dev/zero", "a\0b.json", tmp_path / ("x" * 300))
+    for path in names:
         assert_load_refuses(path)
+    with pytest.raises(UserError, match=r"'a\\x00b' is not a handcrafted network"):
+        Genotype.load("a\0b")
 
 
 JSON = st.recursive(

@@ -32,5 +32,14 @@ def library(monkeypatch):
         yield
 
 
+@pytest.fixture
+def x64():
+    """Runs a test in float64, where a comparison with NumPy leaves no room for small errors."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 # Tests neither read nor write the user's cache of compiled programs.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"

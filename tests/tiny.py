@@ -116,3 +116,24 @@ def start(arguments: list[str], cache: Path, **variables: str) -> subprocess.Pop
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+# Sums of at most a few hundred products in float64.
+EXACT = {"rtol": 1e-10, "atol": 1e-11}
+
+
+def normal(seed, *shape, dtype=np.float64):
+    """Normal numbers that follow from the seed."""
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def split(module, seed=0):
+    """Structure, random weights and statistics of a module."""
+    import jax
+    from flax import nnx
+
+    from ddarts_jax.models import layers
+
+    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    weights = layers.initialise(jax.random.key(seed), nnx.to_pure_dict(weights))
+    return graph, weights, nnx.to_pure_dict(statistics)

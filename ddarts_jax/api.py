@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from ddarts_jax import configuration
@@ -237,47 +236,7 @@ def import_weights(
     return Network(genotype, found.net, found.variables, {"class_names": names}, sizes)
 
 
-def build(
-    genotype: Genotype,
-    *,
-    channels: int,
-    num_classes: int,
-    image_size: int,
-    image_channels: int = 3,
-    stem: str = "plain",
-    stem_multiplier: int = 3,
-    rngs: nnx.Rngs,
-) -> networks.DerivedNetwork:
-    """Builds the network of a genotype as a Flax module, for a training loop of one's own.
-
-    The module maps normalised images [B, H, W, C] to logits: `net(images, train=True)`; and
-    `net.features(images)` gives the feature maps before the classifier, one for every resolution.
-
-    Args:
-        genotype: of the network.
-        channels: of the first cells' nodes.
-        num_classes: logits.
-        image_size: pixels per side.
-        image_channels: 3 for colour, 1 for grey.
-        stem: "plain", or "strided" for large images.
-        stem_multiplier: the plain stem has this many times `channels`.
-        rngs: of the random weights, as `nnx.Rngs(0)`.
-
-    Raises:
-        UserError: the genotype does not form a valid network.
-    """
-    return networks.build_module(
-        genotype,
-        channels=channels,
-        num_classes=num_classes,
-        image_size=image_size,
-        image_channels=image_channels,
-        stem=stem,
-        stem_multiplier=stem_multiplier,
-        rngs=rngs,
-    )
-
-
+build = networks.build_module
 register_primitive = primitives.register
 register_method = methods.register
 
@@ -291,19 +250,12 @@ def _opened(
     compilation.keep_programs()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    dtype = backend.default_dtype() if config.dtype == "auto" else config.dtype
+    dtype = backend.compute_dtype(config.dtype)
     path = Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
-        clock = Clock(path)
-
-        live = report.Live(path)
-
-        def after_epoch(path):
-            clock.keep()
-            live.update()
-
-        writer = _Telling(path, after_epoch, callbacks)
+        clock, live = Clock(path), report.Live(path)
+        writer = _Telling(path, pipeline.after_epoch(clock, live), callbacks)
         try:
             yield path, writer, dtype
             clock.keep()

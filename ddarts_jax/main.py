@@ -96,8 +96,7 @@ def _run_task(config, workdir: Path) -> dict:
 
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ddarts_jax.data import dataset as data
-    from ddarts_jax.data import stream
+    from ddarts_jax.api import load_data
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison
     from ddarts_jax.tasks import distances as compare
@@ -115,15 +114,13 @@ def _run_task(config, workdir: Path) -> dict:
     if config.task == "import":
         return importing.run(config, workdir)
 
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = backend.default_dtype()
+    dtype = backend.compute_dtype(config.dtype)
     devices = jax.devices()
     _logger.info(
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
-    dataset = (stream if config.data.get("stream") else data).load(config.data)
+    dataset = load_data(config.data)
     _logger.info(
         "%s: %d training and %d test images of %dx%dx%d, %d classes",
         *(dataset.name, dataset.num_train, dataset.num_test),

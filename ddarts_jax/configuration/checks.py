@@ -163,18 +163,18 @@ def validate(config: ConfigDict) -> None:
         )
     if "search.space" in values:
         spaces.primitives_of(values["search.space"])
-    _check_method(values)
-    _refuse_conflicts(values)
+    defaults = flatten(default_config())
+    _check_method(values, defaults)
+    _refuse_conflicts(values, defaults)
 
 
-def _check_method(values: Mapping[str, Any]) -> None:
+def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises UserError if there is no such search method, or if options of another method are set."""
     chosen = values.get("search.method")
     if chosen is None:
         return
     if chosen not in METHODS:
         raise UserError(f"config.search.method is {chosen!r}; it must be one of {tuple(METHODS)}.")
-    defaults = flatten(default_config())
     for key, value in values.items():
         owner = key.split(".")[1] if key.startswith("search.") else None
         if owner in METHODS and owner != chosen and value != defaults.get(key, value):
@@ -184,9 +184,8 @@ def _check_method(values: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_conflicts(values: Mapping[str, Any]) -> None:
+def _refuse_conflicts(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises UserError if two values {dotted key: value} are a pair of `_CONFLICTS`."""
-    defaults = flatten(default_config())
 
     def counts(key: str, those: Sequence[Any] | None) -> bool:
         if key not in values:

@@ -259,6 +259,7 @@ def build(
         auxiliary=auxiliary,
         stem=stem,
         stem_multiplier=stem_multiplier,
+        rngs=None,
     )
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
@@ -279,9 +280,12 @@ def build_module(
     auxiliary: bool = False,
     stem: str = "plain",
     stem_multiplier: int = 3,
-    rngs: nnx.Rngs | None = None,
+    rngs: nnx.Rngs | None,
 ) -> DerivedNetwork:
     """Builds the network of a genotype as a Flax module, for use in a custom training loop.
+
+    The module maps normalised images [B, H, W, C] to logits: `net(images, train=True)`; and
+    `net.features(images)` gives the feature maps before the classifier, one for every resolution.
 
     Args:
         genotype: what the cells compute, and which of them are reduction cells.

@@ -58,3 +58,8 @@ def choose(operation: str) -> Callable:
 def default_dtype() -> str:
     """The compute dtype of networks unless the config names another."""
     return _DTYPES.get(name(), _DTYPES["gpu"])
+
+
+def compute_dtype(name: str) -> str:
+    """Returns the dtype that `config.dtype` names: for "auto" that of `default_dtype`."""
+    return default_dtype() if name == "auto" else name

@@ -1,6 +1,7 @@
 """The tasks 'search', 'train' and 'evaluate', and 'pipeline', which runs all three."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ddarts_jax.distributed import processes
@@ -39,15 +40,10 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         Stopped: a signal ended the run; the state is saved.
     """
     live = report.Live(workdir)
-
-    def after_epoch(workdir):
-        clock.keep()
-        live.update()
-
     if config.task == "evaluate":
         own = processes.from_main(lambda: facts.of_run(workdir))
         dataset = facts.matched(own, dataset, workdir)
-    writer = MetricsWriter(workdir, after_epoch if processes.is_main() else None)
+    writer = MetricsWriter(workdir, after_epoch(clock, live) if processes.is_main() else None)
     trained = None
     try:
         if config.task in ("pipeline", "search"):
@@ -76,6 +72,16 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     if processes.is_main():
         live.close()
     return summary
+
+
+def after_epoch(clock: Clock, live: report.Live) -> Callable[[Path], None]:
+    """Returns what a `MetricsWriter` calls after each line: keeps the time and the report."""
+
+    def keep(workdir):
+        clock.keep()
+        live.update()
+
+    return keep
 
 
 def find_start(config) -> Genotype | None:

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-import tiny
+from authors import GENES, TEXT, reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,24 +14,6 @@ from ddarts_jax.genotypes.handcrafted import AUTHORS, HANDCRAFTED
 from ddarts_jax.genotypes.lookup import find_genotype, parse_genotype
 from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
 from ddarts_jax.models.cost import cost
-
-REFERENCE = tiny.SHARED / "reference"
-
-TEXT = (
-    "Genotype_nested(genes=[[('skip_connect', 2, 1), ('sep_conv_3x3', 2, 0)], "
-    "[('max_pool_3x3', 3, 0)]], concat=range(2, 4), reductions=[1])\n"
-)
-GENES = (
-    (("skip_connect", 2, 1), ("sep_conv_3x3", 2, 0)),
-    (("max_pool_3x3", 3, 0),),
-)
-
-
-def reference(name):
-    path = REFERENCE / name
-    if not path.is_file():
-        pytest.skip(f"needs the authors' file {name}")
-    return path
 
 
 def test_text_is_read_as_it_stands():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from authors import GENES, TEXT, reference
 from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -28,25 +29,6 @@ from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.cost import cost
 from ddarts_jax.searching.contributions import ablated_losses
 from ddarts_jax.tasks.importing import load_torch, read_tensors, run
-
-REFERENCE = tiny.SHARED / "reference"
-
-TEXT = (
-    "Genotype_nested(genes=[[('skip_connect', 2, 1), ('sep_conv_3x3', 2, 0)], "
-    "[('max_pool_3x3', 3, 0)]], concat=range(2, 4), reductions=[1])\n"
-)
-GENES = (
-    (("skip_connect", 2, 1), ("sep_conv_3x3", 2, 0)),
-    (("max_pool_3x3", 3, 0),),
-)
-
-
-def reference(name):
-    path = REFERENCE / name
-    if not path.is_file():
-        pytest.skip(f"needs the authors' file {name}")
-    return path
-
 
 # The authors' state dicts, made of random numbers together with what our trees must hold.
 # Their modules are `nn.Sequential`, whose children are numbered: None is a layer without tensors, a

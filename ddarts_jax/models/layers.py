@@ -64,6 +64,8 @@ _MOMENTUM = 0.9  # of running statistics, as in the reference
 class BatchNorm(nnx.Module):
     """Batch normalisation as in the reference: eps 1e-5, running statistics with momentum 0.9.
 
+    That of E joined edges (see `models.edges`) has statistics [E, C] and input [B, H, W, E * C].
+
     Args:
         channels: number of features.
         affine: whether it has a scale and a bias; in the supernet it does not (DARTS, section 2.2).
@@ -79,23 +81,41 @@ class BatchNorm(nnx.Module):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
         if train:
             output, mean, variance = standardise(x)
-            # As in PyTorch, the batch is standardised by its own (biased) variance, while the running
-            # variance estimates that of the population.
-            count = x.size // x.shape[-1]
-            unbiased = variance * (count / max(count - 1, 1))
-            for running, new in zip((self.mean, self.var), (mean, unbiased)):
-                mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
-                running.set_value(mixed.astype(running.dtype))
+            self.update(mean, variance, x.size // x.shape[-1])
         else:
             wide = jnp.promote_types(x.dtype, jnp.float32)
-            inverse = lax.rsqrt(self.var[...].astype(wide) + EPSILON)
-            output = (x - self.mean[...]) * inverse
+            inverse = lax.rsqrt(self.var[...].astype(wide).reshape(-1) + EPSILON)
+            output = (x - self.mean[...].reshape(-1)) * inverse
         if self.scale is not None:
             output = output * self.scale[...] + self.bias[...]
         return output.astype(x.dtype)
 
+    def update(self, mean, variance, count: int):
+        """Moves the running statistics towards those of a batch.
 
-class ConvBN(nnx.Module):
+        Args:
+            mean: as many numbers as the running mean has, or fewer, which are then repeated.
+            variance: the biased variance, in the same shape.
+            count: how many values each of them was computed from.
+        """
+        # As in PyTorch, the batch is standardised by its own (biased) variance, while the running
+        # variance estimates that of the population.
+        unbiased = variance * (count / max(count - 1, 1))
+        for running, new in zip((self.mean, self.var), (mean, unbiased)):
+            new = jnp.tile(new.reshape(-1), running.size // new.size).reshape(running.shape)
+            mixed = _MOMENTUM * running[...] + (1 - _MOMENTUM) * new
+            running.set_value(mixed.astype(running.dtype))
+
+
+class Normalised(nnx.Module):
+    """A layer that ends with a BatchNorm, `norm`, of what its method `unnormalised` computes."""
+
+    def __call__(self, x, train):
+        """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
+        return self.norm(self.unnormalised(x, train), train)
+
+
+class ConvBN(Normalised):
     """ReLU, convolution, BatchNorm (no ReLU with `relu=False`, as in the stem)."""
 
     def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None):
@@ -103,10 +123,10 @@ class ConvBN(nnx.Module):
         self.norm = BatchNorm(cout, affine)
         self.stride, self.relu, self.padding = (stride, stride), relu, padding
 
-    def __call__(self, x, train):
-        """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
+    def unnormalised(self, x, train):
+        """Returns the convolution."""
         x = jax.nn.relu(x) if self.relu else x
-        return self.norm(convolve(x, self.kernel[...], self.stride, padding=self.padding), train)
+        return convolve(x, self.kernel[...], self.stride, padding=self.padding)
 
 
 class StridedStem(nnx.Module):
@@ -121,7 +141,7 @@ class StridedStem(nnx.Module):
         return self.second(self.first(x, train), train)
 
 
-class FactorizedReduce(nnx.Module):
+class FactorizedReduce(Normalised):
     """Halves the size without losing every second pixel: ReLU, two strided 1x1 convolutions, BN.
 
     One convolution reads the even pixels, the other the odd ones; each produces half of the channels.
@@ -133,14 +153,19 @@ class FactorizedReduce(nnx.Module):
         self.odd = kernel(1, 1, cin, cout - half)
         self.norm = BatchNorm(cout, affine)
 
-    def __call__(self, x, train):
+    def unnormalised(self, x, train):
         """Maps [B, H, W, cin] to [B, ceil(H / 2), ceil(W / 2), cout]."""
         x = jax.nn.relu(x)
         # With an odd size there is one odd pixel fewer than even ones: pad with a zero.
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         even = convolve(x, self.even[...], (2, 2))
         odd = convolve(x[:, 1:, 1:], self.odd[...], (2, 2))
-        return self.norm(jnp.concatenate([even, odd], -1), train)
+        if self.even.ndim == 4:
+            return jnp.concatenate([even, odd], -1)
+        # Of joined edges: each edge's two halves side by side.
+        halves = [half.reshape(*half.shape[:-1], len(self.even), -1) for half in (even, odd)]
+        joined = jnp.concatenate(halves, -1)
+        return joined.reshape(*joined.shape[:-2], -1)
 
 
 def preprocess(cin, channels, reduction_before: bool, *, affine):

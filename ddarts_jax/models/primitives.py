@@ -14,13 +14,13 @@ from flax import nnx
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.distance import SCORES
-from ddarts_jax.models.layers import BatchNorm, ConvBN, FactorizedReduce, kernel
+from ddarts_jax.models.layers import BatchNorm, ConvBN, FactorizedReduce, Normalised, kernel
 from ddarts_jax.ops.convolution import convolve
 from ddarts_jax.ops.pooling import avg_pool, max_pool
 from ddarts_jax.ops.separable import separable
 
 
-class DepthwiseSeparable(nnx.Module):
+class DepthwiseSeparable(Normalised):
     """ReLU, depthwise k x k, pointwise 1x1, BatchNorm."""
 
     def __init__(self, channels, size, stride, dilation=1, *, affine):
@@ -29,26 +29,30 @@ class DepthwiseSeparable(nnx.Module):
         self.norm = BatchNorm(channels, affine)
         self.stride, self.dilation = stride, dilation
 
-    def __call__(self, x, train):
-        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+    def unnormalised(self, x, train):
+        """Returns the convolutions of ReLU(x)."""
         kernels = self.spatial[...], self.pointwise[...]
-        x = separable(jax.nn.relu(x), *kernels, self.stride, self.dilation)
-        return self.norm(x, train)
+        return separable(jax.nn.relu(x), *kernels, self.stride, self.dilation)
 
 
-class SepConv(nnx.Module):
+class SepConv(Normalised):
     """Depthwise-separable convolution applied twice; only the first is strided."""
 
     def __init__(self, channels, size, stride, *, affine):
         self.first = DepthwiseSeparable(channels, size, stride, affine=affine)
         self.second = DepthwiseSeparable(channels, size, 1, affine=affine)
 
-    def __call__(self, x, train):
-        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
-        return self.second(self.first(x, train), train)
+    @property
+    def norm(self):
+        """The second convolution's BatchNorm."""
+        return self.second.norm
+
+    def unnormalised(self, x, train):
+        """Returns both convolutions."""
+        return self.second.unnormalised(self.first(x, train), train)
 
 
-class RowColumnConv(nnx.Module):
+class RowColumnConv(Normalised):
     """ReLU, convolution 1 x k along the rows, then k x 1 along the columns, BatchNorm (Inception).
 
     The stride is split: horizontal in the first convolution, vertical in the second.
@@ -60,13 +64,13 @@ class RowColumnConv(nnx.Module):
         self.norm = BatchNorm(channels, affine)
         self.stride = stride
 
-    def __call__(self, x, train):
-        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
+    def unnormalised(self, x, train):
+        """Returns both convolutions of ReLU(x)."""
         x = convolve(jax.nn.relu(x), self.row[...], (1, self.stride))
-        return self.norm(convolve(x, self.column[...], (self.stride, 1)), train)
+        return convolve(x, self.column[...], (self.stride, 1))
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(Normalised):
     """ResNet50's block as in the authors' code: ReLU, 1x1, BN, 3x3, BN, 1x1 to 4C, BN, ReLU, 1x1, BN.
 
     The article describes a block that begins with 4C channels, but its parameter counts are those of
@@ -80,14 +84,19 @@ class Bottleneck(nnx.Module):
         self.expand = ConvBN(channels, 4 * channels, 1, affine=affine, relu=False)
         self.project = ConvBN(4 * channels, channels, 1, affine=affine)
 
-    def __call__(self, x, train):
-        """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
-        for part in (self.reduce, self.spatial, self.expand, self.project):
+    @property
+    def norm(self):
+        """The last convolution's BatchNorm."""
+        return self.project.norm
+
+    def unnormalised(self, x, train):
+        """Returns all four convolutions."""
+        for part in (self.reduce, self.spatial, self.expand):
             x = part(x, train)
-        return x
+        return self.project.unnormalised(x, train)
 
 
-class Pool(nnx.Module):
+class Pool(Normalised):
     """3x3 pooling, followed by BatchNorm in the supernet and by nothing in a derived network."""
 
     def __init__(self, pool: Callable, channels, stride, *, affine):
@@ -96,8 +105,12 @@ class Pool(nnx.Module):
 
     def __call__(self, x, train):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, C]."""
-        x = self.pool(x, self.stride)
+        x = self.unnormalised(x, train)
         return x if self.norm is None else self.norm(x, train)
+
+    def unnormalised(self, x, train):
+        """Returns the pooled images."""
+        return self.pool(x, self.stride)
 
 
 class Identity(nnx.Module):

@@ -10,122 +10,22 @@ Modules are built once and split (`nnx.split`); all computation is done by pure 
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax import lax
 
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import edges, reduction_positions
 from ddarts_jax.models import layers
-from ddarts_jax.models import primitives as prim
 from ddarts_jax.models.classification import Head, cross_entropy
+from ddarts_jax.models.edges import StackedEdges
 from ddarts_jax.models.layers import Variables, apply
-from ddarts_jax.ops import fusion
+from ddarts_jax.ops import backend
 
 PyTree = Any
-
-
-class MixedOperation(nnx.Module):
-    """All primitives of one edge, weighted by the edge's gates."""
-
-    def __init__(self, names: Sequence[str], channels, stride):
-        # A merged nnx.Dict lists its keys alphabetically, so the gates follow the names, not the Dict.
-        self.names = tuple(names)
-        self.candidates = nnx.Dict(
-            {name: prim.create(name, channels, stride, affine=False) for name in names}
-        )
-
-    def __call__(self, x, gates, train):
-        """Mixes the primitives' outputs, in float32 or better.
-
-        The gradient of a gate is a sum over all images and pixels: in bfloat16 it would be off by
-        15% and more.
-
-        Args:
-            x: [B, H, W, C].
-            gates: [O], the weight of each primitive.
-            train: whether BatchNorm uses the batch.
-
-        Returns:
-            [B, H / stride, W / stride, C].
-        """
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        total = 0
-        for o, name in enumerate(self.names):
-            with jax.named_scope(name):
-                total += gates[o] * self.candidates[name](x, train).astype(wide)
-        return total.astype(x.dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _mix(graph, variables, x, gates, train):
-    """Runs a split `MixedOperation`; jitted, so that edges of the same shape are traced once."""
-    return apply(graph, variables, x, gates, train)
-
-
-@jax.custom_vjp
-def _kept_apart(x):
-    """The identity; its cotangent is computed before it is added to others."""
-    return x
-
-
-_kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (fusion.unfused(cotangent),))
-
-
-class StackedEdges(nnx.Module):
-    """Mixed operations of several edges of the same stride: parameters have a leading edge axis.
-
-    Edges of the same stride have parameters of the same shape, so `lax.scan` over them compiles one
-    mixed operation instead of up to fourteen.
-    """
-
-    def __init__(self, names, pairs, channels, stride, *, unroll, remat):
-        # One mixed operation, repeated along the edge axis; `initialise` draws every edge separately.
-        graph, state = nnx.split(MixedOperation(names, channels, stride))
-        self.mixed = nnx.merge(
-            graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
-        )
-        self.pairs = tuple(pairs)
-        self.unroll, self.remat = unroll, remat
-
-    def __call__(self, sources, nodes, gates, train):
-        """Adds every edge's output to its target node, one edge at a time.
-
-        Args:
-            sources: [nodes, B, H, W, C] to read from; None reads from `nodes` as they fill.
-            nodes: [nodes, B, H', W', C].
-            gates: [edges, O].
-            train: whether BatchNorm uses the batch.
-
-        Returns:
-            `nodes` with the edges' outputs added.
-        """
-        graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
-        variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
-
-        mix = _mix
-        if self.remat:
-            mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4))
-
-        def add_edge(nodes, edge):
-            (source, target), gates, variables = edge
-            x = _kept_apart((nodes if sources is None else sources)[source])
-            output, statistics = mix(graph, variables, x, gates, train)
-            return nodes.at[target].add(output), statistics
-
-        pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
-        with jax.named_scope("edges"):
-            nodes, statistics = lax.scan(
-                add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
-            )
-        nnx.update(self.mixed, statistics)
-        return nodes
 
 
 class Cell(nnx.Module):
@@ -165,7 +65,6 @@ class Cell(nnx.Module):
         self.strided = stack(strided, 2) if strided else None
         self.plain = stack(plain, 1) if plain else None
         self.strided_edges, self.plain_edges = tuple(strided), tuple(plain)
-        self.num_nodes = num_nodes
 
     def __call__(self, s0, s1, gates, train):
         """Runs the cell.
@@ -179,20 +78,9 @@ class Cell(nnx.Module):
         Returns:
             The intermediate nodes, concatenated: [B, H', W', num_nodes * channels].
         """
-        inputs = jnp.stack([self.preprocess0(s0, train), self.preprocess1(s1, train)])
-        if self.strided is None:
-            nodes = jnp.concatenate(
-                [inputs, jnp.zeros((self.num_nodes, *inputs.shape[1:]), s1.dtype)]
-            )
-        else:
-            batch, height, width, channels = inputs.shape[1:]
-            halved = (batch, (height + 1) // 2, (width + 1) // 2, channels)
-            # The two inputs keep their indices, so that node numbers match those of the genotype.
-            nodes = jnp.zeros((2 + self.num_nodes, *halved), s1.dtype)
-            nodes = self.strided(inputs, nodes, gates[jnp.array(self.strided_edges)], train)
-        if self.plain is not None:
-            nodes = self.plain(None, nodes, gates[jnp.array(self.plain_edges)], train)
-        return jnp.concatenate(list(nodes[2:]), axis=-1)
+        inputs = self.preprocess0(s0, train), self.preprocess1(s1, train)
+        parts = gates[jnp.array(self.strided_edges, int)], gates[jnp.array(self.plain_edges, int)]
+        return backend.choose("edges")(self.strided, self.plain, inputs, parts, train)
 
 
 @dataclasses.dataclass(frozen=True)

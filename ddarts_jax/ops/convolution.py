@@ -17,6 +17,8 @@ from ddarts_jax.ops import backend
 def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     """Convolves `x` [B, H, W, Cin] with `kernel` [kh, kw, Cin / groups, Cout], symmetric padding.
 
+    E kernels [E, kh, kw, Cin / groups, Cout] convolve each their own channels of `x` [B, H, W, E * Cin].
+
     The kernel is rounded to the dtype of `x`; products are added up in float32 or better, and so is the
     kernel's gradient over the images of all devices.
 
@@ -26,11 +28,13 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
         stride: step between outputs, vertical and horizontal.
         dilation: step between taps of the kernel.
         padding: pixels on every side; None keeps the size at stride 1.
-        groups: number of channel groups.
+        groups: number of channel groups of a kernel.
 
     Returns:
-        [B, H', W', Cout] of the dtype of `x`.
+        [B, H', W', Cout] of the dtype of `x`, or [B, H', W', E * Cout].
     """
+    if kernel.ndim == 5:
+        kernel, groups = _joined(kernel, groups)
     if padding is None:
         padding = [dilation * (size // 2) for size in kernel.shape[:2]]
     else:
@@ -42,6 +46,21 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     else:
         rule = Library if groups > 1 else backend.choose("convolution")
     return _convolve(rule(*geometry), x, kernel)
+
+
+def _joined(kernels, groups):
+    """Joins E kernels [E, kh, kw, Cin / groups, Cout] into one, and tells its number of groups.
+
+    1x1 kernels become one block-diagonal matrix: one product with many channels is quicker than many
+    with few, although most of it is zero.
+    """
+    count, height, width, inputs, outputs = kernels.shape
+    if (height, width, groups) == (1, 1, 1):
+        diagonal = jnp.eye(count, dtype=kernels.dtype)[:, None, :, None]
+        blocks = kernels[:, 0, 0, :, None, :] * diagonal
+        return blocks.reshape(1, 1, count * inputs, count * outputs), 1
+    joined = jnp.moveaxis(kernels, 0, 3).reshape(height, width, inputs, count * outputs)
+    return joined, count * groups
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

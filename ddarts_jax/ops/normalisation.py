@@ -7,6 +7,25 @@ from jax import lax
 EPSILON = 1e-5  # added to the variance, as in the reference
 
 
+def shifted_moments(x, axes, shift):
+    """Computes mean and variance in one pass, from the sums of `x - shift` and of its square.
+
+    Without the shift they would lose all precision to rounding where the mean is much larger than the
+    deviation; it takes a shift that is nearer to the mean, as the running mean is.
+
+    Args:
+        x: an array.
+        axes: those to average over, leading ones.
+        shift: of the shape that remains.
+
+    Returns:
+        Mean and (biased) variance, float32 or better.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - shift
+    mean = jnp.mean(wide, axes)
+    return mean + shift, jnp.maximum(jnp.mean(wide**2, axes) - mean**2, 0)
+
+
 @jax.custom_vjp
 def standardise(x):
     """Subtracts the mean and divides by the deviation, both over all axes but the last.

@@ -15,8 +15,11 @@ from ddarts_jax.ops.fusion import unfused
 def separable(x, spatial, pointwise, stride, dilation):
     """Convolves depthwise and then pointwise, with the implementation for the present backend.
 
-    Arguments and result are those of `separable_by_shifts`.
+    Arguments and result are those of `separable_by_shifts`. E kernels [E, k, k, 1, C] and [E, 1, 1, C, C']
+    convolve each their own channels of `x` [B, H, W, E * C]; XLA's library does that on every backend.
     """
+    if spatial.ndim == 5:
+        return separable_by_library(x, spatial, pointwise, stride, dilation)
     return backend.choose("separable")(x, spatial, pointwise, stride, dilation)
 
 
@@ -41,7 +44,7 @@ def _shifted_sum(padded, spatial, shape, stride, dilation):
 @backend.implementation("separable", "library")
 def separable_by_library(x, spatial, pointwise, stride, dilation):
     """The same computation as `separable_by_shifts`, by XLA's grouped convolution."""
-    x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
+    x = convolve(x, spatial, (stride, stride), dilation, groups=spatial.shape[-1])
     return convolve(x, pointwise)
 
 

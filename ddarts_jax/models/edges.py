@@ -1,0 +1,274 @@
+"""The edges of a cell of the supernet, each of which mixes all primitives.
+
+There are two ways to run them, which give the same up to rounding. On a CPU one edge runs after the other,
+in a loop. On a GPU, where a kernel that does little costs as much as one that does a lot, all edges whose
+sources are known run together: first those from the cell's two inputs to all nodes, then those that leave
+node 2, and so on (docs/performance.md).
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from ddarts_jax.models import primitives as prim
+from ddarts_jax.models.layers import Normalised, apply
+from ddarts_jax.ops import backend, fusion
+from ddarts_jax.ops.mixing import mix
+
+
+class MixedOperation(nnx.Module):
+    """All primitives of one edge, weighted by the edge's gates."""
+
+    def __init__(self, names: Sequence[str], channels, stride):
+        # A merged nnx.Dict lists its keys alphabetically, so the gates follow the names, not the Dict.
+        self.names = tuple(names)
+        self.candidates = nnx.Dict(
+            {name: prim.create(name, channels, stride, affine=False) for name in names}
+        )
+
+    def __call__(self, x, gates, train):
+        """Mixes the primitives' outputs, in float32 or better.
+
+        The gradient of a gate is a sum over all images and pixels: in bfloat16 it would be off by
+        15% and more.
+
+        Args:
+            x: [B, H, W, C].
+            gates: [O], the weight of each primitive.
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            [B, H / stride, W / stride, C].
+        """
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        total = 0
+        for o, name in enumerate(self.names):
+            with jax.named_scope(name):
+                total += gates[o] * self.candidates[name](x, train).astype(wide)
+        return total.astype(x.dtype)
+
+    def joined(self, x, gates, train):
+        """Does it for E = T * S edges at once, which lead from S sources to each of T targets.
+
+        All parameters and statistics have a leading axis of E edges, by target and then by source. What
+        has weights runs on the channels of all edges side by side; what has none, once for each source.
+
+        Args:
+            x: [B, H, W, S * C], the sources' channels side by side.
+            gates: [T, S, O].
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            [B, H / stride, W / stride, T * C], the targets' channels side by side.
+        """
+        targets, sources, _ = gates.shape
+        channels = x.shape[-1] // sources
+        of_edges = jnp.tile(x, targets)
+        outputs, norms = [], []
+        for name in self.names:
+            candidate = self.candidates[name]
+            weightless = not jax.tree.leaves(nnx.state(candidate, nnx.Param))
+            with jax.named_scope(name):
+                norm = None
+                if isinstance(candidate, Normalised):
+                    output = candidate.unnormalised(x if weightless else of_edges, train)
+                    norm = candidate.norm
+                    if not train:
+                        output = norm(jnp.tile(output, targets) if weightless else output, train)
+                elif isinstance(candidate, prim.Identity):
+                    output = x
+                else:
+                    output = _each(candidate, of_edges, targets * sources, train)
+            outputs.append(output.reshape(*output.shape[:3], -1, sources, channels))
+            norms.append(norm)
+        standardised = tuple(train and norm is not None for norm in norms)
+        shifts = [
+            norm.mean[...].reshape(-1, sources, channels)[: output.shape[3]]
+            for output, norm, moves in zip(outputs, norms, standardised)
+            if moves
+        ]
+        with jax.named_scope("mix"):
+            total, moments = mix(standardised, tuple(outputs), tuple(shifts), jnp.moveaxis(gates, -1, 0))
+        moving = [norm for norm, moves in zip(norms, standardised) if moves]
+        for norm, (mean, variance) in zip(moving, moments):
+            norm.update(mean, variance, total.size // total.shape[-1] // total.shape[-2])
+        return total.reshape(*total.shape[:3], -1)
+
+
+def _each(candidate, x, count, train):
+    """Runs a primitive that knows nothing of joined edges on `count` edges side by side."""
+    graph, weights, statistics = nnx.split(candidate, nnx.Param, nnx.BatchStat)
+    variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
+    run = jax.vmap(
+        lambda variables, x: apply(graph, variables, x, train), in_axes=(0, 3), out_axes=(3, 0)
+    )
+    output, statistics = run(variables, x.reshape(*x.shape[:3], count, -1))
+    nnx.update(candidate, statistics)
+    return output.reshape(*output.shape[:3], -1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _mix(graph, variables, x, gates, train):
+    """Runs a split `MixedOperation`; jitted, so that edges of the same shape are traced once."""
+    return apply(graph, variables, x, gates, train)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _mix_joined(graph, variables, x, gates, train):
+    """Runs `joined` of a split `MixedOperation`."""
+    module = nnx.merge(graph, *variables)
+    output = module.joined(x, gates, train)
+    return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+@jax.custom_vjp
+def _kept_apart(x):
+    """The identity; its cotangent is computed before it is added to others."""
+    return x
+
+
+_kept_apart.defvjp(lambda x: (x, None), lambda _, cotangent: (fusion.unfused(cotangent),))
+
+
+class StackedEdges(nnx.Module):
+    """Mixed operations of several edges of the same stride: parameters have a leading edge axis.
+
+    Edges of the same stride have parameters of the same shape, so that one computation serves them all.
+    """
+
+    def __init__(self, names, pairs, channels, stride, *, unroll, remat):
+        # One mixed operation, repeated along the edge axis; `initialise` draws every edge separately.
+        graph, state = nnx.split(MixedOperation(names, channels, stride))
+        self.mixed = nnx.merge(
+            graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
+        )
+        self.pairs = tuple(pairs)
+        self.unroll, self.remat = unroll, remat
+
+    def split(self):
+        """Returns the structure of one mixed operation, and the weights and statistics of all edges."""
+        graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
+        return graph, (nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics))
+
+    def scanned(self, sources, nodes, gates, train):
+        """Adds every edge's output to its target node, one edge at a time.
+
+        `lax.scan` compiles one mixed operation instead of up to fourteen.
+
+        Args:
+            sources: [nodes, B, H, W, C] to read from; None reads from `nodes` as they fill.
+            nodes: [nodes, B, H', W', C].
+            gates: [edges, O].
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            `nodes` with the edges' outputs added.
+        """
+        graph, variables = self.split()
+        mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4)) if self.remat else _mix
+
+        def add_edge(nodes, edge):
+            (source, target), gates, variables = edge
+            x = _kept_apart((nodes if sources is None else sources)[source])
+            output, statistics = mix(graph, variables, x, gates, train)
+            return nodes.at[target].add(output), statistics
+
+        pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
+        with jax.named_scope("edges"):
+            nodes, statistics = lax.scan(
+                add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
+            )
+        nnx.update(self.mixed, statistics)
+        return nodes
+
+    def joined(self, leaving: Sequence[int], x, gates, train):
+        """Runs together the edges that leave some of the nodes.
+
+        Args:
+            leaving: numbers of the S nodes; all of them have edges to the same T nodes.
+            x: [B, H, W, S * C], the nodes' channels side by side.
+            gates: [edges, O].
+            train: whether BatchNorm uses the batch.
+
+        Returns:
+            [B, H', W', T * C], and the edges' statistics, for `update`.
+        """
+        rows = self.rows(leaving)
+        graph, variables = self.split()
+        variables = jax.tree.map(lambda leaf: _rows(leaf, rows), variables)
+        gates = _rows(gates, rows).reshape(-1, len(leaving), gates.shape[-1])
+        mix = jax.checkpoint(_mix_joined, static_argnums=(0, 4)) if self.remat else _mix_joined
+        with jax.named_scope("edges"):
+            return mix(graph, variables, x, gates, train)
+
+    def rows(self, leaving: Sequence[int]) -> list[int]:
+        """Returns the numbers of the edges that leave any of the nodes `leaving`."""
+        return [row for row, (source, _) in enumerate(self.pairs) if source in leaving]
+
+    def update(self, parts: dict[tuple[int, ...], dict]):
+        """Takes the new statistics of all edges, given by the nodes that they leave."""
+        order = np.argsort([row for leaving in parts for row in self.rows(leaving)])
+        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *parts.values())
+        nnx.update(self.mixed, joined)
+
+
+def _rows(leaf, rows):
+    """Takes rows by slices: the transpose of a gather would be a scatter."""
+    return jnp.concatenate([leaf[row : row + 1] for row in rows])
+
+
+@backend.implementation("edges", "scanned")
+def run_scanned(strided: StackedEdges | None, plain: StackedEdges | None, inputs, gates, train):
+    """Runs all edges of a cell, one after the other.
+
+    Args:
+        strided: the edges that leave a reduction cell's inputs; None in a normal cell.
+        plain: all other edges; None if there are none.
+        inputs: the cell's two inputs, [B, H, W, C] each.
+        gates: those of the strided and those of the plain edges, [edges, O] each.
+        train: whether BatchNorm uses the batch.
+
+    Returns:
+        The intermediate nodes, their channels side by side: [B, H', W', nodes * C].
+    """
+    inputs = jnp.stack(inputs)
+    last = max(target for stack in (strided, plain) if stack for _, target in stack.pairs)
+    if strided is None:
+        nodes = jnp.concatenate([inputs, jnp.zeros((last - 1, *inputs.shape[1:]), inputs.dtype)])
+    else:
+        batch, height, width, channels = inputs.shape[1:]
+        halved = (batch, (height + 1) // 2, (width + 1) // 2, channels)
+        # The two inputs keep their indices, so that node numbers match those of the genotype.
+        nodes = jnp.zeros((1 + last, *halved), inputs.dtype)
+        nodes = strided.scanned(inputs, nodes, gates[0], train)
+    if plain is not None:
+        nodes = plain.scanned(None, nodes, gates[1], train)
+    return jnp.concatenate(list(nodes[2:]), axis=-1)
+
+
+@backend.implementation("edges", "joined")
+def run_joined(strided, plain, inputs, gates, train):
+    """The same computation as `run_scanned`, all edges that can run together at once."""
+    channels = inputs[0].shape[-1]
+    from_inputs, own_gates = (plain, gates[1]) if strided is None else (strided, gates[0])
+    inputs = jnp.concatenate(inputs, axis=-1)
+    waiting, statistics = from_inputs.joined((0, 1), inputs, own_gates, train)
+    by_source = {(0, 1): statistics}
+    if strided is not None:
+        strided.update(by_source)
+        by_source = {}
+
+    nodes = []
+    while waiting.shape[-1] > channels:
+        nodes.append(waiting[..., :channels])
+        leaving = (1 + len(nodes),)
+        output, by_source[leaving] = plain.joined(leaving, nodes[-1], gates[1], train)
+        waiting = waiting[..., channels:] + output
+    if by_source:
+        plain.update(by_source)
+    return jnp.concatenate([*nodes, waiting], axis=-1)

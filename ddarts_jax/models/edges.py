@@ -1,12 +1,13 @@
 """The edges of a cell of the supernet, each of which mixes all primitives.
 
-There are two ways to run them, which give the same up to rounding. On a CPU one edge runs after the other,
-in a loop. On a GPU, where a kernel that does little costs as much as one that does a lot, all edges whose
-sources are known run together: first those from the cell's two inputs to all nodes, then those that leave
-node 2, and so on (docs/performance.md).
+There are two ways to run them, which give the same up to rounding. On a CPU one edge runs after the
+other, in a loop. On a GPU, where a kernel that does little costs as much as one that does a lot, all
+edges whose sources are known run together: first those from the cell's two inputs to all nodes, then
+those that leave node 2, and so on (docs/performance.md).
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -69,35 +70,57 @@ class MixedOperation(nnx.Module):
         targets, sources, _ = gates.shape
         channels = x.shape[-1] // sources
         of_edges = jnp.tile(x, targets)
-        outputs, norms = [], []
-        for name in self.names:
-            candidate = self.candidates[name]
+        together = self._together()
+        outputs, norms, shifts, own_gates = [], [], [], []
+        for names, candidate in together:
             weightless = not jax.tree.leaves(nnx.state(candidate, nnx.Param))
-            with jax.named_scope(name):
-                norm = None
-                if isinstance(candidate, Normalised):
-                    output = candidate.unnormalised(x if weightless else of_edges, train)
-                    norm = candidate.norm
+            norm = getattr(candidate, "norm", None) if isinstance(candidate, Normalised) else None
+            with jax.named_scope("+".join(names)):
+                if norm is not None:
+                    inputs = x if weightless else jnp.tile(of_edges, len(names))
+                    output = candidate.unnormalised(inputs, train)
                     if not train:
                         output = norm(jnp.tile(output, targets) if weightless else output, train)
                 elif isinstance(candidate, prim.Identity):
                     output = x
                 else:
                     output = _each(candidate, of_edges, targets * sources, train)
-            outputs.append(output.reshape(*output.shape[:3], -1, sources, channels))
-            norms.append(norm)
-        standardised = tuple(train and norm is not None for norm in norms)
-        shifts = [
-            norm.mean[...].reshape(-1, sources, channels)[: output.shape[3]]
-            for output, norm, moves in zip(outputs, norms, standardised)
-            if moves
-        ]
+            outputs.append(output.reshape(*output.shape[:3], len(names), -1, sources, channels))
+            columns = np.array([self.names.index(name) for name in names])
+            own_gates.append(jnp.moveaxis(gates[..., columns], -1, 0))
+            norms.append(norm if train else None)
+            if norms[-1] is not None:
+                shift = norm.mean[...].reshape(len(names), targets, sources, channels)
+                shifts.append(shift[:, : outputs[-1].shape[4]])
+
+        standardised = tuple(norm is not None for norm in norms)
         with jax.named_scope("mix"):
-            total, moments = mix(standardised, tuple(outputs), tuple(shifts), jnp.moveaxis(gates, -1, 0))
-        moving = [norm for norm, moves in zip(norms, standardised) if moves]
-        for norm, (mean, variance) in zip(moving, moments):
-            norm.update(mean, variance, total.size // total.shape[-1] // total.shape[-2])
+            total, found = mix(standardised, tuple(outputs), tuple(shifts), tuple(own_gates))
+        for norm, moments in zip(filter(None, norms), found, strict=True):
+            norm.update(*moments, math.prod(total.shape[:3]))
+        self._part(together)
         return total.reshape(*total.shape[:3], -1)
+
+    def _together(self):
+        """Returns lists of names, and for each one module that computes all that it names."""
+        groups = {}
+        for name in self.names:
+            alike = getattr(self.candidates[name], "alike", name)
+            groups.setdefault(alike, []).append(name)
+        return [
+            (names, prim.side_by_side([self.candidates[name] for name in names]))
+            for names in groups.values()
+        ]
+
+    def _part(self, together):
+        """Gives the primitives the statistics of the modules that `_together` made of several."""
+        for names, module in together:
+            if len(names) > 1:
+                statistics = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+                leaves, tree = jax.tree.flatten(statistics)
+                parts = zip(*(jnp.split(leaf, len(names)) for leaf in leaves))
+                for name, part in zip(names, parts, strict=True):
+                    nnx.update(self.candidates[name], jax.tree.unflatten(tree, part))
 
 
 def _each(candidate, x, count, train):

@@ -80,7 +80,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x, train):
         """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
         if train:
-            output, mean, variance = standardise(x)
+            output, mean, variance = standardise(x, self.mean[...].reshape(-1))
             self.update(mean, variance, x.size // x.shape[-1])
         else:
             wide = jnp.promote_types(x.dtype, jnp.float32)

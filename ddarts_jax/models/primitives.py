@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -29,6 +30,11 @@ class DepthwiseSeparable(Normalised):
         self.norm = BatchNorm(channels, affine)
         self.stride, self.dilation = stride, dilation
 
+    @property
+    def alike(self):
+        """Modules in which this is equal can run `side_by_side`."""
+        return type(self), self.stride, self.dilation
+
     def unnormalised(self, x, train):
         """Returns the convolutions of ReLU(x)."""
         kernels = self.spatial[...], self.pointwise[...]
@@ -43,6 +49,11 @@ class SepConv(Normalised):
         self.second = DepthwiseSeparable(channels, size, 1, affine=affine)
 
     @property
+    def alike(self):
+        """Modules in which this is equal can run `side_by_side`."""
+        return type(self), self.first.stride
+
+    @property
     def norm(self):
         """The second convolution's BatchNorm."""
         return self.second.norm
@@ -50,6 +61,30 @@ class SepConv(Normalised):
     def unnormalised(self, x, train):
         """Returns both convolutions."""
         return self.second.unnormalised(self.first(x, train), train)
+
+
+def side_by_side(modules):
+    """Makes one module of several that are `alike`; all have parameters with a leading axis of edges.
+
+    Its parameters are theirs, one after the other, so that it maps the modules' inputs, side by side in
+    the channels, to their outputs. Smaller depthwise kernels are padded with zeros: the memory's speed
+    limits them, not their arithmetic.
+    """
+    if len(modules) == 1:
+        return modules[0]
+
+    def join(*leaves):
+        if leaves[0].ndim == 5:
+            height, width = (max(leaf.shape[axis] for leaf in leaves) for axis in (1, 2))
+            around = [((height - x.shape[1]) // 2, (width - x.shape[2]) // 2) for x in leaves]
+            leaves = [
+                jnp.pad(x, [(0, 0), (y, y), (z, z), (0, 0), (0, 0)])
+                for x, (y, z) in zip(leaves, around)
+            ]
+        return jnp.concatenate(leaves)
+
+    graph, _ = nnx.split(modules[0])
+    return nnx.merge(graph, jax.tree.map(join, *[nnx.state(module) for module in modules]))
 
 
 class RowColumnConv(Normalised):

@@ -16,8 +16,10 @@ TABLE = {
     "convolution": {"cpu": "canonical", "gpu": "library"},
     # XLA's GPU compiler aborts on a matrix product of strided slices (JAX 0.10 and 0.11).
     "strided_pointwise": {"cpu": "product", "gpu": "library"},
-    # On a GPU every kernel costs a launch, on a CPU a loop compiles faster and its data stay in the cache.
+    # On a GPU few wide kernels are faster than many; on a CPU the data of one edge stay in the cache.
     "edges": {"cpu": "scanned", "gpu": "joined"},
+    "moments": {"cpu": "separate", "gpu": "joined"},
+    "sums": {"cpu": "separate", "gpu": "joined"},
     # XLA's grouped convolution is 5 to 20 times slower than shifted sums on a CPU.
     "separable": {"cpu": "shifted", "gpu": "library"},
     # On a CPU, XLA fuses cotangents into their consumers, at several times the cost.

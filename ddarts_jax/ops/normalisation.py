@@ -1,33 +1,85 @@
-"""Standardisation over a batch, the arithmetic of BatchNorm."""
+"""Standardisation over a batch, the arithmetic of BatchNorm.
+
+Sums over images and pixels are what BatchNorm costs. On a CPU each is computed by itself. On a GPU, where
+many small kernels would cost more, one pass over an array gives all sums of it per image, and one kernel
+adds up those of all images and arrays; data-parallel devices then exchange one array.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ddarts_jax.ops import backend
+
 EPSILON = 1e-5  # added to the variance, as in the reference
 
 
-def shifted_moments(x, axes, shift):
-    """Computes mean and variance in one pass, from the sums of `x - shift` and of its square.
-
-    Without the shift they would lose all precision to rounding where the mean is much larger than the
-    deviation; it takes a shift that is nearer to the mean, as the running mean is.
+def moments(outputs, shifts, kept: int = 1):
+    """Computes means and (biased) variances over the batch.
 
     Args:
-        x: an array.
-        axes: those to average over, leading ones.
-        shift: of the shape that remains.
+        outputs: arrays [B, ..., C].
+        shifts: for each output an array of the shape of its mean that is near to it, such as the running
+            mean; some implementations subtract it first. Without gradient.
+        kept: number of last axes that are not averaged over.
 
     Returns:
-        Mean and (biased) variance, float32 or better.
+        For each output the mean and the variance, float32 or better.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - shift
-    mean = jnp.mean(wide, axes)
-    return mean + shift, jnp.maximum(jnp.mean(wide**2, axes) - mean**2, 0)
+    return backend.choose("moments")(outputs, shifts, kept)
+
+
+@backend.implementation("moments", "separate")
+def moments_by_two_passes(outputs, shifts, kept):
+    """Subtracts the mean before it squares, whatever the shifts."""
+    result = []
+    for output in outputs:
+        axes = tuple(range(output.ndim - kept))
+        wide = output.astype(jnp.promote_types(output.dtype, jnp.float32))
+        mean = jnp.mean(wide, axes)
+        # Not E[x^2] - E[x]^2, which loses all precision to rounding where mean >> deviation.
+        result.append((mean, jnp.mean((wide - mean) ** 2, axes)))
+    return result
+
+
+@backend.implementation("moments", "joined")
+def moments_by_one_pass(outputs, shifts, kept):
+    """Takes both moments from the sums of `output - shift` and of its square."""
+    terms, result = [], []
+    for output, shift in zip(outputs, shifts):
+        wide = output.astype(jnp.promote_types(output.dtype, jnp.float32)) - shift
+        terms += [wide, wide**2]
+    sums = sum_joined(terms, kept)
+    for output, shift, total, squares in zip(outputs, shifts, sums[::2], sums[1::2]):
+        count = output.size // total.size
+        mean = total / count
+        result.append((mean + shift, jnp.maximum(squares / count - mean**2, 0)))
+    return result
+
+
+def sums(terms, kept: int = 1):
+    """Adds up each of several arrays [B, ..., C] over all but the last `kept` axes."""
+    return backend.choose("sums")(terms, kept)
+
+
+@backend.implementation("sums", "separate")
+def sum_separately(terms, kept):
+    """Each array by itself."""
+    return [jnp.sum(term, tuple(range(term.ndim - kept))) for term in terms]
+
+
+@backend.implementation("sums", "joined")
+def sum_joined(terms, kept):
+    """First over the pixels of each image, then over the images of all arrays together."""
+    by_image = [jnp.sum(term, tuple(range(1, term.ndim - kept))) for term in terms]
+    joined = jnp.concatenate([each.reshape(len(each), -1) for each in by_image], -1).sum(0)
+    ends = [sum(each[0].size for each in by_image[: i + 1]) for i in range(len(by_image))]
+    parts = jnp.split(joined, ends[:-1])
+    return [part.reshape(each.shape[1:]) for part, each in zip(parts, by_image)]
 
 
 @jax.custom_vjp
-def standardise(x):
+def standardise(x, shift):
     """Subtracts the mean and divides by the deviation, both over all axes but the last.
 
     Jitted and with its own gradient rule: a supernet has hundreds of them, and this way each shape is
@@ -35,34 +87,33 @@ def standardise(x):
 
     Args:
         x: [..., C].
+        shift: [C], see `moments`.
 
     Returns:
         `x` standardised, in its dtype; mean and (biased) variance [C], float32 or better, without
         gradients.
     """
-    return _standardise_forward(x)[0]
+    return _standardise_forward(x, shift)[0]
 
 
 @jax.jit
-def _standardise_forward(x):
-    axes = tuple(range(x.ndim - 1))
+def _standardise_forward(x, shift):
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean = jnp.mean(wide, axes)
-    # Not E[x^2] - E[x]^2, which loses all precision to rounding where mean >> deviation.
-    variance = jnp.mean((wide - mean) ** 2, axes)
+    ((mean, variance),) = moments([x], [shift])
     inverse = lax.rsqrt(variance + EPSILON)
     output = ((wide - mean) * inverse).astype(x.dtype)
-    return (output, mean, variance), (x, mean, inverse)
+    return (output, mean, variance), (x, shift, mean, inverse)
 
 
 @jax.jit
 def _standardise_backward(residuals, cotangents):
-    x, mean, inverse = residuals
-    axes = tuple(range(x.ndim - 1))
+    x, shift, mean, inverse = residuals
     wide = cotangents[0].astype(mean.dtype)
     output = (x - mean) * inverse
-    to_x = wide - jnp.mean(wide, axes) - output * jnp.mean(wide * output, axes)
-    return ((to_x * inverse).astype(x.dtype),)
+    count = x.size // x.shape[-1]
+    total, along = sums([wide, wide * output])
+    to_x = wide - total / count - output * (along / count)
+    return (to_x * inverse).astype(x.dtype), jnp.zeros_like(shift)
 
 
 standardise.defvjp(_standardise_forward, _standardise_backward)

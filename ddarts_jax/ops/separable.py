@@ -15,8 +15,9 @@ from ddarts_jax.ops.fusion import unfused
 def separable(x, spatial, pointwise, stride, dilation):
     """Convolves depthwise and then pointwise, with the implementation for the present backend.
 
-    Arguments and result are those of `separable_by_shifts`. E kernels [E, k, k, 1, C] and [E, 1, 1, C, C']
-    convolve each their own channels of `x` [B, H, W, E * C]; XLA's library does that on every backend.
+    Arguments and result are those of `separable_by_shifts`. E kernels [E, k, k, 1, C] and
+    [E, 1, 1, C, C'] convolve each their own channels of `x` [B, H, W, E * C]; XLA's library does that on
+    every backend.
     """
     if spatial.ndim == 5:
         return separable_by_library(x, spatial, pointwise, stride, dilation)

@@ -1,5 +1,6 @@
 """Convolution against loops over output pixels in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,3 +49,26 @@ def test_convolution_is_that_of_numpy(x64, size, width, stride, dilation, paddin
     np.testing.assert_allclose(
         actual, numpy_convolve(x, kernel, stride, dilation, pad, groups), **EXACT
     )
+
+
+@pytest.mark.parametrize(
+    ("width", "groups", "stride"), [(1, 1, 1), (1, 1, 2), (3, 1, 1), (3, 4, 2)]
+)
+def test_several_kernels_each_have_their_own_channels(x64, width, groups, stride):
+    """Joined kernels compute what they would one by one, forwards and backwards."""
+    x, kernels = normal(0, 2, 6, 5, 3 * 4), normal(1, 3, width, width, 4 // groups, 8)
+    options = {"stride": (stride, stride), "groups": groups}
+
+    def joined(x, kernels):
+        return convolution.convolve(x, kernels, **options)
+
+    def one_by_one(x, kernels):
+        parts = zip(jnp.split(x, 3, -1), kernels)
+        return jnp.concatenate([convolution.convolve(*part, **options) for part in parts], -1)
+
+    actual, pull = jax.vjp(joined, jnp.array(x), jnp.array(kernels))
+    expected, expected_pull = jax.vjp(one_by_one, jnp.array(x), jnp.array(kernels))
+    cotangent = jnp.array(normal(2, *expected.shape))
+    np.testing.assert_allclose(actual, expected, **EXACT)
+    for ours, reference in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(ours, reference, **EXACT)

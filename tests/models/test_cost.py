@@ -1,12 +1,15 @@
 """Cost of a network: the authors' counts exactly, and parts counted by hand."""
 
 import ast
+import json
+from pathlib import Path
 
 import pytest
 import tiny
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.genotypes import zoo
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
 from ddarts_jax.models.cost import cost
 
 GENOTYPES = tiny.SHARED / "reference" / "genotypes"
@@ -30,6 +33,64 @@ def test_cost_equals_the_authors_counts(name, reductions, params, macs):
     genes = ast.literal_eval(next(k.value for k in call.keywords if k.arg == "genes"))
     found = cost(Genotype(genes, reductions, (2, 3, 4, 5)), 36, 10, 32)
     assert (found.params, found.macs) == (params, macs)
+
+
+def deep_cost(genotype, setting):
+    """Parameters and MACs in a published setting, from a network of 11 cells.
+
+    It has three normal cells before, between and after its reductions. The third of them reads two of
+    its own kind, so all further ones of a deeper network cost the same as it.
+    """
+    arguments = dict(zoo.settings()[setting])
+    further = (arguments.pop("cells") - 11) // 3
+    found = cost(genotype.expand(11), **arguments)
+    counts = (found.params, found.cell_params), (found.macs, found.cell_macs)
+    return tuple(total + further * sum(cells[2::4]) for total, cells in counts)
+
+
+PUBLISHED = json.loads(Path(zoo.__file__).with_name("zoo.json").read_text())["networks"]
+FAMILY = [name for name in PUBLISHED if "normal" in PUBLISHED[name]]
+INEXPRESSIBLE = ("NASNet", "AmoebaNet")
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if name not in INEXPRESSIBLE])
+def test_published_networks_cost_what_their_programs_count(name):
+    """Parameters and MACs of 40 networks, CIFAR-10, CIFAR-100 and ImageNet, exactly."""
+    genotype, expected = zoo.load(name), zoo.published(name).costs
+    assert deep_cost(genotype, "cifar10") == expected["cifar10"]
+    assert deep_cost(genotype, "imagenet") == expected["imagenet"]
+    # More classes need more weights of the classifier, which reads the last cell's nodes.
+    width = 4 * 36 * len(existing_nodes(genotype.genes[0]) - {0, 1})
+    params, macs = expected["cifar10"]
+    assert expected["cifar100"] == (params + 90 * (width + 1), macs + 90 * width)
+
+
+@pytest.mark.parametrize("setting", ["cifar10", "imagenet"])
+def test_a_published_network_costs_the_same_at_its_full_depth(setting):
+    """The counts from 11 cells are those of the whole network."""
+    arguments = dict(zoo.settings()[setting])
+    genotype = zoo.load("PC_DARTS_cifar10").expand(arguments.pop("cells"))
+    found = cost(genotype, **arguments)
+    assert (found.params, found.macs) == zoo.published("PC_DARTS_cifar10").costs[setting]
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in FAMILY])
+def test_the_article_s_networks_cost_what_its_program_counts(name):
+    """DD-1 and DD-4 with the article's reductions, and three of DARTOpti's."""
+    ((setting, expected),) = zoo.published(name).costs.items()
+    arguments = {k: v for k, v in zoo.settings()[setting].items() if k != "cells"}
+    found = cost(zoo.load(name), **arguments)
+    assert (found.params, found.macs) == expected
+
+
+def test_an_unknown_primitive_of_a_published_cell_is_named():
+    """AmoebaNet's 7x7 separable convolution is not one of ours; a text may have it all the same."""
+    text = (
+        "Genotype(normal=[('sep_conv_7x7', 0), ('skip_connect', 1)], normal_concat=[2], "
+        "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])"
+    )
+    with pytest.raises(UserError, match=r"Unknown primitive 'sep_conv_7x7': .*register_primitive"):
+        cost(Genotype.load(text), 4, 3, 8)
 
 
 # One reduction cell: 4 channels, 4x4 images become 2x2.

@@ -188,6 +188,23 @@ def num_edges(num_nodes: int) -> int:
     return edge_index(0, num_nodes + 2)
 
 
+def nodes_of_edges(count: int) -> int:
+    """Number of intermediate nodes of a cell with `count` edges.
+
+    Raises:
+        UserError: no cell has as many edges.
+    """
+    num_nodes = 1
+    while num_edges(num_nodes) < count:
+        num_nodes += 1
+    if num_edges(num_nodes) != count:
+        raise UserError(
+            f"There are {count} edges per cell, which no number of nodes has: 1, 2, 3, 4 nodes have "
+            f"2, 5, 9, 14 edges."
+        )
+    return num_nodes
+
+
 def edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
     """All (source, node) of a cell with `num_nodes` intermediate nodes, in edge order."""
     return tuple((source, node) for node in range(2, num_nodes + 2) for source in range(node))
@@ -408,14 +425,7 @@ def _check_probabilities(probabilities, primitives):
             f"Probabilities of shape {probabilities.shape} do not fit {len(primitives)} "
             f"primitives: the last axis must have one entry for each."
         )
-    num_nodes = 1
-    while num_edges(num_nodes) < edge_count:
-        num_nodes += 1
-    if num_edges(num_nodes) != edge_count:
-        raise UserError(
-            f"Probabilities of shape {probabilities.shape} describe {edge_count} edges per cell, "
-            f"which no number of nodes has: 1, 2, 3, 4 nodes have 2, 5, 9, 14 edges."
-        )
+    num_nodes = nodes_of_edges(edge_count)
     if not np.isfinite(probabilities).all():
         cell, edge, o = np.argwhere(~np.isfinite(probabilities))[0]
         raise UserError(

@@ -16,7 +16,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import two_cells
 from ddarts_jax.genotypes.genotype import Genotype
 
-MAX_TEXT = 200_000  # characters, twenty times the longest of the authors' genotypes
+MAX_TEXT = 1_000_000  # characters, some times the log of a whole search
 
 # What hostile text raises: it exhausts the parser's stack, or has numbers too long to be printed.
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -44,7 +44,10 @@ def parse_genotype(text: str, name: str = "") -> Genotype:
         UserError: when the text contains no genotype, several and no name, or one that is not valid.
     """
     if len(text) > MAX_TEXT:
-        raise UserError(f"A genotype has at most {MAX_TEXT} characters, this text has {len(text)}.")
+        raise UserError(
+            f"Text with a genotype has at most {MAX_TEXT} characters, this has more: give the part of it "
+            f"that is the genotype."
+        )
     try:
         return _genotype(_choose(_in_module(text) or _in_any_text(text), name))
     except _Choice as error:

@@ -32,7 +32,7 @@ class Published:
         searched_on: data set of the search.
         reported: figures and who reports each: accuracies in per cent, millions of parameters and MACs.
         costs: {setting: (parameters, MACs)}, counted; a setting is {argument of `models.cost.cost`:
-            value} and the number of `cells`, see `settings`.
+            value} and the number of `cells`, see `settings`. Empty where there are no such counts.
     """
 
     paper: str

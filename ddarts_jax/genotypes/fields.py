@@ -1,5 +1,6 @@
 """The fields of a genotype: their types, and checks of what a user or a file gives for them."""
 
+import collections
 import operator
 import reprlib
 
@@ -40,7 +41,8 @@ def checked_cell(cell, name: str) -> Cell:
             raise UserError(f"{where}, but node must be at least 2 and source less than node.")
         entries.append((primitive, node, source))
     if len(set(entries)) < len(entries):
-        raise UserError(f"{name} contains an entry twice: {short(cell)}.")
+        twice, _ = collections.Counter(entries).most_common(1)[0]
+        raise UserError(f"{name} contains an entry twice: {short(twice)}.")
     return tuple(sorted(entries, key=operator.itemgetter(1)))
 
 

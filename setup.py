@@ -10,6 +10,7 @@ setup(
     package_dir={"ddarts_jax.configs": "configs"},
     package_data={
         "ddarts_jax": ["__init__.pyi", "py.typed"],
+        "ddarts_jax.genotypes": ["zoo.json"],
         "ddarts_jax.reports": ["page.css", "page.html.j2", "page.js"],
         "ddarts_jax.tasks.export": ["README.md.jinja"],
     },

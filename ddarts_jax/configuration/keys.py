@@ -72,7 +72,7 @@ def default_config() -> ConfigDict:
     # Compute dtype. Parameters, statistics, losses and alphas are always at least float32.
     config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
     # Used only by tasks 'train' and 'evaluate'; if empty, the workdir's own files are used.
-    config.genotype = ""  # a genotype.json, the authors' text, or a handcrafted network's name
+    config.genotype = ""  # a file, text, or a network's name, see genotypes.lookup.find_genotype
     config.weights = ""  # a network.npz to evaluate, or to start the training from
 
     config.data = _data()
@@ -125,7 +125,7 @@ def _search() -> ConfigDict:
     search.gap_images = 1000
 
     search.start = ConfigDict()  # DARTOpti: start from a network instead of random alphas
-    # 'ResNet18', 'ResNet50', 'Xception', 'InceptionV4', 'authors/...', or a genotype file; empty: none.
+    # As config.genotype: 'ResNet18', 'authors/ResNet18', 'DARTS_V2', a genotype file; empty: none.
     # It defines the numbers of cells and nodes and overrides num_cells and num_nodes.
     search.start.genotype = ""
     search.start.strength = 2.0  # alphas of its primitives; those of all others: -strength
@@ -209,7 +209,7 @@ def _train() -> ConfigDict:
 def distance_config() -> ConfigDict:
     """Returns the keys of configs/distance.py, locked.
 
-    A network is a genotype.json, the authors' text, or a handcrafted network's name.
+    A network is a genotype file, text, or a network's name, see genotypes.lookup.find_genotype.
     """
     config = ConfigDict()
     config.task = "distance"
@@ -232,7 +232,7 @@ def import_config() -> ConfigDict:
     """Returns the keys of configs/import.py, locked."""
     config = ConfigDict()
     config.task = "import"
-    config.genotype = ""  # the authors' genotype text
+    config.genotype = ""  # as config.genotype of a run; here mostly the authors' text
     config.checkpoint = (
         ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
     )

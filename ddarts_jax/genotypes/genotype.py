@@ -9,18 +9,22 @@ import contextlib
 import dataclasses
 import json
 import math
-import operator
 import os
-import reprlib
 from pathlib import Path
 
 import numpy as np
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
-
-Entry = tuple[str, int, int]  # (primitive, node, source): node += primitive(source)
-Cell = tuple[Entry, ...]
+from ddarts_jax.genotypes.fields import (
+    MAX_NODE,
+    Cell,
+    checked_cell,
+    distinct_integers,
+    integers,
+    is_sequence,
+    short,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,20 +51,22 @@ class Genotype:
     seq: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if not _is_sequence(self.genes) or not self.genes:
-            raise UserError(f"genes must be a non-empty list of cells, found {_short(self.genes)}.")
-        genes = tuple(_checked_cell(cell, index) for index, cell in enumerate(self.genes))
-        seq = None if self.seq is None else _integers(self.seq, "seq", range(len(genes)))
+        if not is_sequence(self.genes) or not self.genes:
+            raise UserError(f"genes must be a non-empty list of cells, found {short(self.genes)}.")
+        genes = tuple(
+            checked_cell(cell, f"genes[{index}]") for index, cell in enumerate(self.genes)
+        )
+        seq = None if self.seq is None else integers(self.seq, "seq", range(len(genes)))
         if seq == ():
             raise UserError("seq must name at least one cell; use null where cell i is genes[i].")
         if seq and (unnamed := set(range(len(genes))) - set(seq)):
             raise UserError(
-                f"seq must name every cell of genes, but cell {min(unnamed)} does not occur in {seq}: "
-                f"leave it out of genes."
+                f"seq must name every cell of genes, but cell {min(unnamed)} does not occur in "
+                f"{short(seq)}: leave it out of genes."
             )
         num_cells = len(genes if seq is None else seq)
-        reductions = sorted(_distinct_integers(self.reductions, "reductions", range(num_cells)))
-        concat = _distinct_integers(self.concat, "concat", range(2, _MAX_NODE))
+        reductions = sorted(distinct_integers(self.reductions, "reductions", range(num_cells)))
+        concat = distinct_integers(self.concat, "concat", range(2, MAX_NODE))
         if not concat:
             raise UserError("concat must name at least one intermediate node (2 or higher).")
         # A frozen dataclass can only be normalised through object.__setattr__.
@@ -105,15 +111,15 @@ class Genotype:
         """Returns the genotype that `name` means.
 
         Args:
-            name: the name of a handcrafted network ("ResNet18") or of the authors' encoding of it
-                ("authors/ResNet18"), or the path of a `.json` that `save` wrote or of the authors' text.
+            name: the path of a `.json` that `save` wrote, or anything that `lookup.find_genotype`
+                knows: the name of a handcrafted or published network, a file of text, or text.
 
         Raises:
             UserError: when there is no such network or file, or the file does not contain a genotype.
 
         Example:
-            >>> dd.Genotype.load("ResNet18").num_cells
-            4
+            >>> dd.Genotype.load("PC_DARTS_cifar").num_cells
+            8
         """
         if Path(name).suffix == ".json":
             return cls._from_json(name)
@@ -138,7 +144,7 @@ class Genotype:
         if not isinstance(fields, dict) or not required <= set(fields) <= required | {"seq"}:
             raise UserError(
                 f"Genotype file {path} must hold one JSON object with the keys genes, reductions, "
-                f"concat and, where cells repeat, seq; found {_short(fields)}."
+                f"concat and, where cells repeat, seq; found {short(fields)}."
             )
         try:
             return cls(**fields)
@@ -180,6 +186,23 @@ def edge_index(source: int, node: int) -> int:
 def num_edges(num_nodes: int) -> int:
     """Number of edges of a cell with `num_nodes` intermediate nodes."""
     return edge_index(0, num_nodes + 2)
+
+
+def nodes_of_edges(count: int) -> int:
+    """Number of intermediate nodes of a cell with `count` edges.
+
+    Raises:
+        UserError: no cell has as many edges.
+    """
+    num_nodes = 1
+    while num_edges(num_nodes) < count:
+        num_nodes += 1
+    if num_edges(num_nodes) != count:
+        raise UserError(
+            f"There are {count} edges per cell, which no number of nodes has: 1, 2, 3, 4 nodes have "
+            f"2, 5, 9, 14 edges."
+        )
+    return num_nodes
 
 
 def edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
@@ -292,6 +315,9 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
     cells before, between and after them repeats the given cells of that stretch in order. 8 cells
     become 14 as 0 1 0 1 | 2 | 3 4 3 4 | 5 | 6 7 6 7.
 
+    Where all normal cells are one and all reductions are one, as in DARTS, any depth is possible, a
+    smaller one too.
+
     Returns:
         The deeper genotype: `genes` repeated in the new order, or, where cells already share
         (`seq` is given), the same `genes` and a longer `seq`. An equal genotype when nothing moves.
@@ -300,6 +326,9 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
         UserError: when the network would shrink, has not exactly two reductions, or has no cell to
             fill a stretch with.
     """
+    if num_cells > 0 and (kinds := _two_kinds(genotype)):
+        new = reduction_positions(num_cells)
+        return _reordered(genotype, [kinds[place in new] for place in range(num_cells)], new)
     if num_cells < genotype.num_cells:
         raise UserError(
             f"Cannot expand a genotype of {genotype.num_cells} cells to {num_cells}: "
@@ -328,11 +357,25 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
     if genotype.seq is None:
         genes = tuple(genotype.genes[index] for index in order)
         return dataclasses.replace(genotype, reductions=new, genes=genes)
+    return _reordered(genotype, order, new)
+
+
+def _two_kinds(genotype) -> tuple[int, int] | None:
+    """Indices of the one normal and the one reduction cell of a network arranged as DARTS does."""
+    places = reduction_positions(genotype.num_cells)
+    if genotype.seq is None or genotype.reductions != places:
+        return None
+    reductions = {genotype.seq[place] for place in places}
+    normal = {index for place, index in enumerate(genotype.seq) if place not in places}
+    return (*normal, *reductions) if len(normal) == len(reductions) == 1 else None
+
+
+def _reordered(genotype, order, reductions):
+    """The network whose cells are `genes[index]` for the indices in `order`, which stay shared."""
     used = sorted(set(order))
     genes = tuple(genotype.genes[index] for index in used)
-    return dataclasses.replace(
-        genotype, genes=genes, reductions=new, seq=tuple(used.index(index) for index in order)
-    )
+    seq = tuple(used.index(index) for index in order)
+    return dataclasses.replace(genotype, genes=genes, reductions=reductions, seq=seq)
 
 
 def _stretches(reductions, num_cells):
@@ -382,14 +425,7 @@ def _check_probabilities(probabilities, primitives):
             f"Probabilities of shape {probabilities.shape} do not fit {len(primitives)} "
             f"primitives: the last axis must have one entry for each."
         )
-    num_nodes = 1
-    while num_edges(num_nodes) < edge_count:
-        num_nodes += 1
-    if num_edges(num_nodes) != edge_count:
-        raise UserError(
-            f"Probabilities of shape {probabilities.shape} describe {edge_count} edges per cell, "
-            f"which no number of nodes has: 1, 2, 3, 4 nodes have 2, 5, 9, 14 edges."
-        )
+    num_nodes = nodes_of_edges(edge_count)
     if not np.isfinite(probabilities).all():
         cell, edge, o = np.argwhere(~np.isfinite(probabilities))[0]
         raise UserError(
@@ -397,54 +433,3 @@ def _check_probabilities(probabilities, primitives):
             f"{probabilities[cell, edge, o]}: the search has diverged, parse an earlier epoch."
         )
     return num_nodes
-
-
-def _checked_cell(cell, index) -> Cell:
-    if not _is_sequence(cell):
-        raise UserError(f"genes[{index}] must be a list of entries, found {_short(cell)}.")
-    entries = []
-    for entry in cell:
-        where = f"genes[{index}] contains {_short(entry)}"
-        if not _is_sequence(entry) or len(entry) != 3:
-            raise UserError(f"{where}, but an entry is (primitive, node, source).")
-        primitive, *ends = entry
-        if not isinstance(primitive, str) or not primitive or not primitive.isprintable():
-            raise UserError(f"{where}, but a primitive is a name.")
-        node, source = _integers(ends, f"{where}: node, source", range(_MAX_NODE))
-        if node < 2 or source >= node:
-            raise UserError(f"{where}, but node must be at least 2 and source less than node.")
-        entries.append((primitive, node, source))
-    if len(set(entries)) < len(entries):
-        raise UserError(f"genes[{index}] contains an entry twice: {_short(cell)}.")
-    return tuple(sorted(entries, key=operator.itemgetter(1)))
-
-
-_MAX_NODE = 1000  # far above any cell; prevents a corrupt file from requesting billions of nodes
-
-
-def _integers(values, name, allowed: range) -> tuple[int, ...]:
-    if not _is_sequence(values):
-        raise UserError(f"{name} must be a list of integers, found {_short(values)}.")
-    for value in values:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise UserError(f"{name} must contain integers only, found {_short(value)}.")
-        if value not in allowed:
-            raise UserError(
-                f"{name} must be between {allowed.start} and {allowed.stop - 1}, "
-                f"found {_short(value)}."
-            )
-    return tuple(int(value) for value in values)
-
-
-def _distinct_integers(values, name, allowed):
-    integers = _integers(values, name, allowed)
-    if len(set(integers)) < len(integers):
-        raise UserError(f"{name} contains a number twice: {_short(values)}.")
-    return integers
-
-
-def _is_sequence(value):
-    return isinstance(value, list | tuple | range)
-
-
-_short = reprlib.repr  # truncated, so that a hostile file cannot flood the message

@@ -187,7 +187,7 @@ def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None
     if "from_start" in summary:
         moved = summary["from_start"]
         print(
-            f"distance to {config.search.start.genotype}: {moved['distance']:.4f} "
+            f"distance to {config.search.start.genotype:.60}: {moved['distance']:.4f} "
             f"(positional {moved['positional_distance']:.4f})"
         )
     if "test_accuracy" in summary:

@@ -20,6 +20,7 @@ from ddarts_jax.genotypes.genotype import (
     parse,
     reduction_positions,
 )
+from ddarts_jax.genotypes.text import parse_genotype
 
 NAMES = ("pool", "skip", "conv3", "conv5")
 # Every example gets its own file content, so one temporary folder may serve them all.
@@ -299,6 +300,20 @@ def test_expand_keeps_kinds_and_order(num_cells, extra):
     assert extra or expanded == searched
 
 
+@given(st.integers(1, 20), st.integers(3, 20))
+@settings(deadline=None)
+def test_two_shared_cells_take_any_depth(num_cells, searched):
+    """As DARTS does: reductions at a third and two thirds, and one normal cell everywhere else."""
+    normal, reduction = chain(2).genes
+    old, new = reduction_positions(searched), reduction_positions(num_cells)
+    seq = [int(place in old) for place in range(searched)]
+    genotype = expand(Genotype([normal, reduction], old, (2,), seq), num_cells)
+    assert genotype.reductions == new
+    wanted = [reduction if place in new else normal for place in range(num_cells)]
+    assert genotype.cells == tuple(wanted)
+    assert len(genotype.genes) == len({*wanted}), "they stay shared"
+
+
 @pytest.mark.parametrize(
     ("genotype", "num_cells", "word"),
     [
@@ -409,6 +424,14 @@ def test_save_into_missing_folder(tmp_path):
     """A folder that does not exist is a UserError that names the path."""
     with pytest.raises(UserError, match="missing/genotype"):
         chain(2).save(tmp_path / "missing" / "genotype.json")
+
+
+@given(genotypes())
+@settings(deadline=None)
+def test_what_python_prints_is_read_back(genotype):
+    """`print(genotype)` gives text that means the same network, also as a value in a log."""
+    assert parse_genotype(repr(genotype)) == genotype
+    assert parse_genotype(f"found = {genotype}\n", "found") == genotype
 
 
 def assert_load_refuses(path):

@@ -1,35 +1,101 @@
 """Cost of a network: the authors' counts exactly, and parts counted by hand."""
 
-import ast
+import dataclasses
+import json
+from pathlib import Path
 
 import pytest
-import tiny
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.genotypes import zoo
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
 from ddarts_jax.models.cost import cost
 
-GENOTYPES = tiny.SHARED / "reference" / "genotypes"
+
+def deep_cost(genotype, setting):
+    """Parameters and MACs in a published setting, from a network of 11 cells.
+
+    It has three normal cells before, between and after its reductions. The third of them reads two of
+    its own kind, so all further ones of a deeper network cost the same as it.
+    """
+    arguments = dict(zoo.settings()[setting])
+    further = (arguments.pop("cells") - 11) // 3
+    found = cost(genotype.expand(11), **arguments)
+    counts = (found.params, found.cell_params), (found.macs, found.cell_macs)
+    return tuple(total + further * sum(cells[2::4]) for total, cells in counts)
+
+
+PUBLISHED = json.loads(Path(zoo.__file__).with_name("zoo.json").read_text())["networks"]
+FAMILY = [name for name in PUBLISHED if "normal" in PUBLISHED[name]]
+INEXPRESSIBLE = ("NASNet", "AmoebaNet")
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if name not in INEXPRESSIBLE])
+def test_published_networks_cost_what_their_programs_count(name):
+    """Parameters and MACs of 40 networks, CIFAR-10, CIFAR-100 and ImageNet, exactly."""
+    genotype, expected = zoo.load(name), zoo.published(name).costs
+    assert deep_cost(genotype, "cifar10") == expected["cifar10"]
+    assert deep_cost(genotype, "imagenet") == expected["imagenet"]
+    # More classes need more weights of the classifier, which reads the last cell's nodes.
+    width = 4 * 36 * len(existing_nodes(genotype.genes[0]) - {0, 1})
+    params, macs = expected["cifar10"]
+    assert expected["cifar100"] == (params + 90 * (width + 1), macs + 90 * width)
+
+
+@pytest.mark.parametrize("setting", ["cifar10", "imagenet"])
+def test_a_published_network_costs_the_same_at_its_full_depth(setting):
+    """The counts from 11 cells are those of the whole network."""
+    arguments = dict(zoo.settings()[setting])
+    genotype = zoo.load("PC_DARTS_cifar10").expand(arguments.pop("cells"))
+    found = cost(genotype, **arguments)
+    assert (found.params, found.macs) == zoo.published("PC_DARTS_cifar10").costs[setting]
 
 
 @pytest.mark.parametrize(
-    ("name", "reductions", "params", "macs"),
+    "name", [name for name in PUBLISHED if name not in FAMILY and PUBLISHED[name]["costs"]]
+)
+def test_the_article_s_networks_cost_what_its_program_counts(name):
+    """DD-1 and DD-4 with the article's reductions, and three of DARTOpti's."""
+    ((setting, expected),) = zoo.published(name).costs.items()
+    arguments = {key: x for key, x in zoo.settings()[setting].items() if key != "cells"}
+    found = cost(zoo.load(name), **arguments)
+    assert (found.params, found.macs) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [("DD-1", 1_244_242, 255_307_392), ("DD-4", 2_905_030, 556_412_544)],
+)
+def test_cost_equals_the_authors_counts(name, params, macs):
+    """Where the authors' files have the reductions, one cell later than the article."""
+    found = cost(dataclasses.replace(zoo.load(name), reductions=(2, 6)), 36, 10, 32)
+    assert (found.params, found.macs) == (params, macs)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "num_classes", "millions"),
     [
-        ("threshold_sparse_cifar10_0.85_50", (2, 6), 1_244_242, 255_307_392),
-        ("threshold_sparse_cifar10_0.85_50", (2, 5), 1_604_602, 251_261_568),
-        ("threshold_edge_abl0.5_fair7_cifar100_0.85_50", (2, 6), 2_905_030, 556_412_544),
-        ("threshold_edge_abl0.5_fair7_cifar100_0.85_50", (2, 5), 3_880_342, 547_989_120),
+        ("DD-2", 36, 10, "3.3"),
+        ("DD-5", 36, 10, "1.7"),
+        ("DO-2-ResNet18", 64, 100, "51.52"),
+        ("DO-2-ResNet50", 64, 100, "70.44"),
     ],
 )
-def test_cost_equals_the_authors_counts(name, reductions, params, macs):
-    """Parameters and MACs of the published genotypes at 36 channels are the authors' exactly."""
-    path = GENOTYPES / f"D-DARTS_{name}.txt"
-    if not path.exists():
-        pytest.skip(f"needs the authors' genotype {path.name}")
-    call = ast.parse(path.read_text(), mode="eval").body
-    genes = ast.literal_eval(next(k.value for k in call.keywords if k.arg == "genes"))
-    found = cost(Genotype(genes, reductions, (2, 3, 4, 5)), 36, 10, 32)
-    assert (found.params, found.macs) == (params, macs)
+def test_the_article_s_other_networks_have_its_parameters(name, channels, num_classes, millions):
+    """As far as the article prints them; no exact counts of these were published."""
+    found = cost(zoo.load(name), channels, num_classes, 32)
+    digits = len(millions.partition(".")[2])
+    assert f"{found.params / 1e6:.{digits}f}" == millions
+
+
+def test_an_unknown_primitive_of_a_published_cell_is_named():
+    """AmoebaNet's 7x7 separable convolution is not one of ours; a text may have it all the same."""
+    text = (
+        "Genotype(normal=[('sep_conv_7x7', 0), ('skip_connect', 1)], normal_concat=[2], "
+        "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])"
+    )
+    with pytest.raises(UserError, match=r"Unknown primitive 'sep_conv_7x7': .*register_primitive"):
+        cost(Genotype.load(text), 4, 3, 8)
 
 
 # One reduction cell: 4 channels, 4x4 images become 2x2.

@@ -1,0 +1,216 @@
+"""How the methods of the DARTS family derive a genotype from their architecture parameters.
+
+Pure functions of arrays, by the definitions of the public programs of DARTS (Liu et al. 2019), PC-DARTS
+(Xu et al. 2020), P-DARTS (Chen et al. 2019) and DOTS (Gu et al. 2021). The rule that all of them share,
+the best primitive on each of a node's two best edges, is `genotype.parse` with method 'darts'; what
+differs is what ranks edges and primitives. The candidate `none` takes its share of a softmax, but it is
+never chosen, and no edge is ranked by it.
+
+The arrays have the distinct cells on their first axis, and edges in the order of `genotype.edges`. The
+arguments `reductions` and `seq` are those of `Genotype`.
+"""
+
+import itertools
+
+import numpy as np
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype, edge_index, nodes_of_edges, parse
+
+NONE, SKIP = "none", "skip_connect"
+_DROPPED = -1.0  # below any probability: a candidate that is no longer there
+
+
+def darts(alphas, primitives, reductions, seq=None) -> Genotype:
+    """DARTS, DARTS- and beta-DARTS: rank by the softmax over all candidates of an edge.
+
+    Args:
+        alphas: float [distinct cells, E, O].
+        primitives: names of the O candidates, `none` among them or not.
+        reductions: positions of the reduction cells.
+        seq: indices of the distinct cells in network order; None when every cell is distinct.
+
+    Raises:
+        UserError: the arrays do not fit each other, or an alpha is not finite.
+    """
+    return _best(_softmax(_checked(alphas, primitives)), primitives, reductions, seq)
+
+
+def pc_darts(alphas, betas, primitives, reductions, seq=None) -> Genotype:
+    """PC-DARTS: the softmax over an edge times its strength, a softmax over the edges into its node.
+
+    Args:
+        alphas: see `darts`, as for the other arguments.
+        betas: float [distinct cells, E].
+
+    Raises:
+        UserError: see `darts`.
+    """
+    alphas = _checked(alphas, primitives)
+    betas = _fitting("betas", betas, alphas.shape[:2])
+    strengths = np.concatenate([_softmax(betas[:, node]) for node in _incoming(betas.shape[1])], 1)
+    return _best(_softmax(alphas) * strengths[..., None], primitives, reductions, seq)
+
+
+def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> Genotype:
+    """P-DARTS: DARTS's rule among the candidates that are left, with a limit on skip connections.
+
+    While a normal cell has more of them, the weakest that was chosen is taken from its edge, and the
+    rule is applied again.
+
+    Args:
+        alphas: float [distinct cells, E, K] of the K candidates that are left on every edge.
+        kept: bool [distinct cells, E, O], which these are.
+        primitives: see `darts`, as for the other arguments.
+        max_skips: skip connections that a normal cell may have; None: any number.
+
+    Raises:
+        UserError: see `darts`; or an edge does not keep K candidates.
+    """
+    alphas, kept = _of_kept(alphas, kept, primitives)
+    probabilities = np.full(kept.shape, _DROPPED)
+    probabilities[kept] = _softmax(alphas).ravel()
+    if max_skips is not None and SKIP in primitives:
+        places = range(len(kept)) if seq is None else seq
+        for cell in {index for place, index in enumerate(places) if place not in reductions}:
+            probabilities[cell] = _limited(probabilities[cell], primitives, max_skips)
+    return _best(probabilities, primitives, reductions, seq)
+
+
+def prune(alphas, kept, drop: int) -> np.ndarray:
+    """P-DARTS, at the end of a stage: drops the weakest candidates of every edge, also `none`.
+
+    Args:
+        alphas: float [distinct cells, E, K] of the K candidates that are left on every edge.
+        kept: bool [distinct cells, E, O], which these are.
+        drop: how many to drop; of equal ones the first.
+
+    Returns:
+        bool [distinct cells, E, O], of which K - drop are True on every edge.
+
+    Raises:
+        UserError: the arrays do not fit each other, or no candidate would be left.
+    """
+    alphas, kept = _of_kept(alphas, kept, None)
+    if not 0 <= drop < alphas.shape[-1]:
+        raise UserError(
+            f"Cannot drop {drop} of {alphas.shape[-1]} candidates: at least one must be left."
+        )
+    weakest = np.argsort(alphas, axis=-1, kind="stable")[..., :drop]
+    left = np.ones(alphas.shape, bool)
+    np.put_along_axis(left, weakest, False, axis=-1)
+    after = kept.copy()
+    after[kept] = left.ravel()
+    return after
+
+
+def dots_operations(groups, primitives, reductions, seq=None) -> Genotype:
+    """DOTS after its search for operations: DARTS's rule on the softmax within each group.
+
+    Args:
+        groups: arrays float [distinct cells, E, candidates of the group], whose candidates follow
+            each other in `primitives`.
+        primitives: see `darts`, as for the other arguments.
+
+    Raises:
+        UserError: see `darts`.
+    """
+    whole = _checked(np.concatenate([np.asarray(group) for group in groups], -1), primitives)
+    cuts = np.cumsum([np.shape(group)[-1] for group in groups])[:-1]
+    relaxed = [_softmax(group) for group in np.split(whole, cuts, axis=-1)]
+    return _best(np.concatenate(relaxed, -1), primitives, reductions, seq)
+
+
+def dots_topology(balance, kept, betas, primitives, reductions, seq=None) -> Genotype:
+    """DOTS after its search for topology: each node's best pair of edges, on each the better candidate.
+
+    Args:
+        balance: float [distinct cells, E, 2], of the two candidates that are left on every edge.
+        kept: bool [distinct cells, E, O], which these are; at least one is not `none`.
+        betas: float [distinct cells, pairs] of every pair of edges into a node, node by node, in the
+            order of `itertools.combinations`.
+        primitives: see `darts`, as for the other arguments.
+
+    Raises:
+        UserError: see `darts`.
+    """
+    balance, kept = _of_kept(balance, kept, primitives)
+    nodes = _incoming(kept.shape[1])
+    pairs = [list(itertools.combinations(node, 2)) for node in nodes]
+    betas = _fitting("betas", betas, (len(kept), sum(map(len, pairs))))
+    scores = np.full(kept.shape, _DROPPED)
+    scores[kept] = _softmax(balance).ravel()
+    starts = np.cumsum([0, *map(len, pairs)])
+    for cell, weights in enumerate(betas):
+        for start, of_node, node in zip(starts, pairs, nodes):
+            best = of_node[int(np.argmax(weights[start : start + len(of_node)]))]
+            scores[cell, [edge for edge in node if edge not in best]] = _DROPPED
+    return _best(scores, primitives, reductions, seq)
+
+
+def _best(probabilities, primitives, reductions, seq) -> Genotype:
+    """DARTS's rule; `none` and candidates that were dropped are not chosen."""
+    chosen = [o for o, name in enumerate(primitives) if name != NONE]
+    names = tuple(primitives[o] for o in chosen)
+    # 'sparse' is 'darts' with a threshold, which is below all but what was dropped.
+    return parse(probabilities[..., chosen], names, "sparse", 0.0, reductions, seq)
+
+
+def _limited(probabilities, primitives, max_skips):
+    """The probabilities [E, O] of one cell without the skips that are too many."""
+    limited, skip = probabilities.copy(), primitives.index(SKIP)
+    while True:
+        (cell,) = _best(limited[None], primitives, (), None).genes
+        skips = [edge_index(source, node) for name, node, source in cell if name == SKIP]
+        removable = [edge for edge in skips if limited[edge, skip] > 0]
+        if len(skips) <= max_skips or not removable:
+            return limited
+        limited[min(removable, key=lambda edge: limited[edge, skip]), skip] = 0.0
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _incoming(edge_count: int) -> list[range]:
+    """The indices of each node's edges."""
+    nodes = range(2, nodes_of_edges(edge_count) + 2)
+    return [range(edge_index(0, node), edge_index(0, node + 1)) for node in nodes]
+
+
+def _checked(alphas, primitives):
+    """The alphas in float64, if there is one for each primitive; `parse` checks the edges."""
+    alphas = np.asarray(alphas, np.float64)
+    if alphas.ndim != 3 or not alphas.size or alphas.shape[-1] != len(primitives):
+        raise UserError(
+            f"Alphas must be [cells, edges, {len(primitives)} primitives], found shape {alphas.shape}."
+        )
+    return _fitting("alphas", alphas, alphas.shape)
+
+
+def _fitting(name, values, shape):
+    """The values in float64, if they have this shape and are finite."""
+    values = np.asarray(values, np.float64)
+    if values.shape != tuple(shape):
+        raise UserError(f"{name} must have the shape {tuple(shape)}, found {values.shape}.")
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{name} are not all finite: the search has diverged, derive an earlier epoch."
+        )
+    return values
+
+
+def _of_kept(alphas, kept, primitives):
+    """Alphas in float64 and the mask of bool, if the mask has one place for each alpha of an edge."""
+    kept = np.asarray(kept, bool)
+    if kept.ndim != 3 or (primitives is not None and kept.shape[-1] != len(primitives)):
+        raise UserError(
+            f"kept must be [cells, edges, primitives], one for each candidate, found {kept.shape}."
+        )
+    left = np.unique(kept.sum(-1))
+    if len(left) != 1 or not left[0]:
+        raise UserError(
+            f"kept must keep the same number of candidates on every edge, found {left}."
+        )
+    return _fitting("alphas", alphas, (*kept.shape[:2], left[0])), kept

@@ -20,6 +20,7 @@ from ddarts_jax.models import primitives as prim
 from ddarts_jax.models.layers import Normalised, apply
 from ddarts_jax.ops import backend, fusion
 from ddarts_jax.ops.mixing import mix
+from ddarts_jax.ops.normalisation import KEPT
 
 
 class MixedOperation(nnx.Module):
@@ -57,7 +58,7 @@ class MixedOperation(nnx.Module):
         """Does it for E = T * S edges at once, which lead from S sources to each of T targets.
 
         All parameters and statistics have a leading axis of E edges, by target and then by source. What
-        has weights runs on the channels of all edges side by side; what has none, once for each source.
+        has weights gives the channels of all edges side by side; what has none, those of the sources.
 
         Args:
             x: [B, H, W, S * C], the sources' channels side by side.
@@ -69,7 +70,6 @@ class MixedOperation(nnx.Module):
         """
         targets, sources, _ = gates.shape
         channels = x.shape[-1] // sources
-        of_edges = jnp.tile(x, targets)
         together = self._together()
         outputs, norms, shifts, own_gates = [], [], [], []
         for names, candidate in together:
@@ -77,14 +77,13 @@ class MixedOperation(nnx.Module):
             norm = getattr(candidate, "norm", None) if isinstance(candidate, Normalised) else None
             with jax.named_scope("+".join(names)):
                 if norm is not None:
-                    inputs = x if weightless else jnp.tile(of_edges, len(names))
-                    output = candidate.unnormalised(inputs, train)
+                    output = candidate.unnormalised(x, train)
                     if not train:
                         output = norm(jnp.tile(output, targets) if weightless else output, train)
                 elif isinstance(candidate, prim.Identity):
                     output = x
                 else:
-                    output = _each(candidate, of_edges, targets * sources, train)
+                    output = _each(candidate, jnp.tile(x, targets), targets * sources, train)
             outputs.append(output.reshape(*output.shape[:3], len(names), -1, sources, channels))
             columns = np.array([self.names.index(name) for name in names])
             own_gates.append(jnp.moveaxis(gates[..., columns], -1, 0))
@@ -225,7 +224,10 @@ class StackedEdges(nnx.Module):
         graph, variables = self.split()
         variables = jax.tree.map(lambda leaf: _rows(leaf, rows), variables)
         gates = _rows(gates, rows).reshape(-1, len(leaving), gates.shape[-1])
-        mix = jax.checkpoint(_mix_joined, static_argnums=(0, 4)) if self.remat else _mix_joined
+        mix = _mix_joined
+        if self.remat:
+            keep = jax.checkpoint_policies.save_only_these_names(KEPT)
+            mix = jax.checkpoint(mix, static_argnums=(0, 4), policy=keep)
         with jax.named_scope("edges"):
             return mix(graph, variables, x, gates, train)
 

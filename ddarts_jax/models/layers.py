@@ -77,8 +77,15 @@ class BatchNorm(nnx.Module):
         self.scale = nnx.Param(np.ones(channels, np.float32)) if affine else None
         self.bias = nnx.Param(np.zeros(channels, np.float32)) if affine else None
 
-    def __call__(self, x, train):
-        """Normalises `x` over all axes but the last; statistics are computed in float32 or better."""
+    def __call__(self, x, train, rectify=False):
+        """Normalises `x` over all axes but the last; statistics are computed in float32 or better.
+
+        With `rectify` ReLU follows.
+        """
+        if train and self.scale is None:
+            output, mean, variance = standardise(x, self.mean[...].reshape(-1), rectify)
+            self.update(mean, variance, x.size // x.shape[-1])
+            return output
         if train:
             output, mean, variance = standardise(x, self.mean[...].reshape(-1))
             self.update(mean, variance, x.size // x.shape[-1])
@@ -88,7 +95,8 @@ class BatchNorm(nnx.Module):
             output = (x - self.mean[...].reshape(-1)) * inverse
         if self.scale is not None:
             output = output * self.scale[...] + self.bias[...]
-        return output.astype(x.dtype)
+        output = output.astype(x.dtype)
+        return jax.nn.relu(output) if rectify else output
 
     def update(self, mean, variance, count: int):
         """Moves the running statistics towards those of a batch.

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.distance import SCORES
 from ddarts_jax.models.layers import BatchNorm, ConvBN, FactorizedReduce, Normalised, kernel
 from ddarts_jax.ops.convolution import convolve
+from ddarts_jax.ops.normalisation import KEPT
 from ddarts_jax.ops.pooling import avg_pool, max_pool
 from ddarts_jax.ops.separable import separable
 
@@ -37,8 +39,12 @@ class DepthwiseSeparable(Normalised):
 
     def unnormalised(self, x, train):
         """Returns the convolutions of ReLU(x)."""
+        return self.convolved(jax.nn.relu(x))
+
+    def convolved(self, x):
+        """Returns the convolutions of `x`, to be kept where activations are rematerialised."""
         kernels = self.spatial[...], self.pointwise[...]
-        return separable(jax.nn.relu(x), *kernels, self.stride, self.dilation)
+        return checkpoint_name(separable(x, *kernels, self.stride, self.dilation), KEPT)
 
 
 class SepConv(Normalised):
@@ -60,7 +66,8 @@ class SepConv(Normalised):
 
     def unnormalised(self, x, train):
         """Returns both convolutions."""
-        return self.second.unnormalised(self.first(x, train), train)
+        first = self.first.norm(self.first.unnormalised(x, train), train, rectify=True)
+        return self.second.convolved(first)
 
 
 def side_by_side(modules):

@@ -18,6 +18,7 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     """Convolves `x` [B, H, W, Cin] with `kernel` [kh, kw, Cin / groups, Cout], symmetric padding.
 
     E kernels [E, kh, kw, Cin / groups, Cout] convolve each their own channels of `x` [B, H, W, E * Cin].
+    An `x` of S * Cin channels, where S divides E, is read E / S times over.
 
     The kernel is rounded to the dtype of `x`; products are added up in float32 or better, and so is the
     kernel's gradient over the images of all devices.
@@ -34,7 +35,7 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
         [B, H', W', Cout] of the dtype of `x`, or [B, H', W', E * Cout].
     """
     if kernel.ndim == 5:
-        kernel, groups = _joined(kernel, groups)
+        x, kernel, groups = _joined(x, kernel, groups)
     if padding is None:
         padding = [dilation * (size // 2) for size in kernel.shape[:2]]
     else:
@@ -48,19 +49,39 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     return _convolve(rule(*geometry), x, kernel)
 
 
-def _joined(kernels, groups):
-    """Joins E kernels [E, kh, kw, Cin / groups, Cout] into one, and tells its number of groups.
+def _joined(x, kernels, groups):
+    """Joins E kernels [E, kh, kw, Cin / groups, Cout] into one; returns input, kernel, and groups.
 
-    1x1 kernels become one block-diagonal matrix: one product with many channels is quicker than many
-    with few, although most of it is zero.
+    1x1 kernels become one matrix: one product with many channels is quicker than many with few, although
+    most of it is zero.
     """
     count, height, width, inputs, outputs = kernels.shape
     if (height, width, groups) == (1, 1, 1):
-        diagonal = jnp.eye(count, dtype=kernels.dtype)[:, None, :, None]
-        blocks = kernels[:, 0, 0, :, None, :] * diagonal
-        return blocks.reshape(1, 1, count * inputs, count * outputs), 1
+        return x, block_matrix(kernels[:, 0, 0], x.shape[-1] // inputs)[None, None], 1
     joined = jnp.moveaxis(kernels, 0, 3).reshape(height, width, inputs, count * outputs)
-    return joined, count * groups
+    return jnp.tile(x, count * inputs * groups // x.shape[-1]), joined, count * groups
+
+
+def block_matrix(blocks, sources, interleaved=False):
+    """Makes a matrix that applies E matrices to S vectors side by side, to each of them E / S.
+
+    Args:
+        blocks: [E, Cin, Cout]; E = R * S, the vector that a block applies to varies fastest.
+        sources: S.
+        interleaved: whether there are E vectors, ordered by S, Cin and R instead of R, S and Cin.
+
+    Returns:
+        [S * Cin, E * Cout], or [E * Cin, E * Cout] where interleaved.
+    """
+    edges, inputs, outputs = blocks.shape
+    blocks = blocks.reshape(-1, sources, inputs, outputs).transpose(1, 2, 0, 3)
+    own = jnp.eye(sources, dtype=blocks.dtype)[:, None, None, :, None]
+    placed = blocks[:, :, :, None] * own  # [S, Cin, R, S, Cout]
+    if interleaved:
+        repeats = edges // sources
+        own = jnp.eye(repeats, dtype=blocks.dtype)[:, :, None, None]
+        placed = placed[:, :, :, None] * own  # [S, Cin, R, R, S, Cout]
+    return placed.reshape(-1, edges * outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -5,13 +5,17 @@ many small kernels would cost more, one pass over an array gives all sums of it 
 adds up those of all images and arrays; data-parallel devices then exchange one array.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from ddarts_jax.ops import backend
 
 EPSILON = 1e-5  # added to the variance, as in the reference
+KEPT = "kept"  # name of what is not computed again where activations are rematerialised
 
 
 def moments(outputs, shifts, kept: int = 1):
@@ -54,7 +58,8 @@ def moments_by_one_pass(outputs, shifts, kept):
         count = output.size // total.size
         mean = total / count
         result.append((mean + shift, jnp.maximum(squares / count - mean**2, 0)))
-    return result
+    # Few numbers that cost a pass over all images.
+    return checkpoint_name(result, KEPT)
 
 
 def sums(terms, kept: int = 1):
@@ -78,8 +83,8 @@ def sum_joined(terms, kept):
     return [part.reshape(each.shape[1:]) for part, each in zip(parts, by_image)]
 
 
-@jax.custom_vjp
-def standardise(x, shift):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def standardise(x, shift, rectify=False):
     """Subtracts the mean and divides by the deviation, both over all axes but the last.
 
     Jitted and with its own gradient rule: a supernet has hundreds of them, and this way each shape is
@@ -88,28 +93,33 @@ def standardise(x, shift):
     Args:
         x: [..., C].
         shift: [C], see `moments`.
+        rectify: whether ReLU follows; its gradient needs no pass of its own then.
 
     Returns:
         `x` standardised, in its dtype; mean and (biased) variance [C], float32 or better, without
         gradients.
     """
-    return _standardise_forward(x, shift)[0]
+    return _standardise_forward(x, shift, rectify)[0]
 
 
-@jax.jit
-def _standardise_forward(x, shift):
+@functools.partial(jax.jit, static_argnums=2)
+def _standardise_forward(x, shift, rectify):
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     ((mean, variance),) = moments([x], [shift])
     inverse = lax.rsqrt(variance + EPSILON)
     output = ((wide - mean) * inverse).astype(x.dtype)
+    if rectify:
+        output = jnp.maximum(output, 0)
     return (output, mean, variance), (x, shift, mean, inverse)
 
 
-@jax.jit
-def _standardise_backward(residuals, cotangents):
+@functools.partial(jax.jit, static_argnums=0)
+def _standardise_backward(rectify, residuals, cotangents):
     x, shift, mean, inverse = residuals
     wide = cotangents[0].astype(mean.dtype)
     output = (x - mean) * inverse
+    if rectify:
+        wide = jnp.where(output > 0, wide, 0)
     count = x.size // x.shape[-1]
     total, along = sums([wide, wide * output])
     to_x = wide - total / count - output * (along / count)

@@ -8,19 +8,18 @@ from jax import lax
 
 from ddarts_jax.distributed import sharding
 from ddarts_jax.ops import backend
-from ddarts_jax.ops.convolution import Canonical, Wanted, convolve
+from ddarts_jax.ops.convolution import Canonical, Wanted, block_matrix, convolve
 from ddarts_jax.ops.fusion import unfused
 
 
 def separable(x, spatial, pointwise, stride, dilation):
     """Convolves depthwise and then pointwise, with the implementation for the present backend.
 
-    Arguments and result are those of `separable_by_shifts`. E kernels [E, k, k, 1, C] and
-    [E, 1, 1, C, C'] convolve each their own channels of `x` [B, H, W, E * C]; XLA's library does that on
-    every backend.
+    Arguments and result are those of `separable_by_shifts`; or E kernels [E, k, k, 1, C] and
+    [E, 1, 1, C, C'], see `separable_joined`.
     """
     if spatial.ndim == 5:
-        return separable_by_library(x, spatial, pointwise, stride, dilation)
+        return separable_joined(x, spatial, pointwise, stride, dilation)
     return backend.choose("separable")(x, spatial, pointwise, stride, dilation)
 
 
@@ -45,8 +44,31 @@ def _shifted_sum(padded, spatial, shape, stride, dilation):
 @backend.implementation("separable", "library")
 def separable_by_library(x, spatial, pointwise, stride, dilation):
     """The same computation as `separable_by_shifts`, by XLA's grouped convolution."""
-    x = convolve(x, spatial, (stride, stride), dilation, groups=spatial.shape[-1])
+    x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
     return convolve(x, pointwise)
+
+
+def separable_joined(x, spatial, pointwise, stride, dilation):
+    """Several separable convolutions at once, by XLA's grouped convolution and one product.
+
+    Args:
+        x: [B, H, W, S * C].
+        spatial: [E, k, k, 1, C]; E = R * S, the source varies fastest.
+        pointwise: [E, 1, 1, C, C'].
+        stride: of the depthwise convolutions.
+        dilation: of the depthwise convolutions.
+
+    Returns:
+        [B, H / stride, W / stride, E * C'].
+    """
+    edges, size, _, _, channels = spatial.shape
+    sources = x.shape[-1] // channels
+    # Every channel of a source has R kernels, one after the other.
+    spatial = spatial.reshape(-1, sources, size, size, 1, channels).transpose(2, 3, 4, 1, 5, 0)
+    spatial = spatial.reshape(size, size, 1, edges * channels)
+    x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
+    matrix = block_matrix(pointwise[:, 0, 0], sources, interleaved=True)
+    return convolve(x, matrix[None, None])
 
 
 @backend.implementation("separable", "shifted")

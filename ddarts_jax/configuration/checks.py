@@ -15,6 +15,7 @@ _CHOICES = {
     "search.stem": ("plain", "strided"),
     "train.stem": ("plain", "strided"),
     "train.schedule": ("cosine", "exponential"),
+    "batch_norm": ("global", "local"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
     "search.augment.auto_augment": ("", "cifar10", "imagenet"),
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),

@@ -71,6 +71,9 @@ def default_config() -> ConfigDict:
     config.seed = 0  # determines all randomness
     # Compute dtype. Parameters, statistics, losses and alphas are always at least float32.
     config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
+    # Whose images BatchNorm averages over on several devices: 'global', all, as on one device; 'local',
+    # each device's own, which exchanges nothing but gradients and gives other results.
+    config.batch_norm = "global"
     # Used only by tasks 'train' and 'evaluate'; if empty, the workdir's own files are used.
     config.genotype = ""  # a file, text, or a network's name, see genotypes.lookup.find_genotype
     config.weights = ""  # a network.npz to evaluate, or to start the training from

@@ -1,8 +1,9 @@
 """Data parallelism: one mesh axis `data`, state replicated, batch sharded (DESIGN: GSPMD by `jit`).
 
 Under `jit` a sum over a sharded batch is a sum over all devices, so BatchNorm and losses are global and
-the result is that of one device. Each of several processes has its share of the devices; all run the
-same program on the same state.
+the result is that of one device. With `on_each_device` every device normalises its own images and only
+the gradients are averaged, as in PyTorch's DistributedDataParallel. Each of several processes has its
+share of the devices; all run the same program on the same state.
 """
 
 import contextlib
@@ -108,7 +109,7 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
         return result.astype(jnp.promote_types(result.dtype, jnp.float32))
 
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return part(*batches)
     # Unchecked, because JAX would otherwise add its own sums where `function` is transposed.
     return jax.shard_map(
@@ -118,3 +119,44 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
         out_specs=PartitionSpec(),
         check_vma=False,
     )(*batches)
+
+
+def on_each_device(step: Callable) -> Callable:
+    """Makes every device run a step on its own share of the batches, as if it were alone.
+
+    The step itself averages over the devices what they must agree on, with `mean`. Its result is not
+    that of one device: BatchNorm uses the statistics of each device's own images.
+
+    Args:
+        step: `(state, key, *batches) -> (state, metrics)`.
+
+    Returns:
+        The same function, to be called inside `over`.
+    """
+
+    def run(state, key, *batches):
+        replicated, split = PartitionSpec(), PartitionSpec("data")
+        return jax.shard_map(
+            step,
+            mesh=jax.sharding.get_abstract_mesh(),
+            in_specs=(replicated, replicated, *[split] * len(batches)),
+            out_specs=replicated,
+            check_vma=False,
+        )(state, key, *batches)
+
+    return run
+
+
+def _alone() -> bool:
+    """Whether this is traced inside `on_each_device`."""
+    return "data" in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def mean(tree):
+    """Averages over the devices what each computed from its images; else returns it as it is."""
+    return jax.lax.pmean(tree, "data") if _alone() else tree
+
+
+def own_key(key):
+    """A random key of each device's own, for what is drawn for every image; else returns `key`."""
+    return jax.random.fold_in(key, jax.lax.axis_index("data")) if _alone() else key

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddarts_jax.distributed import sharding
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
@@ -89,8 +90,10 @@ def make_step(
 
         with jax.named_scope("weight_step"):
             differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
-            (loss, (statistics, accuracy)), gradient = differentiate(
-                state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
+            (loss, (statistics, accuracy)), gradient = sharding.mean(
+                differentiate(
+                    state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
+                )
             )
             updates, weights_state = weights_optimizer.update(
                 gradient, state.weights_optimizer, state.variables.weights

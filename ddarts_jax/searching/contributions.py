@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ddarts_jax.distributed import sharding
 from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet, forward
@@ -190,7 +191,7 @@ def contributions(
     if not differentiated:
         losses = ablated(alphas, outputs) if ablate else None
         (g,) = pull_back((jnp.ones_like(loss), no_outputs))
-        return Contributions(loss, losses, g, None, accuracy)
+        return sharding.mean(Contributions(loss, losses, g, None, accuracy))
 
     losses, pull_back_ablated = jax.vjp(ablated, alphas, outputs)
     h_ablated, through_outputs = pull_back_ablated(jnp.full_like(losses, 1 / len(losses)))
@@ -202,4 +203,4 @@ def contributions(
         (both,) = jax.lax.map(pull_back, cotangents)
     else:
         (both,) = jax.vmap(pull_back)(cotangents)
-    return Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy)
+    return sharding.mean(Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy))

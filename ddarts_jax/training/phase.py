@@ -53,6 +53,8 @@ def run_phase(
         The final state.
     """
     mesh = sharding.data_mesh(plan.batch_size)
+    if config.batch_norm == "local" and mesh.size > 1:
+        step = sharding.on_each_device(step)
     running = feeds.start(state, step, len(splits), dataset.image_shape, plan, dtype, mesh)
     feed = feeds.make(dataset, splits, plan, config, config[phase].augment, dtype, mesh)
     defining = identities.defining(config, phase, dataset.num_train)

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import cost as costs
@@ -92,6 +93,7 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
         return loss, (statistics, accuracy)
 
     def step(state: TrainState, key, batch):
+        key = sharding.own_key(key)  # drop path is drawn for every image
         drop_path = drop_path_at(state.step, settings, plan)
         weights = state.variables.weights
 
@@ -112,7 +114,7 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
                 add_part, state.variables.statistics, (jax.random.split(key, parts), *split)
             )
             results = jax.tree.map(lambda x: x.mean(0), results)
-        loss, accuracy, gradient = results
+        statistics, (loss, accuracy, gradient) = sharding.mean((statistics, results))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
         variables = Variables(optax.apply_updates(weights, updates), statistics)
         average = state.average

@@ -100,6 +100,91 @@ def test_a_sum_over_devices_counts_every_image_once(tmp_path):
     assert float(output.splitlines()[-1]) == 8 * 256
 
 
+def test_local_batch_norm_averages_what_each_device_computes_alone(tmp_path):
+    """A step on two devices is the mean of the steps of either half by itself, as in DDP."""
+    data = tiny.write_noise(tmp_path / "noise.npz")
+    process = tiny.start(
+        ["-c", f"import test_sharding as t; t.compare_local({str(data)!r})"],
+        tmp_path / "cache",
+        PYTHONPATH=os.pathsep.join(
+            [str(tiny.ROOT), str(tiny.ROOT / "tests"), str(Path(__file__).parent)]
+        ),
+        JAX_ENABLE_X64="1",
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
+    )
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    for phase, result in json.loads(output.splitlines()[-1]).items():
+        assert result["from the mean of both"] < 1e-9, (phase, result)
+        assert result["from the global step"] > 1e-6, (phase, result)
+
+
+def compare_local(path):
+    """Prints how far a step with local BatchNorm is from the mean of two, and from a global one."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ddarts_jax.data import dataset as data
+    from ddarts_jax.genotypes import spaces
+    from ddarts_jax.searching import search
+    from ddarts_jax.training import train
+
+    config = tiny.config(path)
+    config.search.weights.clip = config.train.clip = 1e6  # else the step is not linear
+    spaces.SPACES["darts"] = ("skip_connect", "sep_conv_3x3")
+    config.search.num_nodes = 1
+    dataset = data.load(config.data)
+    plan = schedule.schedule(32, 8, epochs=2, chunk_steps=2)
+    mesh = sharding.data_mesh(8)
+    rng = np.random.default_rng(0)
+
+    def batch():
+        return jnp.array(rng.normal(size=(8, *dataset.image_shape))), jnp.arange(8) % 2
+
+    def compared(state, measured):
+        """What depends linearly on the gradients."""
+        kept = {k: v for k, v in measured.items() if "norm" not in k and "factor" not in k}
+        kept.pop("loss_ablation", None), kept.pop("loss_total", None)
+        return jax.tree.map(np.asarray, (state.variables, kept))
+
+    def measure(state, step, batches):
+        key = jax.random.key(0)
+        shared = sharding.replicate((state, key, *batches), mesh)
+
+        def within(step):
+            def run(*arguments):
+                with sharding.over(mesh):
+                    return step(*arguments)
+
+            return jax.jit(run)
+
+        local = compared(*within(sharding.on_each_device(step))(*shared))
+        whole = compared(*step(state, key, *batches))
+        halves = [
+            compared(*step(state, key, *jax.tree.map(lambda x, h=half: x[h], batches)))
+            for half in (slice(0, 4), slice(4, 8))
+        ]
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+
+        def distance(a, b):
+            pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+            return max(float(np.abs(x - y).max()) for x, y in pairs)
+
+        return {
+            "from the mean of both": distance(local, mean),
+            "from the global step": distance(local, whole),
+        }
+
+    net, variables, alphas = search.build(config, dataset, "float64")
+    init, step = search.search_step(net, config.search, plan.total, fixed_steps=1)
+    result = {"search": measure(init(variables, alphas), step, [batch(), batch()])}
+    net, variables = train.build(config, _NETWORK, dataset, "float64")
+    init, step = train.train_step(net, config.train, plan)
+    result["train"] = measure(init(variables), step, [batch()])
+    print(json.dumps(result))
+
+
 def compare(arguments):
     """Prints how much 20 steps on eight devices differ from those on a single device."""
     path, dtype, implementations = arguments

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
@@ -48,7 +49,9 @@ def make_step(
         state = bilevel.fresh(variables, alphas, weights_optimizer, alphas_optimizer)
         return state._replace(leftover=jnp.zeros_like(alphas))
 
-    differentiate = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
+    def differentiate(*arguments):
+        by_weights_and_alphas = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
+        return sharding.mean(by_weights_and_alphas(*arguments))
 
     def step(state, key, weight_batch, architecture_batch):
         weights, statistics = state.variables

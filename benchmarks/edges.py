@@ -3,10 +3,9 @@
     python benchmarks/edges.py                  # a normal cell of 4 nodes, 16 channels, 32x32, batch 16
     python benchmarks/edges.py --dtype bfloat16
 
-- `scan`: edge after edge in one loop, as the supernet does it (`supernet.StackedEdges`).
+- `scan`: edge after edge in one loop, as the supernet does it on a CPU (`edges.run_scanned`).
 - `unrolled`: the same, all edges one after the other in the program.
-- `source`: all edges that leave a node at once, by `vmap`, so that pools, skips and ReLUs, which have no
-  weights, run once per node instead of once per edge.
+- `joined`: all edges that can run together at once, as on a GPU (`edges.run_joined`).
 
 Each way runs the forward pass and the gradient with respect to inputs, weights and gates; edges are
 recomputed in the backward pass. All three give the same up to rounding, which is checked first.
@@ -23,72 +22,59 @@ from flax import nnx
 
 from ddarts_jax.genotypes.genotype import edges
 from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.models import layers, supernet
+from ddarts_jax.models.edges import StackedEdges, run_joined, run_scanned
 from ddarts_jax.models.layers import Variables, initialise
-from ddarts_jax.models.supernet import StackedEdges
 
 
-def scanned(arguments, pairs, unroll):
-    """Builds `(variables, gates, nodes) -> nodes` as the supernet does; returns it and its variables."""
-    names = SPACES[arguments.space]
+def build(arguments, run_edges, unroll=1):
+    """Builds `(variables, gates, inputs) -> nodes` for the edges of a cell.
+
+    Args:
+        arguments: the command line.
+        run_edges: `run_scanned` or `run_joined`.
+        unroll: see `supernet.build`.
+
+    Returns:
+        The function, and the edges' variables.
+    """
+    names, pairs = SPACES[arguments.space], edges(arguments.nodes)
     module = StackedEdges(names, pairs, arguments.channels, 1, unroll=unroll, remat=True)
     graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     weights = initialise(jax.random.key(0), nnx.to_pure_dict(weights))
 
-    def run(variables, gates, nodes):
-        return layers.apply(graph, variables, None, nodes, gates, True)[0]
+    def run(variables, gates, inputs):
+        stack = nnx.merge(graph, *variables)
+        return run_edges(None, stack, tuple(inputs), (gates[:0], gates), True)
 
     return run, Variables(weights, nnx.to_pure_dict(statistics))
 
 
-def by_source(arguments, pairs):
-    """Builds the same function with one computation for all edges that leave a node."""
-    mixed = supernet.MixedOperation(SPACES[arguments.space], arguments.channels, 1)
-    graph, _ = nnx.split(mixed)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def mix(variables, x, gates):
-        def one(variables, gates):
-            return layers.apply(graph, variables, x, gates, True)[0]
-
-        return jax.vmap(one)(variables, gates)
-
-    def run(variables, gates, nodes):
-        variables = Variables(*(part["mixed"] for part in variables))
-        for source in sorted({source for source, _ in pairs}):
-            leaving = np.array([e for e, pair in enumerate(pairs) if pair[0] == source])
-            targets = np.array([pairs[e][1] for e in leaving])
-            own = jax.tree.map(lambda leaf, leaving=leaving: leaf[leaving], variables)
-            nodes = nodes.at[targets].add(mix(own, nodes[source], gates[leaving]))
-        return nodes
-
-    return run
-
-
-def compiled_gradients(ways, arguments, variables, pairs):
+def compiled_gradients(ways, arguments, variables):
     """Compiles the value and gradients of each way.
 
     Args:
-        ways: {name: `(variables, gates, nodes) -> nodes`}.
+        ways: {name: `(variables, gates, inputs) -> nodes`}.
         arguments: the command line.
         variables: of the edges.
-        pairs: (source, target) of each edge.
 
     Returns:
         {name: function that runs it once and waits for its result}, and what compiling took, by name.
     """
-    shape = (2 + arguments.nodes, arguments.batch, arguments.size, arguments.size)
-    nodes = jax.random.normal(jax.random.key(1), (*shape, arguments.channels), arguments.dtype)
-    nodes = nodes.at[2:].set(0)
-    towards = jax.random.normal(jax.random.key(2), nodes.shape, arguments.dtype)
-    gates = jax.random.uniform(jax.random.key(3), (len(pairs), len(SPACES[arguments.space])))
-    inputs = variables.weights, gates, nodes
+    shape = (arguments.batch, arguments.size, arguments.size)
+    inputs = jax.random.normal(jax.random.key(1), (2, *shape, arguments.channels), arguments.dtype)
+    towards = jax.random.normal(
+        jax.random.key(2), (*shape, arguments.nodes * arguments.channels), arguments.dtype
+    )
+    gates = jax.random.uniform(
+        jax.random.key(3), (len(edges(arguments.nodes)), len(SPACES[arguments.space]))
+    )
+    inputs = variables.weights, gates, inputs
     programs, compiling = {}, {}
     for name, way in ways.items():
 
-        def value(weights, gates, nodes, way=way):
-            output = way(Variables(weights, variables.statistics), gates, nodes)
-            return jnp.sum((output[2:] * towards[2:]).astype(jnp.float32))
+        def value(weights, gates, inputs, way=way):
+            output = way(Variables(weights, variables.statistics), gates, inputs)
+            return jnp.sum((output * towards).astype(jnp.float32))
 
         differentiated = jax.jit(jax.value_and_grad(value, (0, 1, 2)))
         compiled, compiling[name] = harness.compile_timed(
@@ -119,11 +105,13 @@ def main():
         __doc__, "nodes", "channels", "size", "batch", "space", "dtype", repeats=7
     )
     arguments = parser.parse_args()
-    pairs = edges(arguments.nodes)
-    scan, variables = scanned(arguments, pairs, 1)
-    unrolled, _ = scanned(arguments, pairs, len(pairs))
-    ways = {"scan": scan, "unrolled": unrolled, "source": by_source(arguments, pairs)}
-    programs, found = compiled_gradients(ways, arguments, variables, pairs)
+    scan, variables = build(arguments, run_scanned)
+    ways = {
+        "scan": scan,
+        "unrolled": build(arguments, run_scanned, len(edges(arguments.nodes)))[0],
+        "joined": build(arguments, run_joined)[0],
+    }
+    programs, found = compiled_gradients(ways, arguments, variables)
     results = {name: run() for name, run in programs.items()}
     check(results, 0.1 if arguments.dtype == "bfloat16" else 1e-3)
     for name, seconds in harness.in_turns(programs, arguments.repeats).items():

@@ -104,23 +104,32 @@ class Program:
 def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) -> Program:
     """Makes what `loop` runs, a chunk of steps or a streamed step, or with `alone` the step itself."""
     gpus = mesh(plan.batch_size, devices)
-    whole = sharding.replicated(gpus)
+    whole, split = sharding.replicated(gpus), sharding.batch_sharding(gpus)
     running = feeds.start(
         *(state, step, len(splits), dataset.image_shape, plan, "bfloat16"),
         sharding.data_mesh(plan.batch_size, jax.devices()[:1]),
     )
+    if config.get("batch_norm", "global") == "local" and devices > 1:
+        step = sharding.on_each_device(step)
     if alone:
+
+        def one_step(*arguments):
+            with sharding.over(gpus):
+                return step(*arguments)
+
         shape = (plan.batch_size, *dataset.image_shape)
         batch = jnp.zeros(shape, jnp.bfloat16), jnp.zeros(shape[:1], jnp.int32)
-        key = jax.random.key(0)
-        arguments = described((running.state, key, *[batch] * len(splits)), whole)
-        return Program(jax.jit(step, donate_argnums=0), arguments)
+        arguments = (
+            *described((running.state, jax.random.key(0)), whole),
+            *described([batch] * len(splits), split),
+        )
+        return Program(jax.jit(one_step, donate_argnums=0, out_shardings=whole), arguments)
     settings, moments = config[phase].augment, (dataset.mean, dataset.std)
     if config.data.get("stream", False):  # a scoring has no such key
         one_step = feeds.make_streamed_step(step, plan, settings, *moments, "bfloat16", gpus)
         shape = (plan.batch_size, *dataset.image_shape)
         batch = jnp.zeros(shape, jnp.uint8), jnp.zeros(shape[:1], jnp.int32)
-        batches = described([batch] * len(splits), sharding.batch_sharding(gpus))
+        batches = described([batch] * len(splits), split)
         running, seed = described((running, np.uint32(0)), whole)
         return Program(one_step, (running, batches, seed))
     chunk = feeds.make_chunk(step, plan, settings, "bfloat16", gpus)
@@ -350,6 +359,7 @@ def collectives(text: str) -> collections.Counter:
 def chosen(arguments) -> Program:
     """Makes the program that the command line asks for."""
     config = harness.search_config(vars(arguments))
+    config.batch_norm, config.search.remat = arguments.batch_norm, not arguments.keep
     image_shape, devices = (arguments.size, arguments.size, 3), arguments.devices
     if arguments.program == "search":
         return search_program(config, image_shape, devices=devices, alone=True)
@@ -362,6 +372,8 @@ def main():
     parser = harness.parser(__doc__, *harness.SIZES, "microbatch", "gradient", batch=128)
     parser.add_argument("--program", default="search", choices=["search", "train"])
     parser.add_argument("--devices", type=int, default=1, help="GPUs that share a batch")
+    parser.add_argument("--batch-norm", default="global", choices=["global", "local"])
+    parser.add_argument("--keep", action="store_true", help="search.remat=False")
     parser.add_argument("--scopes", type=int, default=0, help="how many scopes to list")
     parser.add_argument("--text", help="a file for the optimised program")
     arguments = parser.parse_args()

@@ -48,7 +48,7 @@ def _mix_forward(standardised, outputs, shifts, gates):
         if moves:
             mean, inverse = next(each)
             wide, scale = wide - mean, scale * inverse
-        total += jnp.sum(wide * scale, axis=(3, 5))
+        total += _added_up(_added_up(wide * scale, 5), 3)
     return (total.astype(outputs[0].dtype), tuple(found)), (outputs, shifts, scales, gates)
 
 
@@ -71,13 +71,21 @@ def _mix_backward(standardised, residuals, cotangents):
             to_output = cotangent - total / count - value * (own / count)
         to_output = to_output * (gate[..., None] * inverse)
         if x.shape[4] == 1:
-            to_output = jnp.sum(to_output, 4, keepdims=True)
+            to_output = _added_up(to_output, 4)[:, :, :, :, None]
         to_outputs.append(to_output.astype(x.dtype))
         to_gates.append(jnp.sum(own, -1).astype(gate.dtype))
     return tuple(to_outputs), jax.tree.map(jnp.zeros_like, shifts), tuple(to_gates)
 
 
 mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _added_up(x, axis):
+    """Sums over a short axis by additions, which XLA fuses into what is around them.
+
+    XLA's CPU compiler (JAX 0.10) also gets such a reduction wrong: some of its results are not written.
+    """
+    return sum(lax.index_in_dim(x, k, axis, keepdims=False) for k in range(x.shape[axis]))
 
 
 def _wide(x):

@@ -195,6 +195,25 @@ def is_main() -> bool:
     return index() == 0
 
 
+def devices() -> list:
+    """Returns the devices of all processes.
+
+    Raises:
+        UserError: JAX finds none, as where JAX_PLATFORMS names a kind that it is not installed for.
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    except Exception as error:  # JAX raises RuntimeError, and AssertionError for a missing plugin
+        asked = os.environ.get("JAX_PLATFORMS")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"JAX finds no device{f' with JAX_PLATFORMS={asked}' if asked else ''} ({reason:.200}): set "
+            "JAX_PLATFORMS=cpu, or install JAX for the device, as by pip install 'ddarts_jax[cuda12]'."
+        ) from error
+
+
 def from_main(function: Callable[[], Any]) -> Any:
     """Calls `function` in process 0 and returns its result in every process.
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes.genotype import Genotype, num_edges
 from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.runs import identity, layout, metrics, rows
+from ddarts_jax.runs import layout, metrics, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_run(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     path = workdir / layout.METRICS
     found = metrics.read(path) if path.exists() else []
-    config = identity.up_to_date(_read_object(workdir / layout.CONFIG))
+    config = configuration.up_to_date(_read_object(workdir / layout.CONFIG))
     if not found and not config:
         raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
     genotypes = _read_genotypes(workdir / "genotypes")

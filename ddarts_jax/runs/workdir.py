@@ -50,6 +50,45 @@ def locked(workdir: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:
+    """Refuses a folder for results inside a folder of images, where it would be taken for a class.
+
+    Args:
+        folder: that is to be written to; it need not exist.
+        data: `config.data.name`.
+        what: the flag or key that names the folder, for the message.
+
+    Raises:
+        UserError: it lies inside; nothing has been created yet.
+    """
+    kind, _, path = data.partition(":")
+    if kind != "folder" or not path:
+        return
+    images = Path(os.path.expanduser(path)).resolve()
+    if Path(folder).resolve().is_relative_to(images):
+        raise UserError(
+            f"The folder for the results, {folder}, lies inside the images of data.name={data}, whose "
+            f"folders are classes: name one elsewhere, {what}=DIR."
+        )
+
+
+def create(workdir: str | os.PathLike) -> Path:
+    """Creates a workdir, unless it exists.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    path = Path(os.path.expanduser(workdir))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {path} cannot be created ({error.strerror or error}): name another, "
+            "--workdir=DIR."
+        ) from error
+    return path
+
+
 class Clock:
     """Counts the seconds of a run over all its starts and keeps them in `seconds.json`.
 

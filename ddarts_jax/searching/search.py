@@ -147,6 +147,7 @@ def run(
     """
     settings = config.search
     method = methods.find(settings.method)
+    phase.check("search", config, dataset, workdir)
     if method.run is not None:
         if alpha_loss is not None:
             raise UserError(f"Search method {settings.method!r} has no alphas, so no alpha_loss.")

@@ -55,7 +55,12 @@ class Checkpoints:
         self._keep_last = keep_last
         self._writing: int | None = None
         path = self._directory / layout.CONFIG
-        processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
+        processes.from_main(
+            lambda: identity.claim(
+                *(path, config, "checkpoints"),
+                empty=not identity.holds_checkpoints(self._directory),
+            )
+        )
         self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
 
     def save(

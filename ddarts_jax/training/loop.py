@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ddarts_jax.distributed import processes
+from ddarts_jax.distributed import memory, processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import metrics
-from ddarts_jax.training import memory, profiling
+from ddarts_jax.training import profiling
 from ddarts_jax.training.checkpoint import Checkpoints
 from ddarts_jax.training.feeds import Program, Running
 from ddarts_jax.training.schedule import Schedule

@@ -114,8 +114,13 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
             f"warm-up."
         )
     owner = workdir / "candidates" / layout.CONFIG
-    processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
-    facts.keep(workdir, config, dataset)
+    processes.from_main(
+        lambda: identity.claim(
+            *(owner, _identity(config, dataset), "candidates"),
+            empty=not identity.begun(workdir, "search"),
+        )
+    )
+    facts.keep(workdir, config, dataset, "search")
     rng = np.random.default_rng(config.seed)
     halves = between_halves(dataset, config.seed)
     writer.rewind("random", 1)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddarts_jax.errors import UserError
 
 
@@ -70,3 +72,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON; see `writing`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array as `.npy`; see `writing`."""
+    with writing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)

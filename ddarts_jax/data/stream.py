@@ -321,7 +321,7 @@ def load(data: Any) -> Streamed:
             "cropped and resized to (224 for ImageNet)."
         )
     train, test = open_records(data)
-    white = data.get("white", 0) or white_of_some(train)
+    white = data.white or white_of_some(train)
     mean, std = pixel_statistics(train, data.image_size, white=white)
     return Streamed(
         name=data.name,

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
 from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import parameter_free_share
@@ -163,15 +163,18 @@ def run(config, workdir: Path) -> dict:
         )
     }
     comparison = {
+        "comparable": _same_images(groups),
         "groups": [_group_record(each) for each in groups],
         "networks": list(networks),
         **matrices,
     }
     header, lines = _table(groups)
     write_json(workdir / "comparison.json", comparison)
-    (workdir / "comparison.md").write_text(_markdown(header, lines), encoding="utf-8")
+    write_text(workdir / "comparison.md", _markdown(header, lines))
     _write_page(workdir / layout.REPORT, groups, runs, header, lines, matrices)
     print(_markdown(header, lines), end="")
+    for sentence in [] if comparison["comparable"] else _warnings(groups)[:1]:
+        print(sentence)
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison
 
@@ -294,7 +297,7 @@ def _findings(groups: list[Group]) -> list[str]:
         ]
     tested = [(each, _values(COLUMNS[0], each)) for each in groups]
     tested = [(each, values) for each, values in tested if values]
-    if tested:
+    if tested and _same_images(groups):
         best, values = max(tested, key=lambda pair: statistics.fmean(pair[1]))
         said = COLUMNS[0].say(values, len(values))
         sentences.append(
@@ -304,9 +307,38 @@ def _findings(groups: list[Group]) -> list[str]:
     return sentences
 
 
+def tested_on(run: Run) -> list:
+    """Returns what identifies the images that a run was tested on, as JSON.
+
+    Their checksum; for an older run, which kept none, what its config says of them.
+    """
+    if run.data.get("test_checksum"):
+        return [run.data["test_checksum"], run.data.get("image_shape"), run.data.get("crop")]
+    keys = ("name", "test_fraction", "images_per_class", "image_size", "stream")
+    return [run.config.get(f"data.{key}") for key in keys]
+
+
+def _same_images(groups: list[Group]) -> bool:
+    return len(_by_images(groups)) == 1
+
+
+def _by_images(groups: list[Group]) -> list[list[int]]:
+    """Returns the numbers of the runs that were tested on the same images, together."""
+    found: dict[str, list[int]] = {}
+    for number, run in sorted(pair for each in groups for pair in each.runs.items()):
+        found.setdefault(json.dumps(tested_on(run)), []).append(number)
+    return list(found.values())
+
+
 def _warnings(groups: list[Group]) -> list[str]:
     """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
+    if not _same_images(groups):
+        apart = "; ".join(f"run {', '.join(map(str, some))}" for some in _by_images(groups))
+        sentences.append(
+            f"These runs were tested on different images ({apart}): their accuracies and losses cannot "
+            "be compared, and neither can mean and spread over them."
+        )
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
         sentences.append(

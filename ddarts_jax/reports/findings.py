@@ -35,6 +35,12 @@ def warnings(run: Run) -> list[str]:
             "parameters."
         )
     sentences += _climbing(run)
+    now = {key: run.config.get(f"parse.{key}") for key in run.parsing}
+    if run.parsing != now:
+        sentences.append(
+            f"Only the result is parsed by {now}: the genotypes of the epochs and their discretisation "
+            f"gaps are those of {run.parsing}."
+        )
     names = cell_names(run.network)
     empty = [name for name, cell in zip(names, run.network.genes) if not cell]
     if empty and run.summary:  # before the end alphas may still pass the threshold

@@ -15,7 +15,7 @@ import numpy as np
 from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json, write_json, writing
+from ddarts_jax.files import read_json, save_array, write_json
 from ddarts_jax.runs import identity, layout
 
 # Facts in which data must agree with those of the training to be given to its network, and what they
@@ -51,8 +51,7 @@ def keep(workdir: Path, config, dataset, phase: str = "") -> None:
             whole |= {key: known[key] for key in sections if key in known}
     configuration.save(whole, found)
     images, _ = dataset.hashes("train")
-    with writing(workdir / layout.TRAINING_IMAGES) as path, open(path, "wb") as file:
-        np.save(file, np.sort(images))
+    save_array(workdir / layout.TRAINING_IMAGES, np.sort(images))
     write_json(workdir / layout.DATASET, of_data(dataset) | of_images(dataset))
     write_json(workdir / layout.VERSIONS, versions())
 

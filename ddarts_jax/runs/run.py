@@ -32,6 +32,8 @@ class Run:
         evaluation: content of `evaluation.json`.
         summary: content of `summary.json`, which exists once the run has ended.
         versions: content of `versions.json`.
+        data: content of `dataset.json`.
+        parsing: section `parse` by which the genotypes of the epochs were derived; empty: unknown.
     """
 
     workdir: Path
@@ -47,6 +49,8 @@ class Run:
     evaluation: dict
     summary: dict
     versions: dict
+    data: dict
+    parsing: dict
 
     @property
     def name(self) -> str:
@@ -101,6 +105,8 @@ def read_run(workdir: str | Path) -> Run:
         evaluation=_read_object(workdir / layout.EVALUATION),
         summary=_read_object(workdir / layout.SUMMARY),
         versions=_read_object(workdir / layout.VERSIONS),
+        data=_read_object(workdir / layout.DATASET),
+        parsing=supernet.get("parse", {}),
     )
 
 

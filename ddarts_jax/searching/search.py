@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import read_json, save_array, write_json
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype, encode, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
@@ -190,7 +191,8 @@ def run(
         ),
     )
     alphas = np.asarray(state.alphas, np.float32)
-    np.save(workdir / layout.ALPHAS, alphas)
+    processes.from_main(lambda: _tell_other_parsing(workdir, config.parse))
+    save_array(workdir / layout.ALPHAS, alphas)
     if origin is not None:
         origin.save(workdir / layout.START_GENOTYPE)
     genotype = derive(alphas, net, config.parse)
@@ -234,10 +236,11 @@ def make_end_epoch(
 
     def end_epoch(epoch, state, means):
         if epoch == 1:
-            _describe(net, workdir)
+            _describe(net, workdir, config)
         genotype = derive(state.alphas, net, config.parse)
         genotype.save(_genotype_file(workdir, epoch))
-        np.save(workdir / "alphas" / f"epoch_{epoch:04d}.npy", np.asarray(state.alphas, np.float32))
+        alphas = np.asarray(state.alphas, np.float32)
+        save_array(workdir / "alphas" / f"epoch_{epoch:04d}.npy", alphas)
         probabilities = net.gates(state.alphas)
         record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
@@ -258,10 +261,23 @@ def make_end_epoch(
     return end_epoch
 
 
-def _describe(net: Supernet, workdir: Path) -> None:
-    """Writes `supernet.json`: the axes of the alphas, and their relaxation into probabilities."""
+def _describe(net: Supernet, workdir: Path, config) -> None:
+    """Writes `supernet.json`: the axes of the alphas, their relaxation, the parsing of each epoch's."""
     names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
-    write_json(workdir / layout.SUPERNET, {name: getattr(net, name) for name in names})
+    found = {name: getattr(net, name) for name in names} | {"parse": config.parse.to_dict()}
+    write_json(workdir / layout.SUPERNET, found)
+
+
+def _tell_other_parsing(workdir: Path, parse) -> None:
+    """Warns if the epochs were parsed by another rule than the result, as `report` does too."""
+    path = workdir / layout.SUPERNET
+    found = read_json(path, "Description of the supernet") if path.is_file() else {}
+    if found.get("parse", parse.to_dict()) != parse.to_dict():
+        _logger.warning(
+            "search: only the result is parsed by %s; genotypes and discretisation gaps of the epochs "
+            "that were searched before remain those of %s",
+            *(parse.to_dict(), found["parse"]),
+        )
 
 
 def _genotype_file(workdir: Path, epoch: int) -> Path:

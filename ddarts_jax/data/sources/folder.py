@@ -60,7 +60,7 @@ def load(data: Any) -> Loaded:
     check_memory(2 * len(files) * side**2 * channels, data.name, _STREAM)  # decoded, then stacked
     deep = [file for file, header in zip(files, headers) if header.deep]
     with ThreadPoolExecutor() as pool:
-        white = data.get("white", 0) or decoding.white_of(
+        white = data.white or decoding.white_of(
             max(
                 pool.map(lambda file: decoding.read_file(file, decoding.brightest), deep), default=0
             )

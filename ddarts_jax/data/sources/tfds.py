@@ -45,7 +45,7 @@ def load(data: Any) -> Loaded:
             or too large for the memory.
     """
     prepared = _open(data.name, data.data_dir)
-    white, images, labels, num_train = data.get("white", 0), [], [], 0
+    white, images, labels, num_train = data.white, [], [], 0
     total = sum(len(records) for records in prepared.parts.values())
     for part, records in prepared.parts.items():
         try:

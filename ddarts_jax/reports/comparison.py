@@ -16,6 +16,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
 from ddarts_jax.reports import charts
+from ddarts_jax.reports.comparability import by_images, same_images
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
@@ -163,7 +164,7 @@ def run(config, workdir: Path) -> dict:
         )
     }
     comparison = {
-        "comparable": _same_images(groups),
+        "comparable": same_images(runs_of(groups)),
         "groups": [_group_record(each) for each in groups],
         "networks": list(networks),
         **matrices,
@@ -201,6 +202,11 @@ def group(runs: list[Run]) -> list[Group]:
         )
         for index, own in enumerate(distinct)
     ]
+
+
+def runs_of(groups: list[Group]) -> dict[int, Run]:
+    """Returns {number: run} of all groups, ascending."""
+    return dict(sorted(pair for each in groups for pair in each.runs.items()))
 
 
 def _values(column: Column, group: Group) -> list[float]:
@@ -297,7 +303,7 @@ def _findings(groups: list[Group]) -> list[str]:
         ]
     tested = [(each, _values(COLUMNS[0], each)) for each in groups]
     tested = [(each, values) for each, values in tested if values]
-    if tested and _same_images(groups):
+    if tested and same_images(runs_of(groups)):
         best, values = max(tested, key=lambda pair: statistics.fmean(pair[1]))
         said = COLUMNS[0].say(values, len(values))
         sentences.append(
@@ -307,34 +313,11 @@ def _findings(groups: list[Group]) -> list[str]:
     return sentences
 
 
-def tested_on(run: Run) -> list:
-    """Returns what identifies the images that a run was tested on, as JSON.
-
-    Their checksum; for an older run, which kept none, what its config says of them.
-    """
-    if run.data.get("test_checksum"):
-        return [run.data["test_checksum"], run.data.get("image_shape"), run.data.get("crop")]
-    keys = ("name", "test_fraction", "images_per_class", "image_size", "stream")
-    return [run.config.get(f"data.{key}") for key in keys]
-
-
-def _same_images(groups: list[Group]) -> bool:
-    return len(_by_images(groups)) == 1
-
-
-def _by_images(groups: list[Group]) -> list[list[int]]:
-    """Returns the numbers of the runs that were tested on the same images, together."""
-    found: dict[str, list[int]] = {}
-    for number, run in sorted(pair for each in groups for pair in each.runs.items()):
-        found.setdefault(json.dumps(tested_on(run)), []).append(number)
-    return list(found.values())
-
-
 def _warnings(groups: list[Group]) -> list[str]:
     """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
-    if not _same_images(groups):
-        apart = "; ".join(f"run {', '.join(map(str, some))}" for some in _by_images(groups))
+    if not same_images(runs_of(groups)):
+        apart = "; ".join(f"run {', '.join(map(str, some))}" for some in by_images(runs_of(groups)))
         sentences.append(
             f"These runs were tested on different images ({apart}): their accuracies and losses cannot "
             "be compared, and neither can mean and spread over them."

@@ -254,7 +254,7 @@ def _opened(
         writer = _Telling(path, pipeline.after_epoch(clock, live), callbacks)
         try:
             yield path, writer, dtype
-            clock.keep()
+            clock.keep(compilation.spent())
             live.close()
         finally:
             writer.close()

@@ -92,8 +92,10 @@ def _progress(run: Run) -> str:
     """Says how far the run has come."""
     if run.summary:
         seconds = run.outcome("seconds")
-        took = f" after {duration(seconds)}" if seconds is not None else ""
-        return f"The run has ended{took}."
+        compiling = run.outcome("compile_seconds")
+        took = f" after {duration(seconds)} in all its starts" if seconds is not None else ""
+        note = f", of which {duration(compiling)} went into compiling" if took and compiling else ""
+        return f"The run has ended{took}{note}."
     for phase, name in (("train", "training"), ("search", "search")):
         if own := run.rows(phase):
             epochs = [run.config.get(f"{phase}.epochs")]

@@ -96,6 +96,7 @@ class Clock:
 
     Attributes:
         before: seconds of the earlier starts.
+        compiling: seconds of all starts that went into compiling, as of the last `keep`.
     """
 
     def __init__(self, workdir: Path, *, counts: bool = True):
@@ -109,12 +110,15 @@ class Clock:
         self._counts = counts
         self._path = workdir / layout.SECONDS
         self._begun = time.monotonic()
-        self.before = 0.0
+        self.before, self._compiled = 0.0, 0.0
         # If an older version began the run, its summary contains the seconds of at least one start.
         for path in (self._path, workdir / layout.SUMMARY):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                self.before = float(json.loads(path.read_bytes())["seconds"])
+                found = json.loads(path.read_bytes())
+                self.before = float(found["seconds"])
+                self._compiled = float(found.get("compiling", 0.0))
                 break
+        self.compiling = self._compiled
 
     def total(self) -> float:
         """Returns the seconds of all starts, including this one so far."""
@@ -122,7 +126,15 @@ class Clock:
             return self.before
         return self.before + time.monotonic() - self._begun
 
-    def keep(self) -> None:
-        """Writes the seconds so far, if this start counts."""
+    def keep(self, compiling: float = 0.0) -> None:
+        """Writes the seconds so far, if this start counts.
+
+        Args:
+            compiling: seconds that this start has spent compiling.
+        """
         if self._counts:
-            write_json(self._path, {"seconds": round(self.total(), 1)})
+            self.compiling = self._compiled + compiling
+            found = {"seconds": round(self.total(), 1)}
+            if self.compiling:
+                found["compiling"] = round(self.compiling, 1)
+            write_json(self._path, found)

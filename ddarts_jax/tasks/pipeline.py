@@ -15,7 +15,7 @@ from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
 from ddarts_jax.searching import search
 from ddarts_jax.tasks import distances
-from ddarts_jax.training import evaluate, train
+from ddarts_jax.training import compilation, evaluate, train
 from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
     except (Stopped, KeyboardInterrupt):
-        clock.keep()  # not after a UserError: the workdir may belong to another run
+        clock.keep(
+            compilation.spent()
+        )  # not after a UserError: the workdir may belong to another run
         if processes.is_main():
             live.close()
         raise
@@ -68,7 +70,7 @@ def after_epoch(clock: Clock, live: report.Live) -> Callable[[Path], None]:
     """Returns what a `MetricsWriter` calls after each line: keeps the time and the report."""
 
     def keep(workdir):
-        clock.keep()
+        clock.keep(compilation.spent())
         live.update()
 
     return keep
@@ -124,8 +126,9 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
     if trained or not (workdir / layout.NETWORK).is_file():  # else it is that of a trained network
         genotype.save(workdir / layout.NETWORK_GENOTYPE)
         drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
-    clock.keep()
-    summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
+    clock.keep(compilation.spent())
+    summary |= {"seconds": round(clock.total(), 1), "compile_seconds": round(clock.compiling, 1)}
+    summary["workdir"] = str(workdir)
     write_json(workdir / layout.SUMMARY, summary)
     print_result(config, genotype, summary, [])
     return summary
@@ -190,4 +193,6 @@ def print_result(config, genotype: Genotype, summary: dict, speed: list[dict]) -
             f"batch {row['batch_size']}: {row['milliseconds']:.2f} ms, "
             f"{row['images_per_second']:.0f} images/s"
         )
-    print(f"Done in {summary['seconds']} s; results are in {summary['workdir']}.")
+    compiling = summary.get("compile_seconds")
+    note = f" ({compiling} s of them compiling)" if compiling else ""
+    print(f"Done in {summary['seconds']} s{note}; results are in {summary['workdir']}.")

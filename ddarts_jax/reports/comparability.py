@@ -28,3 +28,8 @@ def by_images(runs: Mapping[int, Run]) -> list[list[int]]:
 def same_images(runs: Mapping[int, Run]) -> bool:
     """Whether all runs were tested on the same images."""
     return len(by_images(runs)) == 1
+
+
+def told_apart(runs: Mapping[int, Run]) -> str:
+    """Returns which runs were tested on the same images: "run 1, 2; run 3"."""
+    return "; ".join(f"run {', '.join(map(str, some))}" for some in by_images(runs))

@@ -16,7 +16,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
 from ddarts_jax.reports import charts
-from ddarts_jax.reports.comparability import by_images, same_images
+from ddarts_jax.reports.comparability import same_images, told_apart
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
@@ -317,10 +317,9 @@ def _warnings(groups: list[Group]) -> list[str]:
     """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
     if not same_images(runs_of(groups)):
-        apart = "; ".join(f"run {', '.join(map(str, some))}" for some in by_images(runs_of(groups)))
         sentences.append(
-            f"These runs were tested on different images ({apart}): their accuracies and losses cannot "
-            "be compared, and neither can mean and spread over them."
+            f"These runs were tested on different images ({told_apart(runs_of(groups))}): their "
+            "accuracies and losses cannot be compared, and neither can mean and spread over them."
         )
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
@@ -341,13 +340,18 @@ def _add_curves(page: Page, groups: list[Group]) -> None:
         for metric in own.values():
             if metric.compared:
                 curves = _curves(groups, functools.partial(_points, phase, metric.key))
-                figure = charts.figure(curves, unit=metric.unit, **look)
+                y = metric.key.replace("_", " ")
+                figure = charts.figure(curves, unit=metric.unit, y=y, **look)
                 page.chart(metric.name, metric.description, figure)
     page.chart(
         "Parameter-free primitives",
         "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
         charts.figure(
-            _curves(groups, _parameter_free_points), unit="fraction", scale="zero to one", **look
+            _curves(groups, _parameter_free_points),
+            unit="fraction",
+            scale="zero to one",
+            y="share",
+            **look,
         ),
     )
 

@@ -17,7 +17,7 @@ def build(num_classes=3, channels=4, auxiliary=False, seed=0):
         channels=channels,
         num_classes=num_classes,
         image_channels=1,
-        image_size=16,
+        image_size=32,
         auxiliary=auxiliary,
         key=jax.random.key(seed),
     )

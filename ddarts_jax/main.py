@@ -151,7 +151,8 @@ def _run_task(config, workdir: Path) -> dict:
 
 
 def _fail(error: Exception | str) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    # A name may hold any character, a new line too.
+    print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
     return 2
 
 

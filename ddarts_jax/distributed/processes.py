@@ -12,6 +12,7 @@ the dead one; `_on_abort` adds what the user can do.
 import argparse
 import contextlib
 import ctypes
+import logging
 import os
 import pickle
 import re
@@ -203,6 +204,9 @@ def devices() -> list:
     """
     import jax
 
+    log = logging.getLogger("jax._src.xla_bridge")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it would print a traceback besides
     try:
         return jax.devices()
     except Exception as error:  # JAX raises RuntimeError, and AssertionError for a missing plugin
@@ -212,6 +216,8 @@ def devices() -> list:
             f"JAX finds no device{f' with JAX_PLATFORMS={asked}' if asked else ''} ({reason:.200}): set "
             "JAX_PLATFORMS=cpu, or install JAX for the device, as by pip install 'ddarts_jax[cuda12]'."
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 def from_main(function: Callable[[], Any]) -> Any:

@@ -99,9 +99,40 @@ def of_run(workdir: Path) -> dict[str, Any] | None:
     path = workdir / layout.DATASET
     if not path.is_file():
         return None
-    facts = read_json(path, "Facts of the training data")
+    return _checked(read_json(path, "Facts of the training data"), path)
+
+
+def _checked(facts: Any, path: Path) -> dict[str, Any]:
+    """Returns facts; UserError naming the file unless each is null, missing or of its kind."""
     if not isinstance(facts, dict):
         raise UserError(f"Facts of the training data {path} must be one JSON object.")
+    shape = facts.get("image_shape")
+
+    def numbers(value, kinds=(int, float)) -> bool:
+        return isinstance(value, list) and all(isinstance(v, kinds) for v in value)
+
+    def moment(value) -> bool:
+        return numbers(value) and np.isfinite(value).all() and len(value) == shape[2]
+
+    kinds = {
+        "name": lambda value: isinstance(value, str),
+        "class_names": lambda value: (
+            isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+        ),
+        "image_shape": lambda value: numbers(value, (int, type(None))) and len(value) == 3,
+        "mean": moment,
+        "std": lambda value: moment(value) and min(value) > 0,
+        "white": lambda value: isinstance(value, int) and 0 <= value <= 65535,
+    }
+    for key, fits in kinds.items():
+        try:
+            right = facts.get(key) is None or fits(facts[key])
+        except (TypeError, ValueError, OverflowError, IndexError):  # of a shape that is none
+            right = False
+        if not right:
+            raise UserError(
+                f"Facts of the training data {path} are corrupt: {key} is {facts[key]!r:.80}."
+            )
     return facts
 
 
@@ -118,7 +149,7 @@ def of_weights(path: Path) -> dict[str, Any] | None:
     try:
         given = found["preprocessing"]
         shape = [given["image_size"], given["image_size"], given["channels"]]
-        return {
+        own = {
             "name": found.get("data"),
             "class_names": list(found["class_names"]),
             "image_shape": shape,
@@ -130,6 +161,7 @@ def of_weights(path: Path) -> dict[str, Any] | None:
             "num_test": found["test"]["images"],
             "test_checksum": found.get("test_checksum"),
         }
+        return _checked(own, meta)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{meta} is not the description of an export: {error!r}.") from error
 

@@ -88,9 +88,17 @@ def read_run(workdir: str | Path) -> Run:
     networks = [Genotype.load(path) for path in results if path.exists()]
     # A run older than supernet.json used one of the methods and spaces of the package.
     former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
-    supernet = _read_object(workdir / layout.SUPERNET)
-    relaxation = supernet.get("relaxation", former)
-    primitives = tuple(supernet.get("primitives", SPACES.get(str(config.get("search.space")), ())))
+    defaults = {
+        "relaxation": former,
+        "primitives": list(SPACES.get(str(config.get("search.space")), ())),
+        "parse": {},
+    }
+    supernet = defaults | _read_object(workdir / layout.SUPERNET)
+    if any(type(supernet[key]) is not type(value) for key, value in defaults.items()) or not all(
+        isinstance(name, str) for name in supernet["primitives"]
+    ):
+        raise UserError(f"File {workdir / layout.SUPERNET} does not describe a supernet.")
+    relaxation, primitives = supernet["relaxation"], tuple(supernet["primitives"])
     return Run(
         workdir=workdir,
         config=config,
@@ -106,7 +114,7 @@ def read_run(workdir: str | Path) -> Run:
         summary=_read_object(workdir / layout.SUMMARY),
         versions=_read_object(workdir / layout.VERSIONS),
         data=_read_object(workdir / layout.DATASET),
-        parsing=supernet.get("parse", {}),
+        parsing=supernet["parse"],
     )
 
 

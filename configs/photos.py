@@ -2,9 +2,9 @@
 
     python -m ddarts_jax.main --config configs/photos.py --config.data.name=folder:/path/to/photos
 
-PATH holds a folder per class. Photographs of any size become 64x64 pixels. Small data fill few batches, and
-the alphas move at each: 16 images per batch and 60 epochs are 360 steps for 240 photographs, enough to
-decide. With ten times as many, a tenth of the epochs will do: --config.search.epochs=10.
+PATH holds a folder per class. Photographs of any size become 64x64 pixels. Small data fill few batches,
+and the alphas move once at each: 16 images per batch and 60 epochs are 360 steps for 240 photographs.
+With ten times as many, a tenth of the epochs is as long: --config.search.epochs=6.
 """
 
 import ddarts_jax as dd

@@ -159,7 +159,8 @@ def _refuse(
     if not different:
         return
     advice = "Use the same values, or another --workdir."
-    if [line.partition(":")[0] for line in different] == ["train.epochs"]:
+    keys = [line.partition(":")[0] for line in different]
+    if keys == ["train.epochs"] and content == "checkpoints":
         workdir = path.parents[2]  # of checkpoints/train/config.json
         network, genotype = workdir / layout.NETWORK, workdir / layout.NETWORK_GENOTYPE
         advice = (

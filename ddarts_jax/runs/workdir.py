@@ -41,6 +41,8 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # some network file systems do not support locks
             _logger.warning("%s cannot be locked (%s): start only one run in it", workdir, error)
+        else:
+            _remove_unfinished(workdir)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -48,6 +50,14 @@ def locked(workdir: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _remove_unfinished(workdir: Path) -> None:
+    """Removes what a killed process was writing, see `files.writing` and `Genotype.save`."""
+    for folder in (".", "genotypes", "alphas", "candidates/*"):
+        for path in workdir.glob(f"{folder}/*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:

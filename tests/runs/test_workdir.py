@@ -62,6 +62,22 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path, holder):
             assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    """By the next one that has the lock; a folder of the name and everything else stays."""
+    for name in (
+        "config.json.tmp",
+        "genotypes/.epoch_0001.json.77.tmp",
+        "alphas/epoch_0001.npy.tmp",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "config.json").touch()
+    with workdir.locked(tmp_path):
+        found = {path.name for path in tmp_path.rglob("*")}
+    assert found == {".lock", "genotypes", "alphas", "mine.tmp", "config.json"}
+
+
 def test_the_lock_ends_with_an_error(tmp_path):
     """A run that fails leaves its workdir free, and its name in no file there."""
     with pytest.raises(UserError, match="mended"), workdir.locked(tmp_path):

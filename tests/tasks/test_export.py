@@ -27,7 +27,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
 from ddarts_jax.models.weights import load_network
 from ddarts_jax.tasks import export
-from ddarts_jax.tasks.export import checks, formats, snippets, trained_run
+from ddarts_jax.tasks.export import checks, formats, snippets, task, trained_run
 
 # Two cells that compile quickly; one convolution has another form in the export than in training.
 _GENOTYPE = Genotype(
@@ -177,6 +177,25 @@ def test_the_fresh_process_is_without_the_package(tmp_path, monkeypatch, package
     with pytest.raises(UserError, match=f"No module named '{package.partition('.')[0]}"):
         checks.run_fresh(f"import {package}", tmp_path, tmp_path, 1, (*checks.OURS, "jax"))
     checks.run_fresh("import numpy", tmp_path, tmp_path, 1, (*checks.OURS, "jax"))
+
+
+def test_an_export_that_was_killed_leaves_nothing(tmp_path):
+    """The next one removes its folder; an earlier export that stood aside comes back."""
+    dead = 2**22 + 1  # above the largest number of a process
+    for name in (
+        f".a[1].{dead}.tmp",
+        f".a[1].{dead}.old",
+        f".a[1].{os.getpid()}.tmp",
+        ".a[1].mine",
+    ):
+        (tmp_path / name).mkdir()
+    (tmp_path / f".a[1].{dead}.old" / "meta.json").write_text("earlier")
+    for _ in range(2):
+        task._tidy(tmp_path / "a[1]")
+        assert sorted(os.listdir(tmp_path)) == sorted(
+            ["a[1]", f".a[1].{os.getpid()}.tmp", ".a[1].mine"]
+        )
+        assert (tmp_path / "a[1]" / "meta.json").read_text() == "earlier"
 
 
 def _content(folder):

@@ -1,6 +1,7 @@
 """The task itself: writes a temporary folder, checks it, and moves it to its place."""
 
 import datetime
+import glob
 import importlib.metadata
 import logging
 import os
@@ -76,6 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     weights = named(variables)
 
     batch_size = settings.data.batch_size
+    _tidy(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -105,6 +107,21 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     print(f"test accuracy {100 * meta['test']['accuracy']:.2f}%")
     print(f"written to {output}: {', '.join(files)}")
     return meta
+
+
+def _tidy(output: Path) -> None:
+    """Removes what an export to `output` that was killed has left beside it.
+
+    If it was killed while the earlier export stood aside, that takes its place again.
+    """
+    for path in output.parent.glob(f".{glob.escape(output.name)}.*"):
+        *_, pid, kind = path.name.split(".")
+        if not pid.isdecimal() or kind not in ("tmp", "old") or Path("/proc", pid).exists():
+            continue
+        if kind == "old" and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_output(output: Path) -> None:

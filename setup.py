@@ -15,6 +15,8 @@ setup(
         "ddarts_jax.tasks.export": ["README.md.jinja"],
     },
     python_requires=">=3.11",
+    # Windows has no wheel of array_record, and no locks as a workdir needs them.
+    classifiers=["Operating System :: POSIX :: Linux", "Operating System :: MacOS"],
     install_requires=[
         "absl-py>=2.5",
         "array_record>=0.8",

@@ -28,6 +28,7 @@ from ddarts_jax.data import dataset as datasets
 from ddarts_jax.data import stream
 from ddarts_jax.data.augment import normalize
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network as networks
@@ -38,7 +39,7 @@ from ddarts_jax.ops import backend
 from ddarts_jax.reports import report
 from ddarts_jax.runs import facts, layout
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.runs.workdir import Clock, locked
+from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
 from ddarts_jax.searching import methods
 from ddarts_jax.searching import search as searches
 from ddarts_jax.tasks import importing, pipeline
@@ -178,7 +179,8 @@ def train(
         genotype = pipeline.deepened(config, genotype)
         net, variables = trainings.run(config, genotype, dataset, path, writer, dtype)
         genotype.save(path / layout.NETWORK_GENOTYPE)
-    return Network(genotype, net, variables, facts.of_data(dataset), sizes_of(config), dtype)
+    data = facts.of_data(dataset) | facts.of_images(dataset)
+    return Network(genotype, net, variables, data, sizes_of(config), dtype)
 
 
 def evaluate(network: "Network", dataset: Dataset, batch_size: int = 256) -> dict[str, Any]:
@@ -194,17 +196,10 @@ def evaluate(network: "Network", dataset: Dataset, batch_size: int = 256) -> dic
         int32 [classes, classes]: images of each class (row) by answer (column).
 
     Raises:
-        UserError: the data have other classes, or images of another shape, than the network.
+        UserError: the data have other classes, or images of another kind, than the network; or they are
+            those of its training, split otherwise.
     """
-    data = network.data
-    for what, here in facts.of_data(dataset).items():
-        if what in ("class_names", "image_shape") and data.get(what, here) != here:
-            raise UserError(
-                f"The network was trained with {what} {data[what]}, but {dataset.name} has {here}: use "
-                f"data of the same classes and size."
-            )
-    if network.mean is not None:
-        dataset = dataclasses.replace(dataset, mean=network.mean, std=network.std)
+    dataset = facts.matched(network.data, dataset, "memory")
     return evaluation.evaluate_dataset(
         network.structure, network.variables, dataset, batch_size, network.dtype
     )
@@ -247,18 +242,19 @@ def _opened(
 ) -> Iterator[tuple[Path, MetricsWriter, str]]:
     """Opens a workdir for a search or a training: yields it, the metrics' writer and the dtype."""
     configuration.validate(config)
+    check_apart(workdir, config.data.name)
     compilation.keep_programs()
+    processes.devices()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = backend.compute_dtype(config.dtype)
-    path = Path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
+    path = create(workdir)
     with locked(path):
         clock, live = Clock(path), report.Live(path)
         writer = _Telling(path, pipeline.after_epoch(clock, live), callbacks)
         try:
             yield path, writer, dtype
-            clock.keep()
+            clock.keep(compilation.spent())
             live.close()
         finally:
             writer.close()

@@ -1,9 +1,13 @@
 """JSON files: reading with a one-sentence error, and atomic writing."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ddarts_jax.errors import UserError
 
@@ -29,8 +33,48 @@ def read_json(path: Path, kind: str) -> Any:
         raise UserError(f"{kind} {path} is not valid JSON: {error}.") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON; the file is never seen half-written."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its place once the block has ended.
+
+    So the file is never seen half-written; if the block fails, nothing of it is left.
+
+    Raises:
+        UserError: the file cannot be written; the message names it and the reason.
+    """
+    path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): make room or mend the cause, then "
+            "start the same command again."
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8; see `writing`."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON; see `writing`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array as `.npy`; see `writing`."""
+    with writing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)

@@ -10,9 +10,12 @@ from pathlib import Path
 from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.runs.workdir import Clock, locked
+from ddarts_jax.runs import layout
+from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
 
 _logger = logging.getLogger("ddarts_jax")
+
+PHASES = ("pipeline", "search", "train", "evaluate")  # tasks whose workdir is that of a run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,8 +46,12 @@ def main(argv: list[str] | None = None) -> int:
             with processes.scratch() as scratch:
                 run(config, scratch)
         status = 0
-    except (UserError, OSError) as error:
+    except UserError as error:
         status, failure = _fail(error), str(error)
+    except OSError as error:
+        # An error of reading or writing, unlike one of opening, does not say where.
+        told = error if error.filename else f"{error.strerror or error}, in {workdir}"
+        status, failure = _fail(told), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         status = 128 + stopped.signal  # as in a shell; not 0, because the work is not done
@@ -75,13 +82,19 @@ def run(config, workdir: str | Path) -> dict:
     Raises:
         UserError: the user can fix the problem; also if another process uses the workdir.
     """
-    if processes.count() > 1 and config.task not in ("pipeline", "search", "train", "evaluate"):
+    if processes.count() > 1 and config.task not in PHASES:
         raise UserError(f"Task {config.task!r} runs in one process; start it alone.")
-    workdir = Path(workdir)
     if config.task == "export":  # it writes elsewhere
-        return _run_task(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+        return _run_task(config, Path(workdir))
+    if "data" in config:
+        check_apart(workdir, config.data.name)
+    workdir = create(workdir)
     with locked(workdir):
+        if config.task not in PHASES and (workdir / layout.METRICS).is_file():
+            raise UserError(
+                f"{workdir} holds a run, whose files task {config.task!r} would replace: name another "
+                "--workdir."
+            )
         return _run_task(config, workdir)
 
 
@@ -99,28 +112,33 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.api import load_data
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison
+    from ddarts_jax.runs import facts
     from ddarts_jax.tasks import distances as compare
-    from ddarts_jax.tasks import export, importing, pipeline, scoring
+    from ddarts_jax.tasks import evaluation, export, importing, pipeline, scoring
     from ddarts_jax.training import compilation
 
     compilation.keep_programs()
-    if config.task == "export":
-        with tempfile.TemporaryDirectory() as scratch:
-            return export.run(config, Path(scratch))
     if config.task == "distance":
         return compare.run(config, workdir)
     if config.task == "compare":
         return comparison.run(config, workdir)
+    devices = processes.devices()
+    if config.task == "export":
+        with tempfile.TemporaryDirectory() as scratch:
+            return export.run(config, Path(scratch))
     if config.task == "import":
         return importing.run(config, workdir)
 
     dtype = backend.compute_dtype(config.dtype)
-    devices = jax.devices()
     _logger.info(
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
-    dataset = load_data(config.data)
+    data = config.data
+    if config.task == "evaluate":
+        own = processes.from_main(lambda: evaluation.own_facts(config, workdir))
+        data = facts.settle(data, own)
+    dataset = load_data(data)
     _logger.info(
         "%s: %d training and %d test images of %dx%dx%d, %d classes",
         *(dataset.name, dataset.num_train, dataset.num_test),
@@ -128,12 +146,13 @@ def _run_task(config, workdir: Path) -> dict:
     )
     if config.task == "score_operations":
         return scoring.run(config, dataset, workdir, dtype)
+    task = evaluation if config.task == "evaluate" else pipeline
+    return task.run(config, dataset, workdir, dtype, clock)
 
-    return pipeline.run(config, dataset, workdir, dtype, clock)
 
-
-def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _fail(error: Exception | str) -> int:
+    # A name may hold any character, a new line too.
+    print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
     return 2
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ddarts_jax.data import crops, decoding
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.runs import layout
 
 FORMAT = 1  # of the folder; to be raised when an older reader would misread a newer folder
 _BATCH_SIZE = 64
@@ -28,7 +30,7 @@ def predict(
 ) -> list[list[tuple[str, float]] | UserError]:
     """Classifies image files with an exported network.
 
-    Files are decoded like those of a training folder: 16 bits are scaled to 8, transparent parts
+    Files are decoded like those of the training: 16 bits are scaled to 8 by its range, transparent parts
     become white, CMYK and palettes become RGB. They are resized to the network's size; a network for
     colour images sees grey ones as three equal channels, one for grey images sees colours as grey.
 
@@ -72,7 +74,7 @@ def read_meta(directory: str | os.PathLike) -> dict:
     Raises:
         UserError: when it is missing or broken, or the folder is of another format.
     """
-    path = Path(directory) / "meta.json"
+    path = Path(directory) / layout.EXPORT_META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
@@ -85,6 +87,8 @@ def read_meta(directory: str | os.PathLike) -> dict:
         if (
             not (isinstance(names, list) and all(isinstance(name, str) for name in names))
             or not all(type(given[key]) is int for key in ("image_size", "channels"))
+            or type(given.get("white", 0)) is not int
+            or not 0 <= given.get("white", 0) <= 65535
             or given["crop"] not in (None, crops.CENTRAL)
             or numbers.shape != (2, given["channels"])
             or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
@@ -109,6 +113,7 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
 
     from ddarts_jax.ops import backend
 
+    processes.devices()
     path = Path(directory) / "model.stablehlo"
     given = meta["preprocessing"]
     shape = (given["image_size"], given["image_size"], given["channels"])
@@ -139,15 +144,16 @@ def _read(path, preprocessing: dict) -> np.ndarray:
     from PIL import Image
 
     size, channels = preprocessing["image_size"], preprocessing["channels"]
+    white = preprocessing.get("white", 0)
     if channels not in (1, 3):
         raise UserError(f"{path}: the network reads {channels} channels, image files have 1 or 3.")
     if not os.path.isfile(path):
         raise UserError(f"There is no image file {path}.")
-    read = functools.partial(decoding.read_image, image_size=size)
+    read = functools.partial(decoding.read_image, image_size=size, white=white)
     if preprocessing["crop"]:  # the network was trained on a stream
 
         def read(file):
-            return crops.crop(file.read(), crops.central_box, size)
+            return crops.crop(file.read(), crops.central_box, size, white)
 
     image = decoding.read_file(Path(path), read)
     if channels < image.shape[2]:
@@ -178,6 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image (3)")
     arguments = parser.parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files may be any bytes
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         results = predict(arguments.export, arguments.images, arguments.top)
     except UserError as error:

@@ -1,6 +1,7 @@
 """Tests of whole runs from the command line, in processes that are really killed too."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -253,6 +254,54 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(place, unbroken):
     assert _metrics(workdir, *_TIMES) == _metrics(expected, *_TIMES)
 
 
+def _appears(pattern, workdir):
+    return any(workdir.glob(pattern))
+
+
+# Moments at which a run is killed: a random one, or as soon as a file appears that is being written.
+_MOMENTS = (
+    None,
+    "checkpoints/search/*.orbax-checkpoint-tmp*",
+    "checkpoints/train/*.orbax-checkpoint-tmp*",
+    ".report.html.tmp",
+    "*.tmp",
+)
+
+
+def test_a_run_survives_every_kill(place, unbroken):
+    """Killed at random moments, also while it saves or reports, it ends bit by bit like the unbroken.
+
+    DDARTS_KILLS says how often, 3 times by default.
+    """
+    kills = int(os.environ.get("DDARTS_KILLS", "3"))
+    workdir, done = place / "kills [1]", 0
+    for attempt in range(10 * kills):
+        if done == kills:
+            break
+        process = _start(place, workdir)
+        moment = _MOMENTS[(attempt + 1) % len(_MOMENTS)]
+        deadline = time.monotonic() + (random.uniform(3, 30) if moment is None else 60)
+        while time.monotonic() < deadline and process.poll() is None:
+            if moment and _appears(moment, workdir):
+                break
+            time.sleep(0.002)
+        if process.poll() is not None:
+            break  # it has ended: nothing is left to kill
+        process.kill()
+        process.communicate()
+        done += 1
+    process = _start(place, workdir)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    names = ["alphas.npy", "network.npz", "genotype.json", "network_genotype.json", "config.json"]
+    names += ["dataset.json", "training_images.npy", "evaluation.json"]
+    for name in names:
+        assert (workdir / name).read_bytes() == (unbroken[0] / name).read_bytes(), name
+    assert _metrics(workdir, *_TIMES) == _metrics(unbroken[0], *_TIMES)
+    left = [path for path in workdir.rglob("*") if ".tmp" in path.name or "corrupt" in path.name]
+    assert not left
+
+
 def test_train_another_genotype_with_more_cells(place, trained):
     """Task 'train' takes a genotype by its path, expands it, and 'evaluate' finds it again."""
     summary = _summary(trained)
@@ -314,6 +363,25 @@ def test_evaluate_without_a_network(place, tmp_path, capsys):
     tiny.GENOTYPE.save(tmp_path / "genotype.json")
     status = _main(place, tmp_path, "--config.task=evaluate")
     _assert_one_line_error(capsys, status, str(tmp_path / "network.npz"), "train")
+
+
+def test_both_phases_are_checked_before_anything_is_written(place, unbroken, capsys):
+    """On a finished run, another training, parsing or data are refused; every file stays as it is."""
+    workdir, _ = unbroken
+    kept = {path: path.read_bytes() for path in workdir.glob("*.*") if path.is_file()}
+    with np.load(place / "digits.npz") as file:
+        np.savez(place / "corrected.npz", images=file["images"], labels=(file["labels"] + 1) % 3)
+    for override, named in (
+        ("--config.train.channels=6", "train.channels: 4, 6"),
+        ("--config.train.epochs=9", "a longer training is a new run"),
+        ("--config.parse.threshold=0.5", "parse.threshold: 0.85, 0.5"),
+        (f"--config.data.name=npz:{place}/corrected.npz", "began with other data"),
+    ):
+        _assert_one_line_error(capsys, _main(place, workdir, override), named)
+        assert kept == {path: path.read_bytes() for path in kept}
+    # The same images elsewhere are the same run.
+    (place / "moved.npz").write_bytes((place / "digits.npz").read_bytes())
+    assert _main(place, workdir, f"--config.data.name=npz:{place}/moved.npz") == 0
 
 
 def test_another_config_in_the_same_workdir(place, trained, capsys):

@@ -1,6 +1,7 @@
 """Prediction: an export and image files give the network's own answers, or clear sentences."""
 
 import json
+import shutil
 
 import jax
 import jax.export
@@ -214,6 +215,23 @@ def test_any_other_meta_json_is_a_user_error_or_read(colour, tmp_path_factory, w
         assert given["image_size"] > 0 and all(isinstance(n, str) for n in found["class_names"])
 
 
+def test_images_of_16_bits_have_the_range_of_the_training(colour, tmp_path):
+    """12 bits in 16: white is what it was in the training, which the export knows."""
+    Image.new("I;16", (4, 4), 2047).save(tmp_path / "image.png")
+    folder = tmp_path / "export"
+    shutil.copytree(colour, folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    for white, value in ((4095, 127), (0, 8)):
+        meta["preprocessing"]["white"] = white
+        (folder / "meta.json").write_text(json.dumps(meta))
+        read = predict._read(tmp_path / "image.png", predict.read_meta(folder)["preprocessing"])
+        assert read.shape == (4, 4, 3) and (read == value).all()
+    meta["preprocessing"]["white"] = "4095"
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="corrupt"):
+        predict.read_meta(folder)
+
+
 def test_channels_that_no_image_file_has(tmp_path):
     """A network of two channels is told to be none for image files."""
     folder = _write_export(tmp_path / "export", lambda x: jnp.zeros((x.shape[0], 10)), 4, 2)
@@ -231,7 +249,7 @@ def test_decoding_is_that_of_a_folder_of_training_images(digits, tmp_path):
             image = Image.fromarray(rng.integers(0, 256, (13, 9), np.uint8))
             image.save(tmp_path / label / f"{number}.png")
     config = {"name": f"folder:{tmp_path}", "data_dir": "", "image_size": 8}
-    config |= {"images_per_class": 0, "test_fraction": 0.5}
+    config |= {"images_per_class": 0, "test_fraction": 0.5, "white": 0}
     dataset = data.load(type("Config", (), config))
     images = np.concatenate([dataset.train_images, dataset.test_images])
     logits = digits[1](((images / 255 - _MEAN) / _STD).astype(np.float32))

@@ -7,6 +7,7 @@ A file in configs/ returns `dd.default_config()` with some values changed; flags
 
 from ddarts_jax.configuration.checks import validate
 from ddarts_jax.configuration.files import based_on, load, nearest_key, parse_flags, shipped
+from ddarts_jax.configuration.former import up_to_date
 from ddarts_jax.configuration.keys import (
     FORMER_NAMES,
     METHODS,
@@ -44,6 +45,7 @@ __all__ = [
     "seeds_config",
     "shipped",
     "to_json",
+    "up_to_date",
     "validate",
     "with_seed",
     "without_augmentation",

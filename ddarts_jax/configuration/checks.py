@@ -49,6 +49,7 @@ _RANGES = {
     **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
     **dict.fromkeys(("strength", "from_epoch", "candidates"), _POSITIVE),
     **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
+    "data.white": ("from 0 to 65535", lambda value: 0 <= value <= 65535),
     "search.num_cells": _POSITIVE,
     "train.num_cells": _NOT_NEGATIVE,
     **dict.fromkeys(
@@ -65,6 +66,16 @@ _RANGES = {
     **dict.fromkeys(("warmup_epochs", "color_jitter", "num_workers"), _NOT_NEGATIVE),
     **dict.fromkeys(("threshold", "resized_crop"), _FRACTION),
     **dict.fromkeys(("gap_images", "microbatch"), _NOT_NEGATIVE),
+}
+
+
+# What the tuples hold.
+_NUMBER, _TEXT = ((int, float), "a number"), (str, "a text")
+_ELEMENTS = {
+    "seeds": (int, "a whole number"),
+    "evaluate.batch_sizes": (int, "a whole number"),
+    "search.alphas.cell_learning_rates": _NUMBER,
+    **dict.fromkeys(("networks", "overrides", "score.primitives"), _TEXT),
 }
 
 
@@ -139,12 +150,21 @@ def validate(config: ConfigDict) -> None:
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
         allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
-        if allowed and not (math.isfinite(value) and allowed[1](value)):
+        if allowed and not (_is_finite(value) and allowed[1](value)):
             raise UserError(f"config.{key} is {value!r}; it must be {allowed[0]}.")
+        kind, words = _ELEMENTS.get(key, (object, ""))
+        if isinstance(value, tuple | list) and not all(isinstance(each, kind) for each in value):
+            raise UserError(f"config.{key} is {value}; each of its values must be {words}.")
     rates = values.get("search.alphas.cell_learning_rates", ())
     if not all(isinstance(r, int | float) and math.isfinite(r) and r >= 0 for r in rates):
         raise UserError(
             f"config.search.alphas.cell_learning_rates is {rates}; each rate must be 0 or more."
+        )
+    primitives = values.get("score.primitives", ())
+    if unknown := set(primitives) - set(spaces.DARTOPTI_PRIMITIVES):
+        raise UserError(
+            f"config.score.primitives names {', '.join(sorted(unknown))}: use only "
+            f"{', '.join(spaces.DARTOPTI_PRIMITIVES)}."
         )
     seeds = values.get("seeds", (0,))
     known = all(isinstance(seed, int) and _RANGES["seed"][1](seed) for seed in seeds)
@@ -167,6 +187,14 @@ def validate(config: ConfigDict) -> None:
     defaults = flatten(default_config())
     _check_method(values, defaults)
     _refuse_conflicts(values, defaults)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
 
 
 def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -4,7 +4,9 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import runpy
+import secrets
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,9 +17,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ddarts_jax.configuration.checks import validate
+from ddarts_jax.configuration.former import up_to_date
 from ddarts_jax.configuration.keys import FORMER_NAMES, TASKS
 from ddarts_jax.configuration.values import flatten
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
 
 
 def based_on(file: str, name: str) -> ConfigDict:
@@ -45,7 +49,12 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         epilog="To change any value of the config, use --config.key=value.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file as in configs/")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a file as in configs/, or the config.json of a run",
+    )
     parser.add_argument(
         "--workdir",
         default="",
@@ -68,9 +77,17 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         raise UserError(f"{error}") from error
     if surplus:
         raise UserError(f"Unknown argument {surplus[0]!r}; overrides are --config.key=value.")
+    _expand(config)
     validate(config)
-    default = f"runs/{Path(arguments.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return config, arguments.workdir or default
+    # The random end tells apart two that start in the same second.
+    name = f"{Path(arguments.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    workdir = os.path.expanduser(arguments.workdir or f"runs/{name}")
+    if not _is_unicode(os.path.abspath(workdir)):
+        raise UserError(
+            f"The name of the workdir {workdir!r} is not Unicode, so the run's files could not mention "
+            "it: use another --workdir."
+        )
+    return config, workdir
 
 
 def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -100,8 +117,42 @@ def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) ->
                 f"config.{key} is {value!r}; it must be of the type of its default, "
                 f"{flatten(config)[key]!r}."
             ) from error
+    _expand(config)
     validate(config)
     return config.lock()
+
+
+def _expand(config: ConfigDict) -> None:
+    """Replaces ~ and ~user by the home folder, wherever a path may begin in a value.
+
+    Raises:
+      UserError: a value is not Unicode.
+    """
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(map(expanded, value))
+        if not isinstance(value, str):
+            return value
+        # A path alone, after a kind (folder:~/x), in a list (a,~/b), in an override (weights=~/x).
+        return re.sub(r"(^|[:,=])(~[^/,]*)", lambda m: m[1] + os.path.expanduser(m[2]), value)
+
+    for key, value in flatten(config).items():
+        if isinstance(value, str) and not _is_unicode(value):
+            raise UserError(
+                f"config.{key} is {value!r}, which is not Unicode: rename the file or folder."
+            )
+        if (new := expanded(value)) != value:
+            config.update_from_flattened_dict({key: new})
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file; names of files may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shipped() -> dict[str, Path]:
@@ -125,7 +176,7 @@ def nearest_key(config: ConfigDict, key: str) -> str:
 
 def _load(name: str | os.PathLike) -> ConfigDict:
     """Runs a config file, given by its path or a name in `shipped`, and returns its config."""
-    path = str(name)
+    path = os.path.expanduser(name)
     if not Path(path).is_file():
         if path not in shipped():
             raise UserError(
@@ -133,6 +184,8 @@ def _load(name: str | os.PathLike) -> ConfigDict:
                 f"{', '.join(shipped())}."
             )
         path = str(shipped()[path])
+    if Path(path).suffix == ".json":
+        return _of_run(Path(path))
     try:
         config = runpy.run_path(path).get("get_config", lambda: None)()
     except Exception as error:
@@ -144,6 +197,33 @@ def _load(name: str | os.PathLike) -> ConfigDict:
             "the config of another task as in configs/, with some values changed."
         )
     return config
+
+
+def _of_run(path: Path) -> ConfigDict:
+    """Reads the `config.json` of a run, perhaps of an older version: for a new run like it."""
+    values = read_json(path, "Config file")
+    task = values.get("task") if isinstance(values, dict) else None
+    if not isinstance(task, str) or task not in TASKS:
+        raise UserError(
+            f"Config file {path} is not the config.json of a run: its task is {task!r}."
+        )
+    config = TASKS[task]().unlock()
+    known = flatten(config)
+    for key, value in up_to_date(values).items():
+        if key not in known:
+            raise UserError(
+                f"Config file {path} has a key {key!r}, which this version does not know (did you mean "
+                f"{nearest_key(config, key)!r}?): remove it."
+            )
+        try:
+            value = tuple(value) if isinstance(value, list) else value
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"Config file {path}: {key} is {value!r}; it must be of the type of its default, "
+                f"{known[key]!r}."
+            ) from error
+    return config.lock()
 
 
 def _config_file_error(path: str, error: Exception) -> str:

@@ -103,6 +103,8 @@ def _data() -> ConfigDict:
     data.data_dir = ""  # where TFDS has prepared its data; empty: its default
     data.batch_size = 128  # images per step, over all devices
     data.image_size = 0  # resize to this many pixels per side; 0: as stored
+    # Value of white in images of 16 bits; 0: 255, 1023, 4095, 16383 or 65535, as their brightest needs.
+    data.white = 0
     data.images_per_class = 0  # images used per class and split, for a quick trial; 0: all
     data.test_fraction = 0.2  # held out for testing if the dataset has no test split
 
@@ -278,6 +280,8 @@ def export_config() -> ConfigDict:
     config.task = "export"
     config.run = ""  # workdir of a trained network
     config.output = ""  # the folder to write
+    config.data = ""  # data.name of the training's images, if they have moved; empty: as it was
+    config.data_dir = ""  # their data.data_dir, likewise
     return config.lock()
 
 

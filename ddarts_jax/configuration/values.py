@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddarts_jax.files import write_text
+
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns {dotted key: value} of a nested mapping."""
@@ -37,11 +39,12 @@ def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
     return copy
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: ConfigDict | dict[str, Any]) -> str:
     """Returns the configuration as indented JSON with sorted keys."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    whole = config if isinstance(config, dict) else config.to_dict()
+    return json.dumps(whole, indent=2, sort_keys=True) + "\n"
 
 
-def save(config: ConfigDict, path: str | os.PathLike) -> None:
-    """Writes the configuration to a JSON file."""
-    Path(path).write_text(to_json(config))
+def save(config: ConfigDict | dict[str, Any], path: str | os.PathLike) -> None:
+    """Writes the configuration to a JSON file, which is never seen half-written."""
+    write_text(Path(path), to_json(config))

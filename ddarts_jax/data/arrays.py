@@ -40,6 +40,8 @@ def _split(arrays: Mapping[str, np.ndarray], prefix: str, name: str) -> Split:
     where = f"{prefix}images in {name!r}"
     if images.ndim == 3:
         images = images[..., None]
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as in MedMNIST, and CIFAR-10 in Keras
+        labels = labels[:, 0]
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(f"{where} must be [n,H,W] or [n,H,W,C], not {list(images.shape)}.")
     if images.shape[1] in (1, 3) and images.shape[3] > 4:
@@ -64,10 +66,26 @@ def _class_names(given: np.ndarray | None, labels: np.ndarray, name: str) -> tup
     if given is not None:
         if given.ndim != 1 or given.dtype.kind != "U":
             raise UserError(f"class_names in {name!r} must be a list of strings.")
-        return tuple(str(each) for each in given)
-    if labels.max() >= len(labels):
+        return _checked(tuple(str(each) for each in given), name)
+    largest = int(labels.max())  # one more may be beyond the labels' own type
+    if largest >= len(labels):
         raise UserError(
             f"The labels in {name!r} must be 0 to K-1 with an image of each, but the largest is "
-            f"{labels.max()} among {len(labels)} images."
+            f"{largest} among {len(labels)} images."
         )
-    return tuple(str(label) for label in range(labels.max() + 1))
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _checked(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Returns class names; UserError unless each is Unicode and there only once."""
+    if len(set(names)) < len(names):
+        twice = next(each for each in names if names.count(each) > 1)
+        raise UserError(f"class_names in {name!r} name {twice!r} twice: each class needs its own.")
+    for each in names:
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"Class name {each!r} in {name!r} is not Unicode: rename it."
+            ) from error
+    return names

@@ -14,28 +14,34 @@ _TRIES = 10  # boxes drawn for a random crop until one fits, as in torchvision
 _RATIO = (3 / 4, 4 / 3)  # smallest and largest width / height of a random crop
 
 
-def crop(encoded: bytes, box: Callable[[int, int], Sequence[float]], size: int) -> np.ndarray:
+def crop(
+    encoded: bytes,
+    box: Callable[[int, int], Sequence[float]],
+    size: int,
+    white: int = 65535,
+) -> np.ndarray:
     """Decodes an image of any mode and resizes a box of it, bilinearly and antialiased.
 
     Args:
         encoded: content of an image file.
         box: `(width, height) -> (left, top, right, bottom)` of the upright image, in pixels.
         size: pixels per side of the result.
+        white: see `decoding.grey_or_rgb`.
 
     Returns:
         uint8 [size, size, 3], red, green, blue.
     """
-    from PIL import ExifTags, Image
+    from PIL import Image
 
-    with Image.open(io.BytesIO(encoded)) as image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    with decoding.open_image(io.BytesIO(encoded)) as image:
+        sideways = decoding.orientation(image) in (5, 6, 7, 8)
         width, height = image.size[::-1] if sideways else image.size
         left, top, right, bottom = box(width, height)
         # A JPEG can be decoded at 1/2, 1/4, 1/8 of its size, much quicker; the box stays larger
         # than `size`. Other kinds of image ignore this.
         shrink = max(1, min(right - left, bottom - top) / size)
         image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
-        image = decoding.grey_or_rgb(image)
+        image = decoding.grey_or_rgb(image, white)
     if image.mode != "RGB":
         image = image.convert("RGB")
     x, y = image.width / width, image.height / height

@@ -11,12 +11,13 @@ See `sources.table` to add another.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ddarts_jax.data import arrays, splits
+from ddarts_jax.data import arrays, hashes, splits
 from ddarts_jax.data.sources import table
 from ddarts_jax.data.sources.source import Loaded, Split
 from ddarts_jax.errors import UserError
@@ -35,6 +36,7 @@ class Dataset:
         class_names: One name per class.
         mean: float32 [C], of the training pixels in units of [0, 1].
         std: float32 [C], likewise; 1 for a constant channel, to allow division.
+        white: Value of white in images of 16 bits, see `decoding.white_of`; 0: there are none.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    white: int = 0
 
     @classmethod
     def from_arrays(
@@ -137,6 +140,7 @@ class Dataset:
             class_names=class_names,
             mean=mean,
             std=std,
+            white=loaded.white,
         )
 
     @property
@@ -168,6 +172,20 @@ class Dataset:
     def num_test(self) -> int:
         """Number of test images."""
         return len(self.test_labels)
+
+    @property
+    def crop(self) -> None:
+        """Share of the shorter side that is seen: None, because whole images are resized."""
+        return None
+
+    def hashes(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns hashes of the images of part "train" or "test" (uint64 [n]) and the labels."""
+        return self._hashes[part], np.asarray(getattr(self, f"{part}_labels"), np.int32)
+
+    @functools.cached_property
+    def _hashes(self) -> dict[str, np.ndarray]:
+        parts = {"train": self.train_images, "test": self.test_images}
+        return {part: hashes.of_pixels(images) for part, images in parts.items()}
 
     @property
     def train(self) -> np.ndarray:

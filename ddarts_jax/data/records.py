@@ -44,6 +44,17 @@ class Records:
         """What distinguishes these images from others, as JSON, for `Checkpoints`."""
         return self.source.identity() | {"indices_crc32": zlib.crc32(self.indices.tobytes())}
 
+    def hashes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes the names of the images.
+
+        Returns:
+            uint64 [n], and the labels, int32 [n]; -1 where only reading every image would tell.
+        """
+        labels = self.labels
+        if labels is None:
+            labels = np.full(len(self), -1, np.int32)
+        return self.source.hashes(self.indices), np.asarray(labels, np.int32)
+
     def select(self, indices: np.ndarray) -> "Records":
         """Selects some of the images by their positions."""
         return dataclasses.replace(self, indices=self.indices[indices])

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import io
 import multiprocessing
 import os
 import random
@@ -72,6 +73,7 @@ class ImageStream:
             crop takes (Szegedy et al., 2015, as in torchvision); None: the central crop of
             evaluation, of 7/8 of the shorter side.
         num_workers: processes that decode; 0: a thread of this one.
+        white: value of white in images of 16 bits, see `decoding.white_of`.
         process_index: which rows of a batch are this host's.
         process_count: number of hosts.
 
@@ -86,6 +88,7 @@ class ImageStream:
     seed: int = 0
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     num_workers: int = 0
+    white: int = 0
     process_index: int = 0
     process_count: int = 1
 
@@ -164,7 +167,7 @@ class ImageStream:
             index = int(self.records.indices[row])
             try:
                 encoded, labels[place] = self.records.source.read(index)
-                images[place] = crops.crop(encoded, box, self.image_size)
+                images[place] = crops.crop(encoded, box, self.image_size, self.white)
             except Exception as error:  # Corrupt files make Pillow raise nearly anything.
                 reason = decoding.reason(error)
                 raise UserError(self.records.source.failure(index, reason)) from error
@@ -208,6 +211,7 @@ class Streamed:
         num_workers: processes that decode for each stream.
         mean: float32 [3], of some training pixels in units of [0, 1].
         std: float32 [3], likewise.
+        white: value of white in images of 16 bits, see `decoding.white_of`; 0: there are none.
     """
 
     name: str
@@ -217,6 +221,20 @@ class Streamed:
     num_workers: int
     mean: np.ndarray
     std: np.ndarray
+    white: int = 0
+
+    @property
+    def crop(self) -> float:
+        """Share of the shorter side that an evaluation sees."""
+        return crops.CENTRAL
+
+    def hashes(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns hashes of the names of the images of part "train" or "test", and the labels."""
+        return self._hashes[part]
+
+    @functools.cached_property
+    def _hashes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {"train": self.train.hashes(), "test": self.test.hashes()}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -270,6 +288,7 @@ class Streamed:
                 seed=config.seed + 2**32 * number,
                 crop_scale=crop_scale,
                 num_workers=self.num_workers,
+                white=self.white,
                 process_index=processes.index(),
                 process_count=processes.count(),
             )
@@ -284,6 +303,7 @@ class Streamed:
             image_size=self.image_size,
             training=False,
             num_workers=self.num_workers,
+            white=self.white,
             process_index=processes.index(),
             process_count=processes.count(),
         )
@@ -301,7 +321,8 @@ def load(data: Any) -> Streamed:
             "cropped and resized to (224 for ImageNet)."
         )
     train, test = open_records(data)
-    mean, std = pixel_statistics(train, data.image_size)
+    white = data.white or white_of_some(train)
+    mean, std = pixel_statistics(train, data.image_size, white=white)
     return Streamed(
         name=data.name,
         train=train,
@@ -310,11 +331,34 @@ def load(data: Any) -> Streamed:
         num_workers=data.num_workers,
         mean=mean,
         std=std,
+        white=white,
     )
 
 
+def white_of_some(records: Records, num_images: int = 1000) -> int:
+    """Returns the value of white in images of 16 bits, judged by some images spread evenly over all.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    largest = 0
+    for index in map(int, _some(records, num_images).indices):
+        try:
+            encoded, _ = records.source.read(index)
+            largest = max(largest, decoding.brightest(io.BytesIO(encoded)))
+        except Exception as error:  # Corrupt files make Pillow raise nearly anything.
+            reason = decoding.reason(error)
+            raise UserError(records.source.failure(index, reason)) from error
+    return decoding.white_of(largest)
+
+
+def _some(records: Records, count: int) -> Records:
+    """Selects at most `count` images, spread evenly over all."""
+    return records.select(np.unique(np.linspace(0, len(records) - 1, count).astype(int)))
+
+
 def pixel_statistics(
-    records: Records, image_size: int, num_images: int = 1000
+    records: Records, image_size: int, num_images: int = 1000, white: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes mean and standard deviation of the pixels of some images, spread evenly over all.
 
@@ -322,6 +366,7 @@ def pixel_statistics(
         records: training images.
         image_size: pixels per side; the images are cropped as in evaluation.
         num_images: maximum number of images to read.
+        white: see `ImageStream`.
 
     Returns:
         Both float32 [3], in units of [0, 1].
@@ -329,9 +374,12 @@ def pixel_statistics(
     Raises:
         UserError: an image cannot be read.
     """
-    some = np.unique(np.linspace(0, len(records) - 1, num_images).astype(int))
     stream = ImageStream(
-        records=records.select(some), batch_size=100, image_size=image_size, training=False
+        records=_some(records, num_images),
+        batch_size=100,
+        image_size=image_size,
+        training=False,
+        white=white,
     )
     return mean_std(batch.images[batch.weights > 0] for batch in stream.batches())
 

@@ -12,6 +12,7 @@ the dead one; `_on_abort` adds what the user can do.
 import argparse
 import contextlib
 import ctypes
+import logging
 import os
 import pickle
 import re
@@ -193,6 +194,30 @@ def count() -> int:
 def is_main() -> bool:
     """Returns whether this is the process that reports."""
     return index() == 0
+
+
+def devices() -> list:
+    """Returns the devices of all processes.
+
+    Raises:
+        UserError: JAX finds none, as where JAX_PLATFORMS names a kind that it is not installed for.
+    """
+    import jax
+
+    log = logging.getLogger("jax._src.xla_bridge")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it would print a traceback besides
+    try:
+        return jax.devices()
+    except Exception as error:  # JAX raises RuntimeError, and AssertionError for a missing plugin
+        asked = os.environ.get("JAX_PLATFORMS")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"JAX finds no device{f' with JAX_PLATFORMS={asked}' if asked else ''} ({reason:.200}): set "
+            "JAX_PLATFORMS=cpu, or install JAX for the device, as by pip install 'ddarts_jax[cuda12]'."
+        ) from error
+    finally:
+        log.setLevel(level)
 
 
 def from_main(function: Callable[[], Any]) -> Any:

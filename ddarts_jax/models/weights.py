@@ -1,44 +1,93 @@
-"""Files of a network's weights: `.npz`, one float32 array per pytree path."""
+"""Files of a network's weights: `.npz` or safetensors, one float32 array per pytree path."""
 
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
+import safetensors.numpy
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import writing
 from ddarts_jax.models.layers import Variables
+
+_CLASSIFIER = "weights/head/classifier/"
+_AUXILIARY = ("weights/auxiliary/", "statistics/auxiliary/")
 
 
 def save_network(path: Path, variables: Variables) -> None:
     """Writes a network's weights and statistics as an `.npz`, one float32 array per pytree path."""
-    temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez(temporary, **named(jax.device_get(variables)))
-    os.replace(temporary, path)
+    with writing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **named(jax.device_get(variables)))
 
 
 def load_network(path: Path | str, variables: Variables) -> Variables:
-    """Reads a file of `save_network`; an auxiliary head that `variables` lacks is left out.
+    """Reads a file of `save_network` or an export's; an auxiliary head `variables` lacks is left out.
 
     Args:
-        path: the file.
+        path: the file, `.npz` or `.safetensors`.
         variables: variables of the network that it must fit, for structure and shapes.
 
     Raises:
         UserError: the file is missing, corrupt, or of another network.
     """
-    wanted = named(variables)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
+    wanted, found = named(variables), _read(path)
+    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(_AUXILIARY)}
+    _refuse_differences(path, found, wanted)
+    return jax.tree.unflatten(jax.tree.structure(variables), [found[name] for name in wanted])
+
+
+def load_start(path: Path | str, variables: Variables) -> tuple[Variables, list[str]]:
+    """Reads the weights with which a training begins, perhaps of a network with other classes.
+
+    Args:
+        path: see `load_network`.
+        variables: fresh variables of the network to train. Its classifier, and its whole auxiliary head,
+            stay fresh where the file has none of the same shape.
+
+    Returns:
+        The variables, and the names of the arrays that stay fresh.
+
+    Raises:
+        UserError: see `load_network`.
+    """
+    wanted, found = named(variables), _read(path)
+    heads = (_CLASSIFIER, *_AUXILIARY)
+    fresh = [
+        name
+        for name, leaf in wanted.items()
+        if name.startswith(heads) and (name not in found or found[name].shape != leaf.shape)
+    ]
+    auxiliary = [name for name in wanted if name.startswith(_AUXILIARY)]
+    if set(fresh) & set(auxiliary):  # half an old head is worth nothing
+        fresh = list(dict.fromkeys([*fresh, *auxiliary]))
+    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(_AUXILIARY)}
+    found |= {name: np.asarray(wanted[name]) for name in fresh}
+    _refuse_differences(path, found, wanted)
+    leaves = [found[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves), fresh
+
+
+def _read(path: Path | str) -> dict[str, np.ndarray]:
+    """Reads all arrays of a file; UserError if it is missing or corrupt."""
+    if not os.path.isfile(path):  # a device or a pipe would block the read for ever
         raise UserError(
             f"There is no trained network {path}: run task 'train' or 'pipeline' first."
+        )
+    try:
+        if Path(path).suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # a corrupt file raises one of many
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"Trained network {path} cannot be read as .npz or .safetensors: {reason:.200}."
         ) from error
-    except Exception as error:  # a corrupt zip file raises one of many
-        raise UserError(f"Trained network {path} cannot be read: {error}.") from error
-    auxiliary = ("weights/auxiliary/", "statistics/auxiliary/")
-    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(auxiliary)}
+
+
+def _refuse_differences(path, found: dict, wanted: dict) -> None:
+    """Raises UserError unless both have arrays of the same names and shapes."""
     for name in sorted({*wanted, *found}):
         shapes = [tree[name].shape if name in tree else "absent" for tree in (found, wanted)]
         if shapes[0] != shapes[1]:
@@ -46,8 +95,6 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
                 f"Trained network {path} is of another genotype or config: {name} is {shapes[0]} "
                 f"there and {shapes[1]} here."
             )
-    leaves = [found[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
 
 
 def named(tree) -> dict[str, np.ndarray]:

@@ -56,7 +56,13 @@ TEMPLATE = go.layout.Template(
 
 
 def figure(
-    traces: Sequence, *, unit: str = "", scale: str = "linear", x: str = "epoch", **layout
+    traces: Sequence,
+    *,
+    unit: str = "",
+    scale: str = "linear",
+    x: str = "epoch",
+    y: str = "",
+    **layout,
 ) -> go.Figure:
     """Returns a chart in the common look.
 
@@ -65,6 +71,7 @@ def figure(
         unit: of the vertical axis, see `table.Metric`.
         scale: of the vertical axis, see `table.Chart`.
         x: title of the horizontal axis; "epoch" and "candidate" have whole numbers only.
+        y: title of the vertical axis.
         **layout: of plotly, instead of or in addition to the common one.
     """
     traces = [trace for trace in traces if _has_numbers(trace)]
@@ -74,7 +81,7 @@ def figure(
         height=270 + 20 * math.ceil(listed / 2) * (listed > 1),
         showlegend=listed > 1,
         xaxis_title_text=x,
-        yaxis=_vertical(traces, unit, scale),
+        yaxis=_vertical(traces, unit, scale) | {"title": {"text": y, "standoff": 6}},
     )
     if x in ("epoch", "candidate"):
         found.update_xaxes(_whole_numbers(traces))
@@ -110,8 +117,40 @@ def of_shares(genotypes: Mapping[int, Genotype]) -> go.Figure:
         )
         for primitive in ordered
     ]
-    found = figure(traces, unit="fraction", barmode="stack", bargap=0.1, yaxis_range=[0, 1])
+    found = figure(
+        traces, unit="fraction", y="share", barmode="stack", bargap=0.1, yaxis_range=[0, 1]
+    )
     return found.add_hline(0.5, line={"color": "#111827", "width": 1.5, "dash": "dash"})
+
+
+def of_confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> go.Figure:
+    """Returns a confusion matrix as shares of each class's images, with the numbers where they fit.
+
+    Args:
+        confusion: images of each class (row) by answer (column).
+        names: of the classes.
+    """
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
+    few = len(names) <= 20
+    trace = go.Heatmap(
+        x=list(names),
+        y=list(names),
+        z=shares,
+        text=confusion,
+        texttemplate="%{text}" if few else "",
+        hovertemplate="class %{y}, answer %{x}: %{text} images, %{z:.1%}<extra></extra>",
+        zmin=0,
+        zmax=1,
+        showscale=not few,
+    )
+    return figure(
+        [trace],
+        x="answer",
+        xaxis_type="category",
+        yaxis={"type": "category", "autorange": "reversed", "title": {"text": "class"}},
+        hovermode="closest",
+        height=min(720, 130 + 26 * len(names)),
+    )
 
 
 def _of_table(run: Run, chart: Chart) -> go.Figure:
@@ -123,6 +162,7 @@ def _of_table(run: Run, chart: Chart) -> go.Figure:
         unit=chart.metrics[0].unit,
         scale=chart.scale,
         x="candidate" if chart.phase == "random" else "epoch",
+        y=chart.title,
         showlegend=len(chart.metrics) > 1 or chart.metrics[0].per_cell,
     )
 

@@ -13,9 +13,10 @@ import plotly.graph_objects as go
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
 from ddarts_jax.reports import charts
+from ddarts_jax.reports.comparability import same_images, told_apart
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
@@ -163,15 +164,18 @@ def run(config, workdir: Path) -> dict:
         )
     }
     comparison = {
+        "comparable": same_images(runs_of(groups)),
         "groups": [_group_record(each) for each in groups],
         "networks": list(networks),
         **matrices,
     }
     header, lines = _table(groups)
     write_json(workdir / "comparison.json", comparison)
-    (workdir / "comparison.md").write_text(_markdown(header, lines), encoding="utf-8")
+    write_text(workdir / "comparison.md", _markdown(header, lines))
     _write_page(workdir / layout.REPORT, groups, runs, header, lines, matrices)
     print(_markdown(header, lines), end="")
+    for sentence in [] if comparison["comparable"] else _warnings(groups)[:1]:
+        print(sentence)
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison
 
@@ -198,6 +202,11 @@ def group(runs: list[Run]) -> list[Group]:
         )
         for index, own in enumerate(distinct)
     ]
+
+
+def runs_of(groups: list[Group]) -> dict[int, Run]:
+    """Returns {number: run} of all groups, ascending."""
+    return dict(sorted(pair for each in groups for pair in each.runs.items()))
 
 
 def _values(column: Column, group: Group) -> list[float]:
@@ -294,7 +303,7 @@ def _findings(groups: list[Group]) -> list[str]:
         ]
     tested = [(each, _values(COLUMNS[0], each)) for each in groups]
     tested = [(each, values) for each, values in tested if values]
-    if tested:
+    if tested and same_images(runs_of(groups)):
         best, values = max(tested, key=lambda pair: statistics.fmean(pair[1]))
         said = COLUMNS[0].say(values, len(values))
         sentences.append(
@@ -307,6 +316,11 @@ def _findings(groups: list[Group]) -> list[str]:
 def _warnings(groups: list[Group]) -> list[str]:
     """Returns a sentence on every reason to doubt the comparison."""
     sentences = []
+    if not same_images(runs_of(groups)):
+        sentences.append(
+            f"These runs were tested on different images ({told_apart(runs_of(groups))}): their "
+            "accuracies and losses cannot be compared, and neither can mean and spread over them."
+        )
     single = [each.letter for each in groups if len(each.runs) == 1]
     if single:
         sentences.append(
@@ -326,13 +340,18 @@ def _add_curves(page: Page, groups: list[Group]) -> None:
         for metric in own.values():
             if metric.compared:
                 curves = _curves(groups, functools.partial(_points, phase, metric.key))
-                figure = charts.figure(curves, unit=metric.unit, **look)
+                y = metric.key.replace("_", " ")
+                figure = charts.figure(curves, unit=metric.unit, y=y, **look)
                 page.chart(metric.name, metric.description, figure)
     page.chart(
         "Parameter-free primitives",
         "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
         charts.figure(
-            _curves(groups, _parameter_free_points), unit="fraction", scale="zero to one", **look
+            _curves(groups, _parameter_free_points),
+            unit="fraction",
+            scale="zero to one",
+            y="share",
+            **look,
         ),
     )
 

@@ -35,6 +35,12 @@ def warnings(run: Run) -> list[str]:
             "parameters."
         )
     sentences += _climbing(run)
+    now = {key: run.config.get(f"parse.{key}") for key in run.parsing}
+    if run.parsing != now:
+        sentences.append(
+            f"Only the result is parsed by {now}: the genotypes of the epochs and their discretisation "
+            f"gaps are those of {run.parsing}."
+        )
     names = cell_names(run.network)
     empty = [name for name, cell in zip(names, run.network.genes) if not cell]
     if empty and run.summary:  # before the end alphas may still pass the threshold
@@ -86,8 +92,10 @@ def _progress(run: Run) -> str:
     """Says how far the run has come."""
     if run.summary:
         seconds = run.outcome("seconds")
-        took = f" after {duration(seconds)}" if seconds is not None else ""
-        return f"The run has ended{took}."
+        compiling = run.outcome("compile_seconds")
+        took = f" after {duration(seconds)} in all its starts" if seconds is not None else ""
+        note = f", of which {duration(compiling)} went into compiling" if took and compiling else ""
+        return f"The run has ended{took}{note}."
     for phase, name in (("train", "training"), ("search", "search")):
         if own := run.rows(phase):
             epochs = [run.config.get(f"{phase}.epochs")]

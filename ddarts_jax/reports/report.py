@@ -154,15 +154,25 @@ def _add_classes(page: Page, run: Run) -> None:
     ]
     page.chart(
         "Accuracy by class",
-        "Accuracy of the trained network on the test images; the confusion matrix is next to this page.",
+        "Accuracy of the trained network on the test images.",
         charts.figure(
             [go.Bar(x=list(classes), y=accuracies, marker_color=COLOURS[0])],
             unit="fraction",
             x="class",
+            y="accuracy",
             xaxis_type="category",
             hovermode="closest",
         ),
     )
+    confusion = run.evaluation.get("confusion")
+    if isinstance(confusion, list) and [
+        _numbers(row) == row and len(row) == len(classes) for row in confusion
+    ] == [True] * len(classes):
+        page.chart(
+            "Confusion matrix",
+            "Test images of each class (row) by the network's answer (column), as shares of the class.",
+            charts.of_confusion(confusion, list(classes)),
+        )
 
 
 def _add_cost(page: Page, run: Run) -> None:

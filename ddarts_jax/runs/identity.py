@@ -12,9 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddarts_jax import configuration
-from ddarts_jax.configuration import differences, flatten
+from ddarts_jax.configuration import differences, flatten, up_to_date
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.runs import layout
 
 # Keys that do not change the result of a run, except for rounding.
 INCIDENTAL = {
@@ -45,41 +46,6 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
     return kept | {"num_images": num_images}
 
 
-def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {dotted key: value} of a config, flat or nested, with the present names of its keys."""
-    return _with_method(
-        {configuration.FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
-    )
-
-
-def _with_method(flat: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config of a run older than `search.method`, with that key added.
-
-    The method then followed from five keys; options that it did not use are dropped.
-    """
-    if "search.method" in flat or "search.relaxation" not in flat:
-        return flat
-    candidates = flat.pop("search.random", 0)
-    accumulated = flat.pop("search.accumulated_gradients", False)
-    relaxation = flat.pop("search.relaxation")
-    alone = flat.get("search.ddarts.share_cells") and not flat["search.ddarts.ablation.weight"]
-    if candidates:
-        method, flat["search.random.candidates"] = "random", candidates
-    elif accumulated:
-        method = "authors_program"
-    elif relaxation == "softmax":
-        method = "darts"
-    else:
-        method = "fairdarts" if alone else "ddarts"
-    known = configuration.defaults("pipeline")
-    own, former = f"search.{method}.", "search.ddarts."
-    if method != "ddarts":
-        renamed = {key.replace(former, own): v for key, v in flat.items() if key.startswith(former)}
-        flat = {key: value for key, value in flat.items() if not key.startswith(former)}
-        flat |= {key: value for key, value in renamed.items() if key in known}
-    return flat | {"search.method": method}
-
-
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Returns 'dotted.key: value found, value wanted' for every essential key in which two runs differ.
 
@@ -91,40 +57,121 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     found, wanted = up_to_date(found), flatten(json.loads(json.dumps(wanted)))
     defaults = configuration.defaults(wanted.get("task", "pipeline"))
     found |= {key: defaults[key] for key in defaults if key in wanted and key not in found}
-    if "images" not in found:  # an older version did not record which images they were
-        wanted.pop("images", None)
+    for key in ("images", "test_images"):
+        if key not in found:  # an older version did not record which images they were
+            wanted.pop(key, None)
+    if "images" in found and found["images"] == wanted.get(
+        "images"
+    ):  # the same images, wherever they are today
+        found["data.name"] = wanted.get("data.name")
     return differences(_essential(found), _essential(wanted))
 
 
-def claim(path: Path, wanted: Mapping[str, Any], content: str) -> None:
+def begun(workdir: Path, phase: str) -> bool:
+    """Whether a run has a checkpoint of a phase, so that there is something to continue or to lose."""
+    folders = [workdir / "checkpoints" / phase]
+    if phase == "search":  # of a random search, which trains its candidates
+        candidates = workdir / "candidates"
+        found = candidates.iterdir() if candidates.is_dir() else ()
+        folders += [folder / "checkpoints" / "train" for folder in found]
+    return any(map(holds_checkpoints, folders))
+
+
+def holds_checkpoints(directory: Path) -> bool:
+    """Whether there is a finished checkpoint in a directory, intact or corrupt."""
+    return directory.is_dir() and any(path.name.isdecimal() for path in directory.iterdir())
+
+
+def check_phase(workdir: Path, phase: str, wanted: Mapping[str, Any]) -> None:
+    """Refuses settings with which a phase of a run cannot be continued, before anything is written.
+
+    Args:
+        workdir: of the run; one without a checkpoint of the phase is free.
+        phase: "search" or "train".
+        wanted: see `defining`; which images they are is checked elsewhere.
+
+    Raises:
+        UserError: the phase began with other settings.
+    """
+    path = workdir / "checkpoints" / phase / layout.CONFIG
+    if not begun(workdir, phase) or not path.is_file():
+        return
+    found = up_to_date(_read(path))
+    asked = flatten(json.loads(json.dumps(wanted))) | {"data.name": found.get("data.name")}
+    sections = {key.partition(".")[0] for key in asked}
+    _refuse(path, {k: v for k, v in found.items() if k.partition(".")[0] in sections}, asked)
+
+
+def check_parsing(workdir: Path, parse: Mapping[str, Any]) -> None:
+    """Refuses another section `parse` once the network that it gave is being trained, or has been.
+
+    Raises:
+        UserError: the training began with another one.
+    """
+    path = workdir / layout.CONFIG
+    if begun(workdir, "train") and begun(workdir, "search") and path.is_file():
+        found = {k: v for k, v in up_to_date(_read(path)).items() if k.startswith("parse.")}
+        _refuse(path, found, {f"parse.{key}": value for key, value in parse.items()})
+
+
+def claim(path: Path, wanted: Mapping[str, Any], content: str, *, empty: bool = False) -> None:
     """Writes the identity of a folder's run, or checks that it is the same.
 
     Args:
         path: the JSON file; its folder is created if needed.
         wanted: identity of the run.
         content: name of the folder's content in messages, such as "checkpoints".
+        empty: whether the folder has nothing of a run yet, so that any run may have it.
 
     Raises:
         UserError: the folder cannot be used, or belongs to another run.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if empty or not path.exists():
             write_json(path, wanted)
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
+            return
     except OSError as error:
         raise UserError(
             f"Cannot keep {content} in {path.parent}: {error}; use another --workdir."
         ) from error
-    except ValueError as error:
+    _refuse(path, _read(path), wanted, content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Reads an identity; UserError if it is corrupt."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; use another --workdir.") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is corrupt; use another --workdir.") from error
-    if different := differing(found, wanted):
-        raise UserError(
-            f"{path.parent} holds {content} of another config (there, here): {'; '.join(different)}. "
-            "Use the same values, or another --workdir."
+    return found
+
+
+def _refuse(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], content: str = "checkpoints"
+) -> None:
+    """Raises UserError where `wanted` is another run than the one with the identity `found`."""
+    different = differing(found, wanted)
+    if not different:
+        return
+    advice = "Use the same values, or another --workdir."
+    keys = [line.partition(":")[0] for line in different]
+    if keys == ["train.epochs"] and content == "checkpoints":
+        workdir = path.parents[2]  # of checkpoints/train/config.json
+        network, genotype = workdir / layout.NETWORK, workdir / layout.NETWORK_GENOTYPE
+        advice = (
+            "Use the same value; a longer training is a new run, which can begin with these weights: "
+            f"--workdir=NEW --config.task=train --config.genotype={genotype} "
+            f"--config.weights={network}."
         )
+    raise UserError(
+        f"{path.parent} holds {content} of another config (there, here): {'; '.join(different)}. "
+        f"{advice}"
+    )
 
 
 def _essential(flat: dict[str, Any]) -> dict[str, Any]:

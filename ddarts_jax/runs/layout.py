@@ -2,6 +2,7 @@
 
 CONFIG = "config.json"  # config of the run, see `facts.keep`
 DATASET = "dataset.json"  # facts about the data that a network needs, likewise
+TRAINING_IMAGES = "training_images.npy"  # hashes of the images that a network has learnt, likewise
 VERSIONS = "versions.json"  # packages and devices that computed the run, likewise
 METRICS = "metrics.jsonl"  # one line per epoch, see `metrics`
 SECONDS = "seconds.json"  # time of all starts, see `workdir.Clock`
@@ -17,3 +18,7 @@ NETWORK_GENOTYPE = "network_genotype.json"  # genotype of the trained network, p
 NETWORK = "network.npz"  # its weights and statistics
 NETWORK_SIZES = "network.json"  # its channels and stem, if there is no config
 EVALUATION = "evaluation.json"  # results on the test images, by class and by cell
+OTHER_EVALUATION = "evaluation-{}.json"  # those on other data, by their name
+
+EXPORT_WEIGHTS = "weights.safetensors"  # of an export
+EXPORT_META = "meta.json"  # of an export: preprocessing, class names, sizes of the network

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import writing
 from ddarts_jax.runs import layout, rows
+from ddarts_jax.runs.board import Board
 from ddarts_jax.runs.table import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class MetricsWriter:
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / layout.METRICS
-        self._boards: dict[str, SummaryWriter] = {}
+        self._boards: dict[str, Board] = {}
 
     def write(self, phase: str, epoch: int, metrics: dict[str, Any]) -> None:
         """Appends one line, and the numbers in it to TensorBoard at step `epoch`.
@@ -50,13 +51,22 @@ class MetricsWriter:
           epoch: counted from 1.
           metrics: numbers, strings and arrays, which may be nested in lists and dictionaries. A number
             that is not finite becomes null, because JSON has no NaN.
+
+        Raises:
+          UserError: the line cannot be written.
         """
         metrics = _plain(jax.device_get(metrics))
         line = json.dumps({"phase": phase, "epoch": int(epoch), **metrics}, allow_nan=False)
-        with self._path.open("a") as file:
-            file.write(line + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:  # half a line is dropped by the next start
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror or error}): make room or mend the "
+                "cause, then start the same command again."
+            ) from error
         if phase not in self._boards:
-            self._boards[phase] = SummaryWriter(str(self._workdir / "tensorboard" / phase))
+            self._boards[phase] = Board(self._workdir / "tensorboard" / phase)
         self._to_tensorboard(phase, int(epoch), metrics)
         self.report()
 
@@ -69,13 +79,9 @@ class MetricsWriter:
             metric = table.get(key, Metric(key, "", ""))
             for path, number in _scalars(key, value):
                 cell = path.removeprefix(f"{key}/")
-                board.add_scalar(
-                    f"{phase}/{path}",
-                    number,
-                    epoch,
-                    display_name=f"{metric.name}, cell {cell}" if metric.per_cell else metric.name,
-                    summary_description=metric.description,
-                )
+                name = f"{metric.name}, cell {cell}" if metric.per_cell else metric.name
+                tag = f"{phase}/{metric.tag or key}{path.removeprefix(key)}"
+                board.add_scalar(tag, number, epoch, name, metric.description)
         board.flush()
 
     def report(self) -> None:
@@ -95,13 +101,11 @@ class MetricsWriter:
             record = _record(line)
             if record and not (record["phase"] == phase and record["epoch"] >= epoch):
                 kept.append(line + b"\n")
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(kept))
-        os.replace(temporary, self._path)
+        with writing(self._path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         if phase in self._boards:
             self._boards[phase].close()
-        directory = str(self._workdir / "tensorboard" / phase)
-        self._boards[phase] = SummaryWriter(directory, purge_step=epoch)
+        self._boards[phase] = Board(self._workdir / "tensorboard" / phase, purge_step=epoch)
 
     def close(self) -> None:
         """Closes the TensorBoard files."""

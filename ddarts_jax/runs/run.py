@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes.genotype import Genotype, num_edges
 from ddarts_jax.genotypes.spaces import SPACES
-from ddarts_jax.runs import identity, layout, metrics, rows
+from ddarts_jax.runs import layout, metrics, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Run:
         evaluation: content of `evaluation.json`.
         summary: content of `summary.json`, which exists once the run has ended.
         versions: content of `versions.json`.
+        data: content of `dataset.json`.
+        parsing: section `parse` by which the genotypes of the epochs were derived; empty: unknown.
     """
 
     workdir: Path
@@ -46,6 +49,8 @@ class Run:
     evaluation: dict
     summary: dict
     versions: dict
+    data: dict
+    parsing: dict
 
     @property
     def name(self) -> str:
@@ -75,7 +80,7 @@ def read_run(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     path = workdir / layout.METRICS
     found = metrics.read(path) if path.exists() else []
-    config = identity.up_to_date(_read_object(workdir / layout.CONFIG))
+    config = configuration.up_to_date(_read_object(workdir / layout.CONFIG))
     if not found and not config:
         raise UserError(f"There is no run in {workdir}: neither config.json nor metrics.jsonl.")
     genotypes = _read_genotypes(workdir / "genotypes")
@@ -83,9 +88,17 @@ def read_run(workdir: str | Path) -> Run:
     networks = [Genotype.load(path) for path in results if path.exists()]
     # A run older than supernet.json used one of the methods and spaces of the package.
     former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
-    supernet = _read_object(workdir / layout.SUPERNET)
-    relaxation = supernet.get("relaxation", former)
-    primitives = tuple(supernet.get("primitives", SPACES.get(str(config.get("search.space")), ())))
+    defaults = {
+        "relaxation": former,
+        "primitives": list(SPACES.get(str(config.get("search.space")), ())),
+        "parse": {},
+    }
+    supernet = defaults | _read_object(workdir / layout.SUPERNET)
+    if any(type(supernet[key]) is not type(value) for key, value in defaults.items()) or not all(
+        isinstance(name, str) for name in supernet["primitives"]
+    ):
+        raise UserError(f"File {workdir / layout.SUPERNET} does not describe a supernet.")
+    relaxation, primitives = supernet["relaxation"], tuple(supernet["primitives"])
     return Run(
         workdir=workdir,
         config=config,
@@ -100,6 +113,8 @@ def read_run(workdir: str | Path) -> Run:
         evaluation=_read_object(workdir / layout.EVALUATION),
         summary=_read_object(workdir / layout.SUMMARY),
         versions=_read_object(workdir / layout.VERSIONS),
+        data=_read_object(workdir / layout.DATASET),
+        parsing=supernet["parse"],
     )
 
 

@@ -22,6 +22,7 @@ class Metric:
         compared: whether the comparison of runs shows it.
         difference: keys of two metrics, for one that is the first minus the second and not itself in
             metrics.jsonl.
+        tag: its name in TensorBoard, where the key alone does not say whose number it is; else the key.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Metric:
     per_cell: bool = False
     compared: bool = False
     difference: tuple[str, str] | None = None
+    tag: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,7 @@ CHARTS = (
                 label="architecture half",
                 unit="fraction",
                 compared=True,
+                tag="accuracy_architecture_half",
             ),
             Metric(
                 "weights_accuracy",
@@ -378,6 +381,7 @@ CHARTS = (
                 "Accuracy of the candidate",
                 "Measured on the half of the images that it was not trained on.",
                 unit="fraction",
+                tag="accuracy_architecture_half",
             ),
         ),
     ),
@@ -412,6 +416,7 @@ CHARTS = (
                 label="test",
                 unit="fraction",
                 compared=True,
+                tag="test_accuracy",
             ),
             Metric(
                 "train_accuracy",

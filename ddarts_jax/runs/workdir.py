@@ -41,6 +41,8 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # some network file systems do not support locks
             _logger.warning("%s cannot be locked (%s): start only one run in it", workdir, error)
+        else:
+            _remove_unfinished(workdir)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -50,6 +52,53 @@ def locked(workdir: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def _remove_unfinished(workdir: Path) -> None:
+    """Removes what a killed process was writing, see `files.writing` and `Genotype.save`."""
+    for folder in (".", "genotypes", "alphas", "candidates/*"):
+        for path in workdir.glob(f"{folder}/*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:
+    """Refuses a folder for results inside a folder of images, where it would be taken for a class.
+
+    Args:
+        folder: that is to be written to; it need not exist.
+        data: `config.data.name`.
+        what: the flag or key that names the folder, for the message.
+
+    Raises:
+        UserError: it lies inside; nothing has been created yet.
+    """
+    kind, _, path = data.partition(":")
+    if kind != "folder" or not path:
+        return
+    images = Path(os.path.expanduser(path)).resolve()
+    if Path(folder).resolve().is_relative_to(images):
+        raise UserError(
+            f"The folder for the results, {folder}, lies inside the images of data.name={data}, whose "
+            f"folders are classes: name one elsewhere, {what}=DIR."
+        )
+
+
+def create(workdir: str | os.PathLike) -> Path:
+    """Creates a workdir, unless it exists.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    path = Path(os.path.expanduser(workdir))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {path} cannot be created ({error.strerror or error}): name another, "
+            "--workdir=DIR."
+        ) from error
+    return path
+
+
 class Clock:
     """Counts the seconds of a run over all its starts and keeps them in `seconds.json`.
 
@@ -57,6 +106,7 @@ class Clock:
 
     Attributes:
         before: seconds of the earlier starts.
+        compiling: seconds of all starts that went into compiling, as of the last `keep`.
     """
 
     def __init__(self, workdir: Path, *, counts: bool = True):
@@ -70,12 +120,15 @@ class Clock:
         self._counts = counts
         self._path = workdir / layout.SECONDS
         self._begun = time.monotonic()
-        self.before = 0.0
+        self.before, self._compiled = 0.0, 0.0
         # If an older version began the run, its summary contains the seconds of at least one start.
         for path in (self._path, workdir / layout.SUMMARY):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                self.before = float(json.loads(path.read_bytes())["seconds"])
+                found = json.loads(path.read_bytes())
+                self.before = float(found["seconds"])
+                self._compiled = float(found.get("compiling", 0.0))
                 break
+        self.compiling = self._compiled
 
     def total(self) -> float:
         """Returns the seconds of all starts, including this one so far."""
@@ -83,7 +136,15 @@ class Clock:
             return self.before
         return self.before + time.monotonic() - self._begun
 
-    def keep(self) -> None:
-        """Writes the seconds so far, if this start counts."""
+    def keep(self, compiling: float = 0.0) -> None:
+        """Writes the seconds so far, if this start counts.
+
+        Args:
+            compiling: seconds that this start has spent compiling.
+        """
         if self._counts:
-            write_json(self._path, {"seconds": round(self.total(), 1)})
+            self.compiling = self._compiled + compiling
+            found = {"seconds": round(self.total(), 1)}
+            if self.compiling:
+                found["compiling"] = round(self.compiling, 1)
+            write_json(self._path, found)

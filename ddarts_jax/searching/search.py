@@ -5,6 +5,7 @@ as alphas, is fixed in the first epochs while the weights settle; the search end
 distance to the start no longer changes.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import read_json, save_array, write_json
 from ddarts_jax.genotypes import distance
-from ddarts_jax.genotypes.genotype import Genotype, encode, parse, reduction_positions
+from ddarts_jax.genotypes.genotype import (
+    Genotype,
+    encode,
+    existing_nodes,
+    parse,
+    reduction_positions,
+)
 from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
@@ -28,6 +36,8 @@ from ddarts_jax.searching import discretisation, early_stop, methods
 from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
+
+_FEW_STEPS = 100  # fewer than any search that has been seen to decide
 
 
 def search_step(
@@ -147,6 +157,7 @@ def run(
     """
     settings = config.search
     method = methods.find(settings.method)
+    phase.check("search", config, dataset, workdir)
     if method.run is not None:
         if alpha_loss is not None:
             raise UserError(f"Search method {settings.method!r} has no alphas, so no alpha_loss.")
@@ -159,13 +170,7 @@ def run(
         min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps
     )
     net, variables, alphas = build(config, dataset, dtype, start)
-    _logger.info(
-        "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
-        "%d + %d images, %d epochs of %d steps",
-        *(settings.method, len(net.seq), len(alphas), net.num_nodes, settings.channels),
-        sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
-        *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
-    )
+    _tell_sizes(settings, net, variables, alphas, plan, splits)
     fixed_steps = fixed_epochs * plan.epoch
     init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss)
     identity, origin = {}, None
@@ -174,11 +179,10 @@ def run(
         # The distances, and so the early stop, depend on both.
         identity = {"start": start.to_dict(), "parse": config.parse.to_dict()}
         origin = _origin(alphas, net, config)
-    measure_gap = None
-    if settings.gap_images:
-        measure_gap = discretisation.make_measure(
-            net, dataset, splits[1], settings.gap_images, plan.batch_size, dtype
-        )
+    count = settings.gap_images
+    measure_gap = count and discretisation.make_measure(
+        net, dataset, splits[1], count, plan.batch_size, dtype
+    )
     state = phase.run_phase(
         *("search", config, dataset, splits, plan),
         *(init(variables, alphas), step, dtype, workdir, writer),
@@ -189,12 +193,54 @@ def run(
         ),
     )
     alphas = np.asarray(state.alphas, np.float32)
-    np.save(workdir / layout.ALPHAS, alphas)
+    processes.from_main(lambda: _tell_other_parsing(workdir, config.parse))
+    save_array(workdir / layout.ALPHAS, alphas)
     if origin is not None:
         origin.save(workdir / layout.START_GENOTYPE)
-    genotype = derive(alphas, net, config.parse)
+    genotype = _result(alphas, net, config.parse)
     genotype.save(workdir / layout.GENOTYPE)
     return Found(genotype, alphas, net, state.variables)
+
+
+def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, splits) -> None:
+    """Logs what is searched, and warns where small data fill too few batches."""
+    _logger.info(
+        "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
+        "%d + %d images, %d epochs of %d steps",
+        *(settings.method, len(net.seq), len(alphas), net.num_nodes, settings.channels),
+        sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
+        *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
+    )
+    if plan.total < _FEW_STEPS:
+        _logger.warning(
+            "search: only %d steps in all, in which the alphas can hardly decide: set more "
+            "search.epochs or a smaller data.batch_size, or raise search.alphas.learning_rate",
+            plan.total,
+        )
+
+
+def _result(alphas: np.ndarray, net: Supernet, settings) -> Genotype:
+    """Parses the last alphas; a cell that would keep nothing, and so be no cell, gets its best.
+
+    Args:
+        alphas: float32 [cells, E, O].
+        net: the supernet.
+        settings: section `parse` of the config.
+    """
+    genotype = derive(alphas, net, settings)
+    empty = [cell for cell, kept in enumerate(genotype.genes) if existing_nodes(kept) <= {0, 1}]
+    if not empty:
+        return genotype
+    _logger.warning(
+        "search: no primitive of cell %s reaches parse.threshold=%g, so each of its nodes keeps its two "
+        "best ones, as by parse.method=darts; with more steps the alphas decide more",
+        *(", ".join(map(str, empty)), settings.threshold),
+    )
+    settings = settings.copy_and_resolve_references()
+    settings.method = "darts"
+    best = derive(alphas, net, settings).genes
+    genes = [best[cell] if cell in empty else kept for cell, kept in enumerate(genotype.genes)]
+    return dataclasses.replace(genotype, genes=genes)
 
 
 def _origin(alphas, net: Supernet, config) -> Genotype:
@@ -233,10 +279,11 @@ def make_end_epoch(
 
     def end_epoch(epoch, state, means):
         if epoch == 1:
-            _describe(net, workdir)
+            _describe(net, workdir, config)
         genotype = derive(state.alphas, net, config.parse)
         genotype.save(_genotype_file(workdir, epoch))
-        np.save(workdir / "alphas" / f"epoch_{epoch:04d}.npy", np.asarray(state.alphas, np.float32))
+        alphas = np.asarray(state.alphas, np.float32)
+        save_array(workdir / "alphas" / f"epoch_{epoch:04d}.npy", alphas)
         probabilities = net.gates(state.alphas)
         record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
@@ -257,10 +304,23 @@ def make_end_epoch(
     return end_epoch
 
 
-def _describe(net: Supernet, workdir: Path) -> None:
-    """Writes `supernet.json`: the axes of the alphas, and their relaxation into probabilities."""
+def _describe(net: Supernet, workdir: Path, config) -> None:
+    """Writes `supernet.json`: the axes of the alphas, their relaxation, the parsing of each epoch's."""
     names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
-    write_json(workdir / layout.SUPERNET, {name: getattr(net, name) for name in names})
+    found = {name: getattr(net, name) for name in names} | {"parse": config.parse.to_dict()}
+    write_json(workdir / layout.SUPERNET, found)
+
+
+def _tell_other_parsing(workdir: Path, parse) -> None:
+    """Warns if the epochs were parsed by another rule than the result, as `report` does too."""
+    path = workdir / layout.SUPERNET
+    found = read_json(path, "Description of the supernet") if path.is_file() else {}
+    if found.get("parse", parse.to_dict()) != parse.to_dict():
+        _logger.warning(
+            "search: only the result is parsed by %s; genotypes and discretisation gaps of the epochs "
+            "that were searched before remain those of %s",
+            *(parse.to_dict(), found["parse"]),
+        )
 
 
 def _genotype_file(workdir: Path, epoch: int) -> Path:

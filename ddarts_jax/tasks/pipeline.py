@@ -1,4 +1,4 @@
-"""The tasks 'search', 'train' and 'evaluate', and 'pipeline', which runs all three."""
+"""The tasks 'search' and 'train', and 'pipeline', which runs both and evaluates the network."""
 
 import logging
 from collections.abc import Callable
@@ -8,22 +8,21 @@ from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes import lookup
-from ddarts_jax.genotypes.genotype import Genotype, expand
-from ddarts_jax.models import weights
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes, expand
 from ddarts_jax.reports import drawing, report
-from ddarts_jax.runs import facts, layout, metrics
+from ddarts_jax.runs import layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
 from ddarts_jax.searching import search
 from ddarts_jax.tasks import distances
-from ddarts_jax.training import evaluate, train
+from ddarts_jax.training import compilation, evaluate, train
 from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
 
 
 def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
-    """Runs task "pipeline", "search", "train" or "evaluate".
+    """Runs task "pipeline", "search" or "train".
 
     Args:
         config: the whole config.
@@ -40,29 +39,22 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         Stopped: a signal ended the run; the state is saved.
     """
     live = report.Live(workdir)
-    if config.task == "evaluate":
-        own = processes.from_main(lambda: facts.of_run(workdir))
-        dataset = facts.matched(own, dataset, workdir)
     writer = MetricsWriter(workdir, after_epoch(clock, live) if processes.is_main() else None)
     trained = None
     try:
-        if config.task in ("pipeline", "search"):
+        if config.task == "train":
+            found = config.genotype or workdir / layout.GENOTYPE
+            genotype = processes.from_main(lambda: lookup.find_genotype(found))
+        else:
             start = find_start(config)
             genotype = search.run(config, dataset, workdir, writer, dtype, start).genotype
-            expanded = False
-        else:
-            found, expanded = processes.from_main(lambda: _genotype_to_use(config, workdir))
-            genotype = processes.from_main(lambda: lookup.find_genotype(found))
-        if not expanded:
-            genotype = deepened(config, genotype)
+        genotype = deepened(config, genotype)
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
-        elif config.task == "evaluate":
-            net, empty = train.build(config, genotype, dataset, dtype, trained=True)
-            path = config.weights or workdir / layout.NETWORK
-            trained = net, processes.from_main(lambda: weights.load_network(path, empty))
     except (Stopped, KeyboardInterrupt):
-        clock.keep()  # not after a UserError: the workdir may belong to another run
+        clock.keep(
+            compilation.spent()
+        )  # not after a UserError: the workdir may belong to another run
         if processes.is_main():
             live.close()
         raise
@@ -78,7 +70,7 @@ def after_epoch(clock: Clock, live: report.Live) -> Callable[[Path], None]:
     """Returns what a `MetricsWriter` calls after each line: keeps the time and the report."""
 
     def keep(workdir):
-        clock.keep()
+        clock.keep(compilation.spent())
         live.update()
 
     return keep
@@ -97,27 +89,12 @@ def deepened(config, genotype: Genotype) -> Genotype:
     return expand(genotype, config.train.num_cells)
 
 
-def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
-    """Names the genotype of task 'train' or 'evaluate'.
-
-    Returns:
-        A name for `lookup.find_genotype`, and whether it is the genotype of a trained network,
-        which has been expanded already.
-    """
-    if config.genotype:
-        return config.genotype, False
-    trained = workdir / layout.NETWORK_GENOTYPE
-    if config.task == "evaluate" and trained.is_file():
-        return trained, True
-    return workdir / layout.GENOTYPE, False
-
-
 def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     """Evaluates the trained network, if there is one, and prints the results of the run.
 
     Writes `summary.json`, `network_genotype.json` and the pictures `genotype.svg` and `.png`; for a
-    trained network also `evaluation.json` (by class and by cell; speed after task 'evaluate') and the
-    picture `confusion`; after a search with a start also the picture `distance`.
+    trained network also `evaluation.json` (by class and by cell) and the picture `confusion`; after a
+    search with a start also the picture `distance`.
 
     Returns:
         The content of `summary.json`. `test_accuracy` is that of the last epoch's network;
@@ -134,54 +111,71 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
     tested = None
     if trained:
         tested = evaluate.evaluate_dataset(*trained, dataset, config.data.batch_size, dtype)
-        summary |= {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
-        summary["test_top5_accuracy"] = tested["top5_accuracy"]
+        summary |= accuracies(tested, dataset)
     if not processes.is_main():
         return summary
-    if config.task in ("pipeline", "train"):
+    if trained:
         epochs = [r for r in metrics.read(workdir / layout.METRICS) if r["phase"] == "train"]
         summary["test_accuracy_best_epoch"] = max(row["accuracy"] for row in epochs)
-    speed = []
-    if trained:
-        if config.task == "evaluate":
-            sizes = config.evaluate.batch_sizes
-            speed = evaluate.speed(*trained, dataset.image_shape, sizes, dtype)
-        _write_evaluation(workdir, tested, cost, speed, dataset)
+        write_evaluation(workdir, tested, cost, [], dataset)
     if config.task in ("pipeline", "search") and config.search.start.genotype:
         found = Genotype.load(workdir / layout.GENOTYPE)
         origin = Genotype.load(workdir / layout.START_GENOTYPE)
         summary["from_start"] = distances.distances(found, origin)
         distances.draw_history(config, workdir)
-    genotype.save(workdir / layout.NETWORK_GENOTYPE)
-    drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
-    clock.keep()
-    summary |= {"seconds": round(clock.total(), 1), "workdir": str(workdir)}
+    if trained or not (workdir / layout.NETWORK).is_file():  # else it is that of a trained network
+        genotype.save(workdir / layout.NETWORK_GENOTYPE)
+        drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network found")
+    clock.keep(compilation.spent())
+    summary |= {"seconds": round(clock.total(), 1), "compile_seconds": round(clock.compiling, 1)}
+    summary["workdir"] = str(workdir)
     write_json(workdir / layout.SUMMARY, summary)
-    _print(config, genotype, summary, speed)
+    print_result(config, genotype, summary, [])
     return summary
 
 
-def _write_evaluation(workdir: Path, tested: dict, cost, speed: list[dict], dataset) -> None:
-    """Writes `evaluation.json` and the picture `confusion`."""
-    details = evaluate.details(tested, dataset.class_names) | {
-        "cell_params": cost.cell_params,
-        "cell_macs": cost.cell_macs,
-    }
+def accuracies(tested: dict, dataset) -> dict[str, float]:
+    """Returns the entries of `summary.json` for what `evaluate` measured.
+
+    With five classes or fewer every answer is among the best five, so that number is left out.
+    """
+    found = {"test_accuracy": tested["accuracy"], "test_loss": tested["loss"]}
+    if dataset.num_classes > 5:
+        found["test_top5_accuracy"] = tested["top5_accuracy"]
+    return found
+
+
+def write_evaluation(
+    workdir: Path, tested: dict, cost, speed: list[dict], dataset, name: str = ""
+) -> Path:
+    """Writes `evaluation.json` and the picture `confusion`, or those of other data, by their name.
+
+    Returns:
+        The path of the JSON file.
+    """
+    details = {"data": dataset.name} | evaluate.details(tested, dataset.class_names)
+    details |= {"cell_params": cost.cell_params, "cell_macs": cost.cell_macs}
     if speed:
         details["speed"] = speed
-    write_json(workdir / layout.EVALUATION, details)
-    drawing.draw_confusion(
-        tested["confusion"], dataset.class_names, workdir / "confusion", dataset.name
-    )
+    path = workdir / (layout.OTHER_EVALUATION.format(name) if name else layout.EVALUATION)
+    write_json(path, details)
+    picture = workdir / (f"confusion-{name}" if name else "confusion")
+    drawing.draw_confusion(tested["confusion"], dataset.class_names, picture, dataset.name)
+    return path
 
 
-def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None:
+def print_result(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None:
     """Prints the genotype and its results in `summary`."""
     print("genotype (node <- primitive(source)):")
     for position, cell in enumerate(genotype.cells):
         kind = "reduction" if position in genotype.reductions else "normal"
-        entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in cell)
-        print(f"  cell {position} ({kind}): {entries}")
+        # A node without inputs does not exist, so what it would feed is no part of the network.
+        exist = existing_nodes(cell)
+        used = [entry for entry in cell if entry[2] in exist]
+        entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in used)
+        idle = len(cell) - len(used)
+        note = f" ({idle} more without effect: their source has no inputs)" if idle else ""
+        print(f"  cell {position} ({kind}): {entries}{note}")
     if "params" in summary:
         print(f"parameters {summary['params']:,}, MACs {summary['macs']:,}")
     if "from_start" in summary:
@@ -191,11 +185,14 @@ def _print(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None
             f"(positional {moved['positional_distance']:.4f})"
         )
     if "test_accuracy" in summary:
-        top5 = summary["test_top5_accuracy"]
-        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%, top-5 {100 * top5:.2f}%")
+        top5 = summary.get("test_top5_accuracy")
+        ending = "" if top5 is None else f", top-5 {100 * top5:.2f}%"
+        print(f"test accuracy {100 * summary['test_accuracy']:.2f}%{ending}")
     for row in speed:
         print(
             f"batch {row['batch_size']}: {row['milliseconds']:.2f} ms, "
             f"{row['images_per_second']:.0f} images/s"
         )
-    print(f"Done in {summary['seconds']} s; results are in {summary['workdir']}.")
+    compiling = summary.get("compile_seconds")
+    note = f" ({compiling} s of them compiling)" if compiling else ""
+    print(f"Done in {summary['seconds']} s{note}; results are in {summary['workdir']}.")

@@ -25,7 +25,7 @@ from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
 from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
-from ddarts_jax.runs import identity
+from ddarts_jax.runs import facts, identity
 from ddarts_jax.training import feeds, schedule, train
 from ddarts_jax.training.evaluate import evaluate_dataset
 
@@ -114,11 +114,6 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
             whose training diverges for every seed.
     """
     names = config.score.primitives or DARTOPTI_PRIMITIVES
-    if unknown := set(names) - set(DARTOPTI_PRIMITIVES):
-        raise UserError(
-            f"config.score.primitives names {', '.join(sorted(map(str, unknown)))}: use only "
-            f"{', '.join(DARTOPTI_PRIMITIVES)}."
-        )
     num_cells = config.train.num_cells
     protocol = _claim(config, dataset, workdir)
     path = workdir / "measurements.jsonl"
@@ -172,7 +167,10 @@ def _claim(config, dataset, workdir) -> dict:
     protocol = config.to_dict()
     del protocol["score"]["primitives"]
     protocol["num_images"] = dataset.num_train
-    identity.claim(workdir / "protocol.json", protocol, "measurements")
+    protocol["images"] = feeds.checksum(dataset)
+    protocol["test_images"] = facts.of_images(dataset)["test_checksum"]
+    begun = (workdir / "measurements.jsonl").is_file()
+    identity.claim(workdir / "protocol.json", protocol, "measurements", empty=not begun)
     return protocol
 
 

@@ -14,13 +14,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
-from ddarts_jax.runs import identity, layout, metrics
+from ddarts_jax.runs import facts, identity, layout, metrics
+from ddarts_jax.runs.workdir import check_apart
 from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
@@ -69,8 +71,8 @@ def run(config, workdir: Path) -> dict:
         for a single run) and number of values of each measure.
 
     Raises:
-        UserError: the config file or an override cannot be used, or some seeds failed; in the latter
-            case the others have finished.
+        UserError: the config file or an override cannot be used, the runs had different data, or some
+            seeds failed; in the latter case the others have finished.
         Stopped: a signal ended the task; the runs received it too.
     """
     commands = {seed: _command(config, workdir, seed) for seed in config.seeds}
@@ -83,6 +85,7 @@ def run(config, workdir: Path) -> dict:
     records = {
         seed: _record(workdir / f"seed_{seed}") for seed in config.seeds if seed not in failed
     }
+    _check_data(workdir, records)
     result = {
         "run": config.run,
         "overrides": list(config.overrides),
@@ -103,6 +106,21 @@ def run(config, workdir: Path) -> dict:
     return result
 
 
+def _check_data(workdir: Path, seeds: Iterable[int]) -> None:
+    """Refuses a mean over runs on different data, which were changed between two starts."""
+    found: dict[str, list[int]] = {}
+    for seed in seeds:
+        own = facts.of_run(workdir / f"seed_{seed}") or {}
+        data = [own.get(key) for key in ("train_checksum", "test_checksum", "class_names")]
+        found.setdefault(json.dumps(data), []).append(seed)
+    if len(found) > 1:
+        apart = "; ".join(f"seed {', '.join(map(str, some))}" for some in found.values())
+        raise UserError(
+            f"The runs in {workdir} had different data ({apart}), so they have no common mean: delete "
+            "the folders of the outdated ones, or use another --workdir."
+        )
+
+
 def _command(config, workdir: Path, seed: int) -> list[str]:
     """The validated arguments of `main` for a seed."""
     arguments = [f"--config={config.run}", f"--workdir={workdir / f'seed_{seed}'}"]
@@ -114,6 +132,8 @@ def _finished(command: list[str], workdir: Path, seed: int) -> bool:
     """Whether a seed has finished; refuses a run of another config."""
     wanted, _ = configuration.parse_flags(["main", *command])
     directory = workdir / f"seed_{seed}"
+    if "data" in wanted:
+        check_apart(directory, wanted.data.name)
     if not (directory / layout.SUMMARY).is_file():
         return False
     found = read_json(directory / layout.CONFIG, "Configuration")

@@ -10,10 +10,12 @@ every device, so process 0 has all of it, no disk need be shared, and all proces
 same checkpoint.
 """
 
+import glob
 import json
 import logging
 import os
 import shutil
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,21 @@ class Checkpoints:
         self._keep_last = keep_last
         self._writing: int | None = None
         path = self._directory / layout.CONFIG
-        processes.from_main(lambda: identity.claim(path, config, "checkpoints"))
-        self._orbax = _checkpointer(self._directory.name) if processes.is_main() else None
+        processes.from_main(
+            lambda: identity.claim(
+                *(path, config, "checkpoints"),
+                empty=not identity.holds_checkpoints(self._directory),
+            )
+        )
+        self._orbax, self._alias = None, None
+        self._path = self._directory  # as Orbax gets it
+        if processes.is_main():
+            self._orbax = _checkpointer(self._directory.name)
+            # Orbax looks for its files by a pattern, in which such characters have a meaning.
+            if glob.has_magic(str(self._directory)):
+                self._alias = tempfile.TemporaryDirectory(prefix="ddarts_jax_")
+                self._path = Path(self._alias.name, "checkpoints")
+                self._path.symlink_to(self._directory)
 
     def save(
         self, step: int, state: Any, accuracy: float | None = None, seconds: float = 0.0
@@ -92,7 +107,7 @@ class Checkpoints:
         )
         self._writing = step
         try:
-            self._orbax.save(self._directory / str(step), args=items)
+            self._orbax.save(self._path / str(step), args=items)
         except Exception as error:
             raise self._write_error(error) from error
 
@@ -144,6 +159,8 @@ class Checkpoints:
         finally:
             if self._orbax:
                 self._orbax.close()
+            if self._alias:
+                self._alias.cleanup()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -161,14 +178,14 @@ class Checkpoints:
 
     def _record(self, step: int) -> dict[str, Any]:
         items = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._orbax.restore(self._directory / str(step), args=items)["record"]
+        return self._orbax.restore(self._path / str(step), args=items)["record"]
 
     def _read(self, step: int) -> dict[str, np.ndarray]:
         """Returns the arrays of a checkpoint; raises an exception of some kind if it is corrupt."""
         record = self._record(step)
         like = {k: np.empty(shape, jnp.dtype(d)) for k, (d, shape) in record["arrays"].items()}
         items = ocp.args.Composite(state=ocp.args.StandardRestore(_nonempty(like)))
-        leaves = like | self._orbax.restore(self._directory / str(step), args=items)["state"]
+        leaves = like | self._orbax.restore(self._path / str(step), args=items)["state"]
         if record.pop("checksum") != _checksum(record, leaves):
             raise ValueError("its checksum is wrong")
         return leaves

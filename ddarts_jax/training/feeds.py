@@ -326,7 +326,10 @@ def make(
 
 
 def some_batches(dataset, split, count: int, batch_size: int, mesh: Mesh) -> list[tuple]:
-    """Returns the first batches of a split of the training images, on the mesh.
+    """Returns batches of random images of a split of the training images, on the mesh.
+
+    Which images they are follows from their number alone. Not the first ones: most data lie class by
+    class, and BatchNorm, which uses the batch, would see batches of one class.
 
     Args:
         dataset: images, in memory or streamed.
@@ -339,11 +342,13 @@ def some_batches(dataset, split, count: int, batch_size: int, mesh: Mesh) -> lis
         (images uint8 [B, H, W, C], labels int32 [B]) for each batch.
     """
     batches = max(1, min(count, len(split)) // batch_size)
+    # RandomState: the stream of numbers is frozen for all versions of NumPy.
+    order = np.random.RandomState(0).permutation(len(split))[: batches * batch_size]
     placed = sharding.batch_sharding(mesh)
     if isinstance(dataset, Streamed):
-        stream = dataclasses.replace(dataset, test=split).testing(batch_size).batches()
-        with contextlib.closing(prefetch(stream, placed)) as feed:
+        some = dataclasses.replace(dataset, test=split.select(order))
+        with contextlib.closing(prefetch(some.testing(batch_size).batches(), placed)) as feed:
             return [next(feed)[:2] for _ in range(batches)]
-    chosen = np.reshape(split[: batches * batch_size], (batches, batch_size))
+    chosen = np.reshape(split[order], (batches, batch_size))
     labels = np.asarray(dataset.train_labels, np.int32)
     return [jax.device_put((dataset.train_images[some], labels[some]), placed) for some in chosen]

@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ddarts_jax.distributed import processes
+from ddarts_jax.distributed import memory, processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import metrics
-from ddarts_jax.training import memory, profiling
+from ddarts_jax.training import compilation, profiling
 from ddarts_jax.training.checkpoint import Checkpoints
 from ddarts_jax.training.feeds import Program, Running
 from ddarts_jax.training.schedule import Schedule
@@ -126,7 +126,8 @@ class _Loop:
             "%s: compiling the step (once; minutes for a large network on a CPU)", self.phase
         )
         begun = time.monotonic()
-        program = compile_(running)
+        with compilation.timed():
+            program = compile_(running)
         _logger.info("%s: compiled in %.1f s", self.phase, time.monotonic() - begun)
         _tell_memory(self.phase, program.compiled)
         return program

@@ -5,12 +5,42 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from ddarts_jax.distributed import sharding
+from ddarts_jax.distributed import processes, sharding
 from ddarts_jax.runs import facts, metrics
 from ddarts_jax.runs import identity as identities
 from ddarts_jax.training import feeds, loop
 from ddarts_jax.training.checkpoint import Checkpoints
 from ddarts_jax.training.schedule import Schedule
+
+
+def check(phase: str, config, dataset, workdir: Path) -> None:
+    """Refuses a workdir whose run this config or these data do not continue.
+
+    Call it before anything is compiled or written. A pipeline's search checks the training too, which
+    follows: else the refusal would come when the run's own files have been written anew.
+
+    Args:
+        phase: "search" or "train", which begins.
+        config: the whole config.
+        dataset: images, in memory or streamed.
+        workdir: an existing folder.
+
+    Raises:
+        UserError: the workdir holds the state of another run.
+    """
+
+    def refuse():
+        phases = (
+            ("search", "train") if phase == "search" and config.task == "pipeline" else (phase,)
+        )
+        facts.check_resumed(workdir, dataset, phases)
+        for each in phases:
+            wanted = identities.defining(config, each, dataset.num_train)
+            identities.check_phase(workdir, each, wanted)
+        if phase == "search":
+            identities.check_parsing(workdir, config.parse.to_dict())
+
+    processes.from_main(refuse)
 
 
 def run_phase(
@@ -64,7 +94,9 @@ def run_phase(
         contextlib.closing(feed),
         Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints,
     ):
-        facts.keep(workdir, config, dataset)  # not reached if the workdir belongs to another run
+        facts.keep(
+            workdir, config, dataset, phase
+        )  # not reached if the workdir belongs to another run
         every_minutes = config.checkpoint.every_minutes
         return loop.run(
             *(phase, running, functools.partial(feed.compile, step), len(splits), plan),

@@ -20,7 +20,7 @@ from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.cost import Cost
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
-from ddarts_jax.models.weights import load_network, save_network
+from ddarts_jax.models.weights import load_start, save_network
 from ddarts_jax.runs import layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.training import evaluate, optim, phase, schedule
@@ -180,7 +180,8 @@ def run(
     Writes `config.json`, `network.npz` (see `save_network`), checkpoints in `checkpoints/train/`.
 
     Args:
-        config: the whole config; `config.weights`: a file of `save_network` with initial weights.
+        config: the whole config; `config.weights`: a file of `save_network`, or of an export, with
+            initial weights; see `load_start`.
         genotype: genotype of the network, already expanded if necessary.
         dataset: images; those of the test split are evaluated after every epoch.
         workdir: an existing folder.
@@ -191,6 +192,7 @@ def run(
         The trained network.
     """
     settings = config.train
+    phase.check("train", config, dataset, workdir)
     plan = schedule.schedule(
         dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
@@ -208,7 +210,13 @@ def run(
     net, variables = build(config, genotype, dataset, dtype)
     identity = {"genotype": genotype.to_dict()}
     if config.weights:
-        variables = load_network(config.weights, variables)
+        variables, fresh = load_start(config.weights, variables)
+        if fresh:
+            _logger.info(
+                "train: begins with %s, but with new random values of %s, which are of another shape "
+                "there or absent",
+                *(config.weights, ", ".join(fresh)),
+            )
         identity["weights"] = zlib.crc32(Path(config.weights).read_bytes())
     _logger.info(
         "train: %d cells, %d channels, %d parameters, batch %d, %d images, %d epochs of %d steps",

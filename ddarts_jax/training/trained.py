@@ -16,8 +16,9 @@ from ddarts_jax.files import read_json, write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network as networks
 from ddarts_jax.models import weights
-from ddarts_jax.runs import layout
+from ddarts_jax.runs import facts, layout
 
+_SIZES = ("channels", "stem", "stem_multiplier")
 _BATCH_SIZE = 256  # images per batch
 
 
@@ -117,36 +118,67 @@ class Network:
 
 
 def load_network(folder: str | os.PathLike) -> Network:
-    """Loads a trained network from a run's workdir, or from a folder of `Network.save`.
+    """Loads a trained network from a run's workdir, a folder of `Network.save`, or an export.
 
     Raises:
         UserError: there is no trained network, or its files do not match.
     """
     folder = Path(folder)
-    genotype = Genotype.load(folder / layout.NETWORK_GENOTYPE)
-    data = read_json(folder / layout.DATASET, "Facts of the training data")
-    if (folder / layout.NETWORK_SIZES).is_file():
-        sizes = read_json(folder / layout.NETWORK_SIZES, "Sizes of the network")
-    else:
-        sizes = sizes_of(read_json(folder / layout.CONFIG, "Config"))
+    exported = (folder / layout.EXPORT_META).is_file()
+    genotype = Genotype.load(folder / (layout.GENOTYPE if exported else layout.NETWORK_GENOTYPE))
+    path = folder / (layout.EXPORT_WEIGHTS if exported else layout.NETWORK)
+    data = facts.of_weights(path)
+    if data is None:
+        raise UserError(
+            f"There is no {layout.DATASET} in {folder}: name the workdir of a training."
+        )
+    sizes = sizes_in(folder)
     try:
+        size, _, channels = data["image_shape"]
+        if data["class_names"] is None:  # an imported network that was never evaluated
+            data["class_names"] = [str(number) for number in range(data["num_classes"])]
+            del data["image_shape"]
         structure, empty = networks.build(
             genotype,
             channels=sizes["channels"],
             num_classes=len(data["class_names"]),
-            image_size=data["image_shape"][0],
-            image_channels=data["image_shape"][2],
+            image_size=size or networks.smallest_image(genotype),
+            image_channels=channels,
             stem=sizes["stem"],
             stem_multiplier=sizes["stem_multiplier"],
             key=None,
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{folder} does not describe a network: {error!r} is missing.") from error
-    return Network(
-        genotype, structure, weights.load_network(folder / layout.NETWORK, empty), data, sizes
-    )
+    return Network(genotype, structure, weights.load_network(path, empty), data, sizes)
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings besides genotype and data that define the trained network's shape."""
-    return {key: config["train"][key] for key in ("channels", "stem", "stem_multiplier")}
+    return {key: config["train"][key] for key in _SIZES}
+
+
+def sizes_in(folder: Path) -> dict[str, Any]:
+    """Returns `sizes_of` of the network in a workdir, a folder of `Network.save` or an export.
+
+    Returns:
+        The sizes that the folder tells; an older export tells none.
+
+    Raises:
+        UserError: the file that tells them is corrupt.
+    """
+    files = (
+        (layout.NETWORK_SIZES, "Sizes of the network", lambda found: found),
+        (layout.EXPORT_META, "Description of an export", lambda found: found.get("network", {})),
+        (layout.CONFIG, "Config", lambda found: found["train"]),
+    )
+    for name, kind, part in files:
+        if (folder / name).is_file():
+            try:
+                found = part(read_json(folder / name, kind))
+                return {key: found[key] for key in _SIZES if key in found}
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{folder / name} does not describe a network.") from error
+    return {}

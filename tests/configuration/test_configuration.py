@@ -16,6 +16,7 @@ from ddarts_jax.configuration import (
     default_config,
     differences,
     flatten,
+    keys,
     nearest_key,
     parse_flags,
     validate,
@@ -75,7 +76,7 @@ def test_file_overrides_and_workdir_are_read(config_file):
     assert config.data.name == "folder:/some where"
     assert config.is_locked and config.search.is_locked
     default = parse(config_file)[1]
-    assert re.fullmatch(rf"runs/{Path(config_file).stem}-\d{{8}}-\d{{6}}", default)
+    assert re.fullmatch(rf"runs/{Path(config_file).stem}-\d{{8}}-\d{{6}}-[0-9a-f]{{6}}", default)
 
 
 @pytest.mark.parametrize(
@@ -486,3 +487,80 @@ def test_other_trainings_on_imagenet_differ_by_what_they_say(name, changes):
     expected = settings_of("imagenet_train") | changed | {"train.schedule": "cosine"}
     assert settings_of(f"imagenet_train_{name}") == expected
     assert expected["train.final_learning_rate"] == 0
+
+
+def _own_sentence(call):
+    """Calls; a refusal must be one of our sentences."""
+    try:
+        call()
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("task", sorted(keys.TASKS))
+def test_no_key_of_any_task_may_be_none(task):
+    """Every one is named, whatever else is checked."""
+    for key in flatten(keys.TASKS[task]()):
+        config = keys.TASKS[task]()
+        config.update_from_flattened_dict({key: None})
+        sentence = _own_sentence(lambda config=config: validate(config))
+        assert sentence and f"config.{key} is None" in sentence
+
+
+_ANYTHING = ("@@", "", "-1", "1.5", "None", "()", "(None,)", "('a', [1])", "1e999")
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "distance", "compare", "import", "export", "seeds", "score_operations"]
+)
+def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(name):
+    """Wrong types and values that no key has, two for each key in turn."""
+    path = str(tiny.ROOT / "configs" / f"{name}.py")
+    for number, key in enumerate(flatten(config_lib.load(path))):
+        for value in (_ANYTHING[(number + turn) % len(_ANYTHING)] for turn in (0, 4)):
+            argv = ["main", "--config", path, f"--config.{key}={value}", "--workdir=w"]
+            _own_sentence(lambda argv=argv: parse_flags(argv))
+
+
+def test_the_config_of_a_run_is_a_config_file(tmp_path):
+    """A new run of it, also of an older version with former names, without newer keys."""
+    config = default_config()
+    config.search.epochs, config.evaluate.batch_sizes, config.data.name = 7, (2, 3), "digits"
+    config_lib.save(config, tmp_path / "config.json")
+    path = str(tmp_path / "config.json")
+    read, workdir = parse_flags(["main", "--config", path, "--config.seed=3"])
+    assert differences(config.to_dict(), read.to_dict()) == ["seed: 0, 3"]
+    assert workdir.startswith("runs/config-") and read.evaluate.batch_sizes == (2, 3)
+    assert flatten(config_lib.load(path).to_dict()) == flatten(config.to_dict())
+    older = json.loads((tmp_path / "config.json").read_text())
+    del older["data"]["white"]
+    older["search"]["zero_one_weight"] = older["search"]["ddarts"].pop("zero_one_weight")
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert flatten(config_lib.load(path).to_dict()) == flatten(config.to_dict())
+
+
+def test_a_tilde_is_the_home_folder(config_file, monkeypatch):
+    """In the workdir, alone, after a kind, in a list and in an override; nowhere else."""
+    monkeypatch.setenv("HOME", "/home/x")
+    flags = ["--workdir=~/w", "--config.task=train", "--config.genotype=~/g.json"]
+    config, workdir = parse(config_file, *flags, "--config.data.name=folder:~/data")
+    assert (workdir, config.genotype) == ("/home/x/w", "/home/x/g.json")
+    assert config.data.name == "folder:/home/x/data"
+    assert config_lib.load("compare", {"runs": "~/a,b~,~/c"}).runs == "/home/x/a,b~,/home/x/c"
+    overrides = config_lib.load("seeds", {"overrides": ("genotype=~/g", "seed=1")}).overrides
+    assert overrides == ("genotype=/home/x/g", "seed=1")
+
+
+def test_two_default_workdirs_differ(config_file):
+    """Also of two commands that start in the same second."""
+    assert len({parse(config_file)[1] for _ in range(9)}) == 9
+
+
+def test_a_path_that_is_not_unicode_is_refused(config_file):
+    """The files of a run could not mention it."""
+    with pytest.raises(UserError, match=r"config\.data\.name is 'folder:caf\\udce9', which is not"):
+        parse(config_file, "--config.data.name=folder:caf\udce9")
+    with pytest.raises(UserError, match="name of the workdir"):
+        parse(config_file, "--workdir=caf\udce9")

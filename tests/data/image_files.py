@@ -17,6 +17,7 @@ class Config:
     name: str
     data_dir: str = ""
     image_size: int = 0
+    white: int = 0
     images_per_class: int = 0
     test_fraction: float = 0.2
 

@@ -148,7 +148,7 @@ def test_the_seed_chooses_what_is_held_out():
         ({"images": IMAGES[:, :4]}, "not square"),
         ({"labels": LABELS[:5]}, "labels in 'mine' must be 12 integers, one per image"),
         ({"labels": LABELS.astype(float)}, "12 integers"),
-        ({"labels": LABELS[:, None]}, "12 integers"),
+        ({"labels": np.stack([LABELS] * 2, 1)}, "12 integers"),
         ({"labels": LABELS - 1}, "from -1 to 1"),
         ({"labels": LABELS * 2}, "no image of 2 of them .'1', '3'"),
         ({"labels": LABELS * 2**40}, "0 to K-1"),

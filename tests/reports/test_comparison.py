@@ -113,6 +113,22 @@ def test_unfinished_runs_and_runs_without_networks_are_compared(runs, tmp_path):
     assert "Not ended yet: run 2." in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_runs_on_different_images_have_no_winner(tmp_path, capsys):
+    """By the checksum of the test images; an older run is told by its config."""
+    runs = [write_run(tmp_path / f"{k}", train__channels=8 + k // 2, seed=k) for k in range(4)]
+    for number, run in enumerate(runs):
+        facts = {"test_checksum": "0a" if number < 3 else "0b", "image_shape": [8, 8, 1]}
+        (run / "dataset.json").write_text(json.dumps(facts))
+    assert compare(tmp_path / "same", runs[:3])["comparable"]
+    assert "cannot be compared" not in capsys.readouterr().out
+    assert not compare(tmp_path / "out", runs)["comparable"]
+    assert "tested on different images (run 1, 2, 3; run 4)" in capsys.readouterr().out
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "cannot be compared" in text and "The best mean" not in text
+    older = [write_run(tmp_path / f"o{k}", data__test_fraction=0.2 + k / 10) for k in range(2)]
+    assert not compare(tmp_path / "older", older)["comparable"]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_the_spread_is_the_sample_standard_deviation(values):
     """Mean and n - 1 in the divisor; a single value has no spread."""

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_run
 
+from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
@@ -415,3 +416,23 @@ def test_a_cell_that_climbs_the_cross_entropy_is_warned_of(tmp_path):
     words = report_of(run).words
     assert "the alphas of cell 2 climbed the cross-entropy" in words
     assert "climbed" not in report_of(write_run(tmp_path / "other")).words
+
+
+def test_the_report_says_what_it_knows_of_time_and_parsing(tmp_path):
+    """Time of compiling apart; epochs that were parsed by another rule than the result."""
+    workdir = write_run(tmp_path / "run", parse__threshold=0.5)
+    parsing = configuration.default_config().parse.to_dict()
+    supernet = {"relaxation": "sigmoid", "primitives": list(DARTS_PRIMITIVES), "parse": parsing}
+    (workdir / "supernet.json").write_text(json.dumps(supernet))
+    summary = json.loads((workdir / "summary.json").read_text()) | {"compile_seconds": 61.0}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    evaluation["confusion"] = np.diag(np.full(10, 36)).tolist()
+    (workdir / "evaluation.json").write_text(json.dumps(evaluation))
+    text = report.write(workdir).read_text()
+    assert "ended after 3 min 1 s in all its starts, of which 1 min 1 s went into compiling" in text
+    assert "Only the result is parsed by" in text and "Confusion matrix" in text
+    (workdir / "supernet.json").write_text(
+        json.dumps(supernet | {"parse": parsing | {"threshold": 0.5}})
+    )
+    assert "Only the result is parsed by" not in report.write(workdir).read_text()

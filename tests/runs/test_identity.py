@@ -107,3 +107,65 @@ def test_a_run_from_before_there_were_methods_continues(method):
     assert identity.differing(found, wanted) == []
     found["search"]["epochs"] = 3
     assert identity.differing(found, wanted) == ["search.epochs: 3, 50"]
+
+
+def test_data_that_moved_are_the_same_run():
+    """The images are recognised by their checksum, so their name does not matter; else it does."""
+    found = changed() | {"images": "0a"}
+    moved = changed(data__name="folder:/elsewhere")
+    assert identity.differing(found, moved | {"images": "0a"}) == []
+    assert len(identity.differing(found, moved | {"images": "0b"})) == 2
+    assert len(identity.differing(changed(), moved)) == 1
+
+
+def test_a_folder_without_checkpoints_is_free(tmp_path):
+    """After an interruption before the first one, any value may change."""
+    path = tmp_path / "config.json"
+    identity.claim(path, changed(), "checkpoints")
+    identity.claim(path, changed(seed=1), "checkpoints", empty=True)
+    identity.claim(path, changed(seed=1), "checkpoints")
+
+
+def began(workdir, phase, **values):
+    """Writes what a phase leaves in a workdir."""
+    config = default_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    configuration.save(config, workdir / "config.json")
+    directory = workdir / "checkpoints" / phase
+    (directory / "5").mkdir(parents=True)
+    found = identity.defining(config, phase, 100) | {"genotype": {}, "images": "0a"}
+    (directory / "config.json").write_text(json.dumps(found))
+
+
+def test_a_phase_is_checked_before_it_begins(tmp_path):
+    """By its own settings alone; what is not known yet, such as the genotype, comes later."""
+    began(tmp_path, "train", train__epochs=3)
+    config = default_config()
+    wanted = identity.defining(config, "train", 100)
+    with pytest.raises(UserError, match=r"train\.epochs: 3, 600.*a longer training is a new run"):
+        identity.check_phase(tmp_path, "train", wanted)
+    config.train.epochs, config.train.channels = 3, 8
+    wanted = identity.defining(config, "train", 100)
+    with pytest.raises(UserError, match=r"train\.channels: 36, 8\. Use the same values"):
+        identity.check_phase(tmp_path, "train", wanted)
+    config.train.channels, config.data.name = 36, "folder:/elsewhere"
+    identity.check_phase(tmp_path, "train", identity.defining(config, "train", 100))
+    identity.check_phase(tmp_path, "search", identity.defining(config, "search", 100))
+
+
+def test_the_parsing_is_fixed_once_its_network_is_trained(tmp_path):
+    """Before that it may change: the search itself does not depend on it."""
+    began(tmp_path, "search")
+    other = default_config().parse.to_dict() | {"threshold": 0.5}
+    identity.check_parsing(tmp_path, other)
+    began(tmp_path, "train")
+    with pytest.raises(UserError, match=r"parse\.threshold: 0\.85, 0\.5"):
+        identity.check_parsing(tmp_path, other)
+    identity.check_parsing(tmp_path, default_config().parse.to_dict())
+
+
+def test_a_random_search_has_begun_with_its_candidates(tmp_path):
+    """Their checkpoints are what it would lose."""
+    assert not identity.begun(tmp_path, "search")
+    (tmp_path / "candidates" / "1" / "checkpoints" / "train" / "8").mkdir(parents=True)
+    assert identity.begun(tmp_path, "search") and not identity.begun(tmp_path, "train")

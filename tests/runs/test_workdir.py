@@ -62,6 +62,22 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path, holder):
             assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    """By the next one that has the lock; a folder of the name and everything else stays."""
+    for name in (
+        "config.json.tmp",
+        "genotypes/.epoch_0001.json.77.tmp",
+        "alphas/epoch_0001.npy.tmp",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "config.json").touch()
+    with workdir.locked(tmp_path):
+        found = {path.name for path in tmp_path.rglob("*")}
+    assert found == {".lock", "genotypes", "alphas", "mine.tmp", "config.json"}
+
+
 def test_the_lock_ends_with_an_error(tmp_path):
     """A run that fails leaves its workdir free, and its name in no file there."""
     with pytest.raises(UserError, match="mended"), workdir.locked(tmp_path):
@@ -105,3 +121,52 @@ def test_seconds_of_an_older_run_come_from_its_summary(tmp_path):
     assert workdir.Clock(tmp_path).before == 61.5
     (tmp_path / "seconds.json").write_text("{")
     assert workdir.Clock(tmp_path).before == 61.5
+
+
+def test_results_inside_the_images_are_refused(tmp_path, monkeypatch):
+    """Their folder would be taken for a class; nothing is created before the refusal."""
+    monkeypatch.chdir(tmp_path)
+    for folder, data in (
+        (tmp_path / "x", f"folder:{tmp_path}"),
+        ("runs/y", "folder:."),
+        (".", "folder:."),
+    ):
+        with pytest.raises(UserError, match="lies inside the images"):
+            workdir.check_apart(folder, data)
+    for folder, data in (
+        ("../x", "folder:."),
+        ("x", "folder:./images"),
+        ("x", "npz:x"),
+        ("x", "folder:"),
+    ):
+        workdir.check_apart(folder, data)
+    arguments = [
+        "main",
+        "--config",
+        str(tiny.ROOT / "configs" / "digits.py"),
+        "--config.data.name=folder:.",
+    ]
+    assert main.main(arguments) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_cannot_be_created(tmp_path, monkeypatch):
+    """The sentence names it; ~ is the home folder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be created"):
+        workdir.create(tmp_path / "file" / "x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workdir.create("~/a[1]") == tmp_path / "a[1]" and (tmp_path / "a[1]").is_dir()
+
+
+def test_other_tasks_do_not_write_into_a_run(tmp_path, capsys):
+    """A comparison's report would replace the run's."""
+    (tmp_path / "metrics.jsonl").touch()
+    arguments = [
+        "main",
+        "--config=configs/compare.py",
+        f"--workdir={tmp_path}",
+        "--config.runs=a,b",
+    ]
+    assert main.main(arguments) == 2
+    assert "holds a run, whose files task 'compare' would replace" in capsys.readouterr().err

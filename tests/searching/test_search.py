@@ -199,6 +199,25 @@ _START = Genotype(
 )
 
 
+def test_a_cell_that_would_keep_nothing_gets_its_best(tiny_search, caplog):
+    """Few steps move no alpha to the threshold; the others' cells are parsed as ever."""
+    net = tiny_search.net
+    settings = tiny.config("").parse
+    settings.method = "sparse"
+    alphas = np.zeros(net.alphas_shape, np.float32)
+    alphas[0, 0, 1] = 5.0
+    alphas[1, 0, 2] = alphas[1, 1, 3] = 0.1
+    found = search._result(alphas, net, settings)
+    assert "no primitive of cell 1 reaches parse.threshold=0.85" in caplog.text
+    assert found.genes[0] == search.derive(alphas, net, settings).genes[0]
+    names = {(name, source) for name, _, source in found.genes[1]}
+    assert names == {(net.primitives[2], 0), (net.primitives[3], 1)}
+    caplog.clear()
+    alphas[1] = alphas[0]
+    assert search._result(alphas, net, settings) == search.derive(alphas, net, settings)
+    assert not caplog.text
+
+
 @pytest.fixture(scope="module")
 def started(dataset):
     """The step of a search from `_START` whose alphas are fixed for 2 steps, compiled, and a state."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ddarts_jax import configuration
+import ddarts_jax as dd
+from ddarts_jax import configuration, main
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edges, existing_nodes
 from ddarts_jax.genotypes.handcrafted import AUTHORS
@@ -27,7 +29,9 @@ from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
 from ddarts_jax.models import network, supernet, weights
 from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.cost import cost
+from ddarts_jax.runs.run import read_run
 from ddarts_jax.searching.contributions import ablated_losses
+from ddarts_jax.tasks.export import trained_run
 from ddarts_jax.tasks.importing import load_torch, read_tensors, run
 
 # The authors' state dicts, made of random numbers together with what our trees must hold.
@@ -538,8 +542,45 @@ def test_task_writes_what_other_tasks_read(tmp_path, capsys):
     assert summary["used"] + len(summary["unused"]) == len(authors.state)
     printed = capsys.readouterr().out
     assert "unused: cells.0._ops.6.5.0.op.1.weight" in printed
-    for flag in ("task=evaluate", f"weights={workdir}/network.npz", "train.channels=2"):
-        assert f"--config.{flag}" in printed
+    # The words are quoted: the folder has a space.
+    words = shlex.split(printed.split("to evaluate it:\n")[1])
+    for word in (f"{workdir}/config.json", f"--workdir={workdir}", "--config.task=evaluate"):
+        assert word in words
+
+
+def test_an_imported_network_is_a_run(tmp_path, capsys):
+    """It is evaluated, which tells the facts that the file lacked; then all other tasks read it."""
+    authors = derived(auxiliary=False)
+    GENOTYPE.save(tmp_path / "x.json")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    run(
+        import_config(
+            genotype=str(tmp_path / "x.json"), checkpoint=str(authors.save(tmp_path / "x.npz"))
+        ),
+        workdir,
+    )
+    assert (workdir / "report.html").is_file()
+    network = dd.load_network(workdir)
+    assert network.mean is None and network.sizes["channels"] == 2
+    assert network(np.zeros((1, 8, 8, IMAGE_CHANNELS), np.float32)).shape == (1, NUM_CLASSES)
+
+    labels = np.arange(20 * NUM_CLASSES) % NUM_CLASSES
+    images = np.random.default_rng(0).integers(
+        0, 256, (len(labels), 8, 8, IMAGE_CHANNELS), np.uint8
+    )
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    arguments = ["main", f"--config={workdir}/config.json", f"--workdir={workdir}"]
+    arguments += ["--config.task=evaluate", f"--config.data.name=npz:{tmp_path}/data.npz"]
+    assert main.main([*arguments, "--config.evaluate.batch_sizes=(1,)"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    found = read_run(workdir)
+    assert found.outcome("test_accuracy") == found.evaluation["accuracy"]
+    assert found.data["class_names"] == [str(k) for k in range(NUM_CLASSES)]
+    settings, genotype = trained_run.read(workdir)
+    assert genotype == GENOTYPE and settings.train.channels == 2
+    assert trained_run.load_data(settings.data, workdir).num_classes == NUM_CLASSES
+    assert dd.load_network(workdir).mean is not None
 
 
 def test_task_with_the_text_alone(tmp_path, capsys):

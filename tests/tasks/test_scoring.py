@@ -1,12 +1,13 @@
 """Operation scores: which networks are measured, resuming, and the file that `distance` takes."""
 
+import dataclasses
 import json
 import logging
 
 import pytest
 import tiny
 
-from ddarts_jax.configuration import score_config, without_augmentation
+from ddarts_jax.configuration import score_config, validate, without_augmentation
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
@@ -121,10 +122,22 @@ def test_a_training_that_diverges_does_not_count(images, tmp_path, monkeypatch, 
     assert first["accuracies"] == [None, 0.5]
 
 
-def test_unknown_primitive_is_named(images, tmp_path):
-    """A misspelt primitive stops the run before anything is trained."""
+def test_unknown_primitive_is_named(images):
+    """A misspelt primitive stops the run before anything is loaded or trained."""
     config = make_config(images)
-    for unknown in ("skip_conect", 1):
+    for unknown, message in (("skip_conect", "names skip_conect: use only"), (1, "must be a text")):
         config.score.primitives = ("skip_connect", unknown)
-        with pytest.raises(UserError, match=f"names {unknown}: use only"):
-            scoring.run(config, data.load(config.data), tmp_path, "float32")
+        with pytest.raises(UserError, match=message):
+            validate(config)
+
+
+def test_measurements_on_other_data_are_not_continued(images, tmp_path, monkeypatch):
+    """Corrected labels are other data, of the test images too; before a measurement all may change."""
+    config = make_config(images)
+    dataset = data.load(config.data)
+    monkeypatch.setattr(scoring, "measure", lambda *_: [0.5])
+    corrected = dataclasses.replace(dataset, test_labels=dataset.test_labels[::-1].copy())
+    scoring._claim(config, corrected, tmp_path)
+    scoring.run(config, dataset, tmp_path, "float32")
+    with pytest.raises(UserError, match=r"measurements of another config .*test_images"):
+        scoring.run(config, corrected, tmp_path, "float32")

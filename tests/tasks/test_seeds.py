@@ -108,6 +108,20 @@ def test_a_signal_is_passed_on(config, tmp_path):
     assert not (tmp_path / "seed_3").exists()
 
 
+def test_runs_on_different_data_have_no_mean(config, tmp_path):
+    """Labels that were corrected after some seeds had ended; nor do results lie among the images."""
+    (tmp_path / "mended").touch()
+    seeds.run(config, tmp_path)
+    for seed in (0, 1, 2):
+        facts = {"train_checksum": "0a", "test_checksum": "0a" if seed else "0b"}
+        (tmp_path / f"seed_{seed}" / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"different data \(seed 0; seed 1, 2\)"):
+        seeds.run(config, tmp_path)
+    config.overrides = (f"data.name=folder:{tmp_path}",)
+    with pytest.raises(UserError, match="lies inside the images"):
+        seeds.run(config, tmp_path / "new")
+
+
 def test_a_cpu_has_room_for_two(monkeypatch):
     """Two places without variables; on a machine of one core one."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -69,6 +69,18 @@ def test_restores_every_dtype_and_container_bit_for_bit(tmp_path):
     assert_equal(state, make_state(7))
 
 
+@pytest.mark.parametrize(
+    "name", ["a[1]", "sweep[lr=0.1]*?", "[", "{a,b}", "sp ace", "ü", "~", "%s"]
+)
+def test_a_path_of_any_characters(tmp_path, name):
+    """Orbax looks for files by patterns, in which some characters of a folder have a meaning."""
+    directory = tmp_path / name / "checkpoints"
+    write(directory, {7: None, 8: None})
+    step, state = restore(directory)
+    assert step == 8 and steps_in(directory) == [7, 8]
+    assert_equal(state, make_state(8))
+
+
 def test_empty_directory_restores_nothing(tmp_path):
     """A fresh run starts from nothing, without an error."""
     assert restore(tmp_path) is None

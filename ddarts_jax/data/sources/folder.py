@@ -17,14 +17,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from ddarts_jax.data import decoding
-from ddarts_jax.data.sources.source import Loaded, Opened, Split, check_class_count
+from ddarts_jax.data import decoding, hashes
+from ddarts_jax.data.sources.source import (
+    Loaded,
+    Opened,
+    Split,
+    check_class_count,
+    check_memory,
+)
 from ddarts_jax.errors import UserError
 
 # Images of several sizes are resized to this where the user chose nothing: CIFAR's size, which the
 # search space was made for.
 _MIXED_SIZE = 32
 _TEST_FOLDERS = ("test", "val")  # the first that is there
+_STREAM = "set data.stream=True and data.image_size, or a smaller data.image_size"
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden on Windows without a leading dot
 
 
@@ -34,27 +41,41 @@ def load(data: Any) -> Loaded:
     With `image_size` 0, images that all have one square size stay as stored, others become 32x32.
 
     Raises:
-        UserError: as `open_files`; for a file that is not a readable image.
+        UserError: as `open_files`; for a file that is not a readable image; for more images than the
+            memory holds.
     """
     train, test, class_names = _list_splits(data.name.partition(":")[2])
     splits = [train, test] if test else [train]
     files = [file for split in splits for file in split.files]
+    headers = [decoding.read_file(file, decoding.read_header) for file in files]
     image_size = data.image_size
     if not image_size:
-        sizes = {decoding.read_file(file, decoding.read_size) for file in files}
+        sizes = {(header.width, header.height) for header in headers}
         width, height = sizes.pop()
         if sizes or height != width:
             image_size = _MIXED_SIZE
             logging.info("Images are resized to %d x %d pixels.", image_size, image_size)
-    read = functools.partial(decoding.read_image, image_size=image_size)
+    channels = 1 if all(header.grey for header in headers) else 3
+    side = image_size or headers[0].width
+    check_memory(2 * len(files) * side**2 * channels, data.name, _STREAM)  # decoded, then stacked
+    deep = [file for file, header in zip(files, headers) if header.deep]
     with ThreadPoolExecutor() as pool:
+        white = data.white or decoding.white_of(
+            max(
+                pool.map(lambda file: decoding.read_file(file, decoding.brightest), deep), default=0
+            )
+        )
+        read = functools.partial(decoding.read_image, image_size=image_size, white=white)
         images = list(pool.map(lambda file: decoding.read_file(file, read), files))
+    if deep:
+        logging.info("%d images have 16 bits; white is %d in them.", len(deep), white)
     images = decoding.stack(images)
     num_train = len(train.files)
     return Loaded(
         Split(images[:num_train], train.labels),
         Split(images[num_train:], test.labels) if test else None,
         class_names,
+        white if deep else 0,
     )
 
 
@@ -110,6 +131,10 @@ class Folder:
             "images": len(self),
             "files_crc32": zlib.crc32(self.labels.tobytes(), zlib.crc32(b"\n".join(self.files))),
         }
+
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        """Returns hashes of the paths below `root`, uint64 [n]."""
+        return hashes.of_names(self.files[indices].tolist())
 
 
 class _Files(NamedTuple):
@@ -231,9 +256,18 @@ def _listed(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def _check_spellings(class_names: Sequence[str]) -> None:
-    """Raises UserError for two names that differ only in case, spaces or encoding."""
+    """Raises UserError for a name that is not Unicode, and for two that differ only in spelling.
+
+    That is in case, spaces or encoding.
+    """
     spellings: dict[str, str] = {}
     for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # any bytes make a file name, but not a text
+            raise UserError(
+                f"The name of the class folder {os.fsencode(name)!r} is not Unicode: rename it."
+            ) from error
         key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         if spellings.setdefault(key, name) != name:
             raise UserError(

@@ -1,23 +1,38 @@
 """`npz:PATH`: a file of the arrays that `Dataset.from_arrays` takes.
 
-These are `images` and `labels`, and optionally `test_images`, `test_labels` and `class_names`.
+These are `images` and `labels`, and optionally `test_images`, `test_labels` and `class_names`. Files of
+MedMNIST (`train_images`, ...) and of Keras (`x_train`, ...) are read too.
 """
 
+import logging
 import os
+import zipfile
 from typing import Any
 
 import numpy as np
 
 from ddarts_jax.data import arrays, decoding
-from ddarts_jax.data.sources.source import Loaded, Split
+from ddarts_jax.data.sources.source import Loaded, Split, check_memory
 from ddarts_jax.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+# {our name: names that others give it}. Of a validation and a test split the latter is the test split.
+_NAMES = {
+    "images": ("images", "train_images", "x_train"),
+    "labels": ("labels", "train_labels", "y_train"),
+    "test_images": ("test_images", "x_test", "val_images", "x_val"),
+    "test_labels": ("test_labels", "y_test", "val_labels", "y_val"),
+    "class_names": ("class_names",),
+}
 
 
 def load(data: Any) -> Loaded:
     """Reads and checks the arrays.
 
     Raises:
-        UserError: for a file that cannot be read; as `arrays.check`.
+        UserError: for a file that cannot be read, has no images and labels, or needs more memory than
+            there is; as `arrays.check`.
     """
     path = data.name.partition(":")[2]
     try:
@@ -25,14 +40,42 @@ def load(data: Any) -> Loaded:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not named arrays")
-            given = {key: archive[key] for key in arrays.KEYS if key in archive.files}
+            chosen = _chosen(archive.files, data.name)
+            _check_size(archive.zip, chosen, data.name)
+            given = {key: archive[name] for key, name in chosen.items()}
+    except UserError:
+        raise
     except Exception as error:  # A corrupt archive makes zipfile and NumPy raise nearly anything.
         raise UserError(
             f"Cannot read {path!r} as an npz file: {decoding.reason(error)}."
         ) from error
-    train, test, class_names = arrays.check(given, data.name)
+    train, test, class_names, _ = arrays.check(given, data.name)
 
     def resized(split: Split) -> Split:
         return Split(decoding.resize(split.images, data.image_size), split.labels)
 
     return Loaded(resized(train), resized(test) if test else None, class_names)
+
+
+def _chosen(there: list[str], name: str) -> dict[str, str]:
+    """Returns {our name of an array: its name in the file}."""
+    found = {
+        key: next((known for known in names if known in there), None)
+        for key, names in _NAMES.items()
+    }
+    if not (found["images"] and found["labels"]):
+        raise UserError(
+            f"There are no images and labels in {name!r}: its arrays are "
+            f"{', '.join(there[:10]) or 'none'}, but they must be named 'images' and 'labels' (or "
+            "train_images and train_labels, or x_train and y_train)."
+        )
+    unused = sorted(set(there) - set(found.values()))
+    if unused:
+        _logger.info("Arrays of %s that are not used: %s.", name, ", ".join(unused))
+    return {key: known for key, known in found.items() if known}
+
+
+def _check_size(archive: zipfile.ZipFile, chosen: dict[str, str], name: str) -> None:
+    """Refuses arrays that are larger than the memory."""
+    needed = sum(archive.getinfo(f"{known}.npy").file_size for known in chosen.values())
+    check_memory(needed, name, "store fewer or smaller images, or a folder to read by data.stream")

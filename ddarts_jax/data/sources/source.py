@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ddarts_jax.distributed import memory
 from ddarts_jax.errors import UserError
 
 
@@ -27,11 +28,13 @@ class Loaded(NamedTuple):
         train: training images.
         test: test images; None where there is no test split.
         class_names: one name per class.
+        white: value of white in images of 16 bits, see `decoding.white_of`; 0: there are none.
     """
 
     train: Split
     test: Split | None
     class_names: tuple[str, ...]
+    white: int = 0
 
 
 class Encoded(Protocol):
@@ -51,6 +54,9 @@ class Encoded(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Returns what distinguishes this split from others, as JSON."""
+
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        """Returns a hash of the name of each of some images, uint64 [n]; none of them is read."""
 
 
 class Opened(NamedTuple):
@@ -83,3 +89,19 @@ def check_class_count(class_names: Sequence[str], name: str) -> None:
     """Raises UserError for fewer than two classes; `name` is that of the data, for the message."""
     if len(class_names) < 2:
         raise UserError(f"{name!r} needs at least 2 classes, but has {len(class_names)}.")
+
+
+def check_memory(needed: int, name: str, mend: str) -> None:
+    """Raises UserError if images need more memory than there is, before they are read.
+
+    Args:
+        needed: bytes.
+        name: of the data, for the message.
+        mend: what to do, an imperative.
+    """
+    there = memory.available()
+    if needed > there:
+        raise UserError(
+            f"The images of {name!r} need about {needed / 1e9:.1f} GB of memory, but this machine (or "
+            f"its limit for this process) has {there / 1e9:.1f} GB: {mend}."
+        )

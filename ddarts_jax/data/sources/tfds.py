@@ -11,9 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddarts_jax.data import decoding
-from ddarts_jax.data.sources.source import Loaded, Opened, Split, check_class_count
+from ddarts_jax.data import decoding, hashes
+from ddarts_jax.data.sources.source import (
+    Loaded,
+    Opened,
+    Split,
+    check_class_count,
+    check_memory,
+)
 from ddarts_jax.errors import UserError
+
+_STREAM = "set data.stream=True and data.image_size, or a smaller data.image_size"
 
 
 class UnknownName(LookupError):
@@ -33,16 +41,26 @@ def load(data: Any) -> Loaded:
 
     Raises:
         UnknownName: TFDS does not know `data.name`.
-        UserError: for data that are not prepared, corrupt, not of labelled images or of several
-            sizes.
+        UserError: for data that are not prepared, corrupt, not of labelled images, of several sizes,
+            or too large for the memory.
     """
     prepared = _open(data.name, data.data_dir)
-    images, labels, num_train = [], [], 0
+    white, images, labels, num_train = data.white, [], [], 0
+    total = sum(len(records) for records in prepared.parts.values())
     for part, records in prepared.parts.items():
         try:
+            if prepared.deep and not white:
+                white = decoding.white_of(
+                    max(decoding.brightest(io.BytesIO(example["image"])) for example in records)
+                )
             for example in records:
-                images.append(decoding.read_image(io.BytesIO(example["image"]), data.image_size))
+                content = io.BytesIO(example["image"])
+                images.append(decoding.read_image(content, data.image_size, white))
                 labels.append(example["label"])
+                if len(images) == 1:
+                    check_memory(2 * total * images[0].nbytes, data.name, _STREAM)
+        except UserError:
+            raise
         except Exception as error:  # Readers of corrupt files raise nearly anything.
             raise UserError(
                 f"Cannot read the split {part!r} of {data.name!r} ({decoding.reason(error)}): "
@@ -53,7 +71,8 @@ def load(data: Any) -> Loaded:
         raise UserError(f"The images of {data.name!r} differ in size: set data.image_size.")
     images, labels = decoding.stack(images), np.array(labels)
     test = Split(images[num_train:], labels[num_train:]) if len(prepared.parts) > 1 else None
-    return Loaded(Split(images[:num_train], labels[:num_train]), test, prepared.class_names)
+    train = Split(images[:num_train], labels[:num_train])
+    return Loaded(train, test, prepared.class_names, white if prepared.deep else 0)
 
 
 def open_prepared(data: Any) -> Opened:
@@ -111,6 +130,10 @@ class Tfds:
         """Returns what distinguishes this split from others, as JSON."""
         return {"images": len(self), "tfds": self.source.dataset_info.full_name}
 
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        """Returns hashes of the split's name and the positions in it, uint64 [n]."""
+        return hashes.of_names(f"{self.name} {index}".encode() for index in indices)
+
 
 class _Prepared(NamedTuple):
     """A prepared TFDS set.
@@ -120,11 +143,13 @@ class _Prepared(NamedTuple):
             items hold `image`, encoded bytes, and `label`.
         class_names: one name per class.
         repair: what to do where reading fails.
+        deep: whether the images have 16 bits.
     """
 
     parts: dict[str, Sequence]
     class_names: tuple[str, ...]
     repair: str
+    deep: bool
 
 
 def _open(name: str, data_dir: str) -> _Prepared:
@@ -157,7 +182,8 @@ def _open(name: str, data_dir: str) -> _Prepared:
             parts[part] = records
     class_names = tuple(builder.info.features["label"].names)
     check_class_count(class_names, name)
-    return _Prepared(parts, class_names, repair)
+    deep = builder.info.features["image"].np_dtype == np.uint16
+    return _Prepared(parts, class_names, repair, deep)
 
 
 def _builder(name: str, data_dir: str) -> Any:

@@ -15,6 +15,7 @@ from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import save_array
 from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.runs import facts, identity, layout, metrics
@@ -114,8 +115,13 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
             f"warm-up."
         )
     owner = workdir / "candidates" / layout.CONFIG
-    processes.from_main(lambda: identity.claim(owner, _identity(config, dataset), "candidates"))
-    facts.keep(workdir, config, dataset)
+    processes.from_main(
+        lambda: identity.claim(
+            *(owner, _identity(config, dataset), "candidates"),
+            empty=not identity.begun(workdir, "search"),
+        )
+    )
+    facts.keep(workdir, config, dataset, "search")
     rng = np.random.default_rng(config.seed)
     halves = between_halves(dataset, config.seed)
     writer.rewind("random", 1)
@@ -141,7 +147,8 @@ def run(config, dataset: Dataset, workdir: Path, writer: MetricsWriter, dtype) -
         if best is None or tested["accuracy"] > best[0]:
             best = tested["accuracy"], probabilities, genotype
     _, probabilities, genotype = best
-    np.save(workdir / layout.ALPHAS, np.log(probabilities / (1 - probabilities)).astype(np.float32))
+    logits = np.log(probabilities / (1 - probabilities)).astype(np.float32)
+    save_array(workdir / layout.ALPHAS, logits)
     genotype.save(workdir / layout.GENOTYPE)
     return genotype
 

@@ -29,6 +29,7 @@ def model_card(meta: dict, genotype: Genotype) -> str:
         size=meta["preprocessing"]["image_size"],
         channels=meta["preprocessing"]["channels"],
         crop=meta["preprocessing"]["crop"],
+        white=meta["preprocessing"]["white"],
         onnx="model.onnx" in meta["checks"],
         class_names=json.dumps(meta["class_names"], ensure_ascii=False),
         code=snippets,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.errors import UserError
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
 from ddarts_jax.ops import backend
@@ -56,12 +57,15 @@ def stablehlo(
 
 
 def write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
-    """Converts `forward` to ONNX; logs a warning instead where the converter is missing or fails.
+    """Converts `forward` to ONNX; logs a warning instead where the converter is not installed.
 
     Args:
         path: file to write.
         forward: maps images [batch, *shape] to logits.
         shape: of one image.
+
+    Raises:
+        UserError: the converter fails.
     """
     if not all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime")):
         _logger.warning("model.onnx was not written: install 'ddarts_jax[onnx]'")
@@ -79,9 +83,11 @@ def write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
             output_names=["logits"],
         )
     except Exception as error:  # a converter that does not fit this JAX raises nearly anything
-        logging.disable(logging.NOTSET)
-        _logger.warning("model.onnx was not written: jax2onnx failed (%r)", error)
-        return
+        raise UserError(
+            f"model.onnx cannot be written: jax2onnx fails with JAX {jax.__version__} ({error!r:.200}); "
+            "install versions that fit each other (pip install 'ddarts_jax[onnx]'), or remove jax2onnx "
+            "to export without it."
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     # The converter's shapes of inner values are wrong where it moved a transposition.

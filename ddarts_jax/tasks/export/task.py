@@ -1,6 +1,7 @@
 """The task itself: writes a temporary folder, checks it, and moves it to its place."""
 
 import datetime
+import glob
 import importlib.metadata
 import logging
 import os
@@ -21,9 +22,10 @@ from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models.weights import load_network, named
 from ddarts_jax.predict import FORMAT
-from ddarts_jax.runs import facts
+from ddarts_jax.runs import facts, layout
+from ddarts_jax.runs.workdir import check_apart
 from ddarts_jax.tasks.export import card, checks, formats, trained_run
-from ddarts_jax.training import train
+from ddarts_jax.training import train, trained
 
 _logger = logging.getLogger(__name__)
 
@@ -64,13 +66,18 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     output = Path(os.path.expanduser(config.output)).resolve()
     _check_output(output)
     settings, genotype = trained_run.read(source)
-    dataset = facts.matched(facts.of_run(source), trained_run.load_data(settings.data), source)
+    for key, value in (("name", config.data), ("data_dir", config.data_dir)):
+        if value:  # the data have moved
+            settings.data[key] = value
+    check_apart(output, settings.data.name, "config.output")
+    dataset = trained_run.load_data(settings.data, source)
     net, variables = train.build(settings, genotype, dataset, "float32", trained=True)
-    variables = load_network(source / "network.npz", variables)
+    variables = load_network(source / layout.NETWORK, variables)
     variables = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf, np.float32), variables)
     weights = named(variables)
 
     batch_size = settings.data.batch_size
+    _tidy(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -100,6 +107,21 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     print(f"test accuracy {100 * meta['test']['accuracy']:.2f}%")
     print(f"written to {output}: {', '.join(files)}")
     return meta
+
+
+def _tidy(output: Path) -> None:
+    """Removes what an export to `output` that was killed has left beside it.
+
+    If it was killed while the earlier export stood aside, that takes its place again.
+    """
+    for path in output.parent.glob(f".{glob.escape(output.name)}.*"):
+        *_, pid, kind = path.name.split(".")
+        if not pid.isdecimal() or kind not in ("tmp", "old") or Path("/proc", pid).exists():
+            continue
+        if kind == "old" and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_output(output: Path) -> None:
@@ -139,9 +161,13 @@ def _describe(settings: ConfigDict, genotype: Genotype, dataset: Dataset, accura
             "crop": crops.CENTRAL if settings.data.stream else None,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
+            # Value of white in images of 16 bits; 0: the training had none.
+            "white": dataset.white,
             "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",
         },
+        "network": trained.sizes_of(settings.to_dict()),
         "test": {"accuracy": accuracy, "images": len(dataset.test_labels)},
+        "test_checksum": facts.of_images(dataset)["test_checksum"],
         "parameters": cost.params,
         "macs": cost.macs,
         "versions": {name: _version(name) for name in ("ddarts_jax", "jax", "jaxlib", "flax")}

@@ -21,7 +21,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import network
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
-from ddarts_jax.runs import identity, layout
+from ddarts_jax.runs import facts, layout
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
             )
     path = source / layout.CONFIG
     try:
-        found = identity.up_to_date(json.loads(path.read_text()))
+        found = configuration.up_to_date(json.loads(path.read_text()))
         settings = configuration.default_config().unlock()
         # Keys that were added after the training keep their defaults.
         own = {key: v for key, v in found.items() if key.partition(".")[0] in ("data", "train")}
@@ -61,17 +61,33 @@ def read(source: Path) -> tuple[ConfigDict, Genotype]:
     return settings, Genotype.load(next((path for path in names if path.is_file()), names[0]))
 
 
-def load_data(settings: ConfigDict) -> Dataset:
-    """Loads the data of the training.
+def load_data(settings: ConfigDict, source: Path) -> Dataset:
+    """Loads the data of the training, and checks that they are the same.
 
     A stream gives only `_STREAMED` test images, spread evenly over all of them.
 
+    Args:
+        settings: `config.data` of the training, perhaps with another place of the same data.
+        source: workdir of the training.
+
     Raises:
-        UserError: the data cannot be loaded.
+        UserError: the data cannot be loaded, or are not those of the training; names both sides.
     """
-    if not settings.stream:
-        return data.load(settings)
-    streamed = stream.load(settings)
+    own = facts.of_run(source)
+    settings = facts.settle(settings, own)
+    dataset = facts.matched(own, (stream if settings.stream else data).load(settings), source)
+    if not facts.is_own(own, dataset):
+        here = facts.of_data(dataset)
+        raise UserError(
+            f"The network in {source} was tested on {own['num_test']} images of {own['name']}, but the "
+            f"{here['num_test']} test images of {dataset.name} are others, or have other labels: bring "
+            "the former back, or name the place where they are now by config.data."
+        )
+    return _some_of(dataset) if settings.stream else dataset
+
+
+def _some_of(streamed) -> Dataset:
+    """Reads some test images of a stream."""
     some = np.unique(np.linspace(0, streamed.num_test - 1, _STREAMED).astype(int))
     testing = dataclasses.replace(streamed, test=streamed.test.select(some)).testing(100)
     batches = [
@@ -88,6 +104,7 @@ def load_data(settings: ConfigDict) -> Dataset:
         class_names=streamed.class_names,
         mean=streamed.mean,
         std=streamed.std,
+        white=streamed.white,
     )
 
 

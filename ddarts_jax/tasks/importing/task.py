@@ -8,23 +8,28 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.models import supernet
 from ddarts_jax.models.weights import save_network
+from ddarts_jax.reports import report
 from ddarts_jax.runs import layout
-from ddarts_jax.tasks.importing.conversion import load_torch
+from ddarts_jax.tasks.importing.conversion import Imported, load_torch
 
 _logger = logging.getLogger(__name__)
+
+_DATA = {10: "cifar10", 100: "cifar100"}  # what the authors' networks of so many classes learnt
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Imports the genotype `config.genotype` and the weights `config.checkpoint` of its network.
 
-    Writes `genotype.json`, `network.npz` (see `weights.save_network`) and `import.json`, and prints
-    their contents and the command that uses them.
+    Writes `genotype.json` and `import.json`, and with weights what makes the workdir that of a training:
+    `network.npz`, `network_genotype.json`, `config.json`, `dataset.json`. Prints what was found and the
+    command that goes on.
 
     Args:
         config: see `configuration.import_config`; an empty checkpoint means none.
@@ -39,7 +44,6 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
-    overrides = {"genotype": workdir / layout.GENOTYPE}
     if config.checkpoint:
         imported = load_torch(config.checkpoint, genotype)
         if isinstance(imported.net, supernet.Supernet):
@@ -57,15 +61,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             "used": len(imported.used),
             "unused": list(imported.unused),
         }
-        overrides |= {
-            "task": "evaluate",
-            "weights": workdir / layout.NETWORK,
-            "data.name": {10: "cifar10", 100: "cifar100"}.get(imported.num_classes, "NAME"),
-            "train.channels": imported.channels,
-        }
-        if not imported.auxiliary:
-            overrides["train.auxiliary_weight"] = 0.0
-        save_network(workdir / layout.NETWORK, imported.variables)
+        _make_run(workdir, imported, genotype)
     genotype.save(workdir / layout.GENOTYPE)
     write_json(workdir / "import.json", summary)
 
@@ -79,12 +75,46 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             f"{len(imported.unused) - len(other)} are num_batches_tracked"
             + "".join(f"\n  unused: {name}" for name in other)
         )
-    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
-    command = ["python", "-m", "ddarts_jax.main", "--config", "configs/cifar10_train.py", *flags]
-    print(
-        f"to {'evaluate it' if config.checkpoint else 'train its network'}:\n  {shlex.join(command)}"
-    )
+    print(_command(config, workdir, summary))
+    if config.checkpoint:
+        report.Live(workdir).close()
     return summary
+
+
+def _make_run(workdir: Path, imported: Imported, genotype: Genotype) -> None:
+    """Writes what makes the workdir that of a trained network: config, facts, genotype, weights.
+
+    The file of weights tells neither the size of the images nor class names, mean and deviation: these
+    facts are null until the first evaluation, whose data complete them.
+    """
+    config = configuration.default_config()
+    config.task = "train"
+    config.data.name = _DATA.get(imported.num_classes, "")
+    config.train.channels = imported.channels
+    config.train.auxiliary_weight *= imported.auxiliary
+    configuration.save(config, workdir / layout.CONFIG)
+    unknown = ("name", "class_names", "mean", "std", "crop", "white", "num_train", "num_test")
+    facts = dict.fromkeys(unknown)
+    facts |= {
+        "num_classes": imported.num_classes,
+        "image_shape": [None, None, imported.image_channels],
+    }
+    write_json(workdir / layout.DATASET, facts)
+    genotype.save(workdir / layout.NETWORK_GENOTYPE)
+    save_network(workdir / layout.NETWORK, imported.variables)
+
+
+def _command(config: ConfigDict, workdir: Path, summary: dict) -> str:
+    """Returns the lines that say how to go on."""
+    if config.checkpoint:
+        data = _DATA.get(summary["num_classes"], "NAME")
+        aim, file = "evaluate it", workdir / layout.CONFIG
+        flags = [f"--workdir={workdir}", "--config.task=evaluate", f"--config.data.name={data}"]
+    else:
+        aim, file = "train its network", "configs/cifar10_train.py"
+        flags = [f"--config.genotype={workdir / layout.GENOTYPE}"]
+    command = ["python", "-m", "ddarts_jax.main", "--config", str(file), *flags]
+    return f"to {aim}:\n  {shlex.join(command)}"
 
 
 def _genotype(config: ConfigDict) -> Genotype:

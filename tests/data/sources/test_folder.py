@@ -1,6 +1,7 @@
 """Folders of images: what is read, what is skipped, and every mistake a UserError."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from image_files import Config, check, classes, image_of, numbered_folder, write
 
 from ddarts_jax.data import records
 from ddarts_jax.data.dataset import load
+from ddarts_jax.distributed import memory
 from ddarts_jax.errors import UserError
 
 
@@ -122,3 +124,33 @@ def test_a_class_that_the_test_lacks_is_logged(tmp_path, caplog):
         _, test = records.open_records(Config(name))
     assert test.labels.tolist() == [0]
     assert "1 of 2 classes have no image in" in caplog.text and "'b'" in caplog.text
+
+
+def test_a_class_whose_name_is_not_unicode(tmp_path):
+    """It is refused at the start, and not by the picture at the end of a training."""
+    write(tmp_path, classes())
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    image_of().save(os.path.join(os.fsdecode(folder), "0.png"))
+    for read in (load, records.open_records):
+        with pytest.raises(UserError, match=r"b'caf\\xe9' is not Unicode: rename it"):
+            read(Config(f"folder:{tmp_path}"))
+
+
+def test_images_beyond_the_memory_are_not_read(tmp_path, monkeypatch):
+    """The headers tell how much they need; a stream is the way out."""
+    name = write(tmp_path, classes())
+    monkeypatch.setattr(memory, "available", lambda: 2 * 6 * 8 * 8 * 3 - 1)
+    assert load(Config(name)).image_size == 6
+    with pytest.raises(UserError, match=r"memory.*: set data\.stream=True and data\.image_size"):
+        load(Config(name, image_size=8))
+
+
+def test_hashes_of_a_stream_are_those_of_names(tmp_path):
+    """They stay where the folder moves, and are others for other files."""
+    first, _ = records.open_records(Config(write(tmp_path / "a", classes())))
+    moved, _ = records.open_records(Config(write(tmp_path / "b", classes())))
+    np.testing.assert_array_equal(first.hashes()[0], moved.hashes()[0])
+    other, _ = records.open_records(Config(write(tmp_path / "c", classes(4))))
+    assert set(other.hashes()[0]) - set(first.hashes()[0])
+    np.testing.assert_array_equal(first.hashes()[1], first.labels)

@@ -6,6 +6,7 @@ from image_files import Config, check, npz
 from sample_arrays import IMAGES, LABELS
 
 from ddarts_jax.data.dataset import load
+from ddarts_jax.distributed import memory
 from ddarts_jax.errors import UserError
 
 
@@ -48,10 +49,52 @@ def test_npz_without_test_split_holds_out_and_resizes(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("images", "labels", "test_images", "test_labels", "others"),
+    [
+        (
+            "train_images",
+            "train_labels",
+            "test_images",
+            "test_labels",
+            ("val_images", "val_labels"),
+        ),
+        ("x_train", "y_train", "x_test", "y_test", ()),
+        ("train_images", "train_labels", "val_images", "val_labels", ()),
+    ],
+)
+def test_names_of_other_collections(tmp_path, images, labels, test_images, test_labels, others):
+    """MedMNIST and Keras name their arrays otherwise, with labels [n, 1]."""
+    arrays = {images: IMAGES, labels: LABELS[:, None]}
+    arrays |= {test_images: IMAGES[:2], test_labels: LABELS[:2, None]}
+    arrays |= {name: IMAGES[:1] for name in others}
+    dataset = load(Config(npz(tmp_path, **arrays)))
+    check(dataset)
+    np.testing.assert_array_equal(dataset.train_labels, LABELS)
+    np.testing.assert_array_equal(dataset.test_images, IMAGES[:2])
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(np.uint8, 256), (np.int8, 128)])
+def test_labels_that_fill_their_type(tmp_path, dtype, count):
+    """256 classes as uint8: one more than the largest label is no uint8."""
+    labels = np.tile(np.arange(count), 2).astype(dtype)
+    images = np.zeros((2 * count, 2, 2), np.uint8)
+    dataset = load(Config(npz(tmp_path, images=images, labels=labels)))
+    assert dataset.num_classes == count and dataset.num_test == count
+
+
+def test_arrays_beyond_the_memory_are_not_read(tmp_path, monkeypatch):
+    """It is told before reading, with what to do."""
+    monkeypatch.setattr(memory, "available", lambda: 100)
+    name = npz(tmp_path, compressed=True, images=IMAGES, labels=LABELS)
+    with pytest.raises(UserError, match=r"need about 0\.0 GB of memory, but .*data\.stream"):
+        load(Config(name))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": None}, "no array 'images'"),
-        ({"labels": None}, "no array 'labels'"),
+        ({"images": None}, "no images and labels in .*: its arrays are labels, but they must be"),
+        ({"labels": None}, "its arrays are images, but"),
         ({"test_images": IMAGES}, "no array 'test_labels'"),
         ({"images": IMAGES.astype(np.int64)}, "uint8"),
         ({"images": IMAGES.astype(np.float32)}, "exceed 0 to 1"),
@@ -64,7 +107,7 @@ def test_npz_without_test_split_holds_out_and_resizes(tmp_path):
         ({"images": np.array([{}] * 12)}, "allow_pickle"),
         ({"labels": LABELS[:5]}, "12 integers"),
         ({"labels": LABELS.astype(float)}, "12 integers"),
-        ({"labels": LABELS[:, None]}, "12 integers"),
+        ({"labels": np.stack([LABELS] * 2, 1)}, "12 integers"),
         ({"labels": LABELS - 1}, "from -1 to 1"),
         ({"labels": LABELS * 2}, "no image of 2 of them .'1', '3'"),
         ({"labels": LABELS * 2**40}, "0 to K-1"),
@@ -72,6 +115,8 @@ def test_npz_without_test_split_holds_out_and_resizes(tmp_path):
         ({"class_names": ["a", "b"]}, "from 0 to 2"),
         ({"class_names": ["a", "b", "c", "d"]}, "'d'"),
         ({"class_names": [1, 2, 3]}, "list of strings"),
+        ({"class_names": ["a", "b", "a"]}, "name 'a' twice"),
+        ({"class_names": ["a", "b", "\udce9"]}, "not Unicode"),
         ({"class_names": "abc"}, "list of strings"),
         ({"test_images": IMAGES, "test_labels": LABELS + 1}, "from 1 to 3"),
         ({"test_images": IMAGES[..., :1], "test_labels": LABELS}, "same"),

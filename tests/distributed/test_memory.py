@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ddarts_jax.training import memory
+from ddarts_jax.distributed import memory
 
 _MACHINE = 4096 * 1000  # bytes
 

@@ -229,7 +229,8 @@ class StackedEdges(nnx.Module):
             keep = jax.checkpoint_policies.save_only_these_names(KEPT)
             mix = jax.checkpoint(mix, static_argnums=(0, 4), policy=keep)
         with jax.named_scope("edges"):
-            return mix(graph, variables, x, gates, train)
+            output, statistics = mix(graph, variables, fusion.written(x), gates, train)
+        return fusion.written(output), statistics
 
     def rows(self, leaving: Sequence[int]) -> list[int]:
         """Returns the numbers of the edges that leave any of the nodes `leaving`."""

@@ -1,6 +1,8 @@
-"""A fusion barrier, for backends on which the fused program is slower."""
+"""Barriers to XLA's fusion, where the fused program is slower."""
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ddarts_jax.ops import backend
 
@@ -24,3 +26,18 @@ def _unfused_by_product(x):
 @backend.implementation("unfused", "identity")
 def _fused(x):
     return x
+
+
+@jax.custom_vjp
+def written(x):
+    """Returns `x`, which is written to memory once, and so is its cotangent.
+
+    XLA would compute it again for each of several users, and read all that it depends on again.
+    """
+    return lax.optimization_barrier(x)
+
+
+written.defvjp(
+    lambda x: (lax.optimization_barrier(x), None),
+    lambda _, cotangent: (lax.optimization_barrier(cotangent),),
+)

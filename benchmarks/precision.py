@@ -34,7 +34,7 @@ from ddarts_jax import configuration
 from ddarts_jax.data import dataset as images_of
 from ddarts_jax.data.augment import normalize
 from ddarts_jax.distributed import sharding
-from ddarts_jax.models import layers, supernet
+from ddarts_jax.models import edges, layers, supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.ops import backend, convolution
 from ddarts_jax.runs import identity
@@ -147,7 +147,7 @@ SOURCES = {
     "kernels": (convolution, "_convolve", _kernel_rounded),
     "convolutions": (convolution, "_convolve", _then_rounded),
     "normalised": (layers.BatchNorm, "__call__", _then_rounded),
-    "mixed": (supernet.MixedOperation, "__call__", _then_rounded),
+    "mixed": (edges.MixedOperation, "__call__", _then_rounded),
     "cells": (supernet.Cell, "__call__", _then_rounded),
 }
 

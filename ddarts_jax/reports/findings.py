@@ -15,7 +15,7 @@ def findings(run: Run) -> list[str]:
     sentences = [_progress(run), *_accuracies(run)]
     moved = rows.last(run.search, "distance_to_start")
     if moved is not None:
-        start = (run.config.get("search.start.genotype") or "its start")[:60]
+        start = (run.config.get("search.start.genotype") or "its start")[:200]
         sentences.append(f"The genotype's distance to {start} is {moved:.4f}.")
     if run.network:
         sentences.append(_kept(run.network))

@@ -211,7 +211,7 @@ def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, split
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
         *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
     )
-    if plan.total < _FEW_STEPS:
+    if plan.total < _FEW_STEPS and processes.is_main():
         _logger.warning(
             "search: only %d steps in all, in which the alphas can hardly decide: set more "
             "search.epochs or a smaller data.batch_size, or raise search.alphas.learning_rate",

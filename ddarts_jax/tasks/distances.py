@@ -41,7 +41,7 @@ def draw_history(config, workdir: Path) -> None:
         [row["distance_to_start"] for row in rows],
         [row["accuracy"] for row in rows],
         workdir / "distance",
-        f"Search from {config.search.start.genotype:.60}",
+        f"Search from {config.search.start.genotype:.200}",
         config.search.start.epochs,
         [row["positional_distance_to_start"] for row in rows],
     )

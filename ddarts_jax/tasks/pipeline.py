@@ -181,7 +181,7 @@ def print_result(config, genotype: Genotype, summary: dict, speed: list[dict]) -
     if "from_start" in summary:
         moved = summary["from_start"]
         print(
-            f"distance to {config.search.start.genotype:.60}: {moved['distance']:.4f} "
+            f"distance to {config.search.start.genotype:.200}: {moved['distance']:.4f} "
             f"(positional {moved['positional_distance']:.4f})"
         )
     if "test_accuracy" in summary:

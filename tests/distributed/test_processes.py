@@ -27,6 +27,9 @@ _MAIN = """
 import os, sys
 from ddarts_jax import main
 from ddarts_jax.data.sources import folder
+from ddarts_jax.genotypes import spaces
+
+spaces.SPACES["darts"] = ("max_pool_3x3", "skip_connect", "sep_conv_3x3")  # compile quickly
 
 read = folder.Folder.read
 
@@ -164,8 +167,9 @@ def test_a_streamed_training_in_two_processes(tmp_path):
     for index in (0, 1):
         read = (tmp_path / f"read{index}").read_text().split()
         train = [path for path in read if path.startswith("train")]
-        # All 32 for mean and spread; then half of 2 epochs of 32, and of the 2 batches ahead.
-        assert 32 + 32 <= len(train) <= 32 + 32 + 4 * 4, train
+        # The heads of all 32 for their kind, all 32 for mean and spread; then half of 2 epochs of 32, and
+        # of the 2 batches ahead.
+        assert 64 + 32 <= len(train) <= 64 + 32 + 4 * 4, train
         # Of 6 test images in one batch of 8, twice while training and once at the end.
         assert len(read) - len(train) == 3 * (4 if index == 0 else 2)
 

@@ -199,9 +199,11 @@ def _compare(path, dtype):
     import numpy as np
 
     from ddarts_jax.data import dataset as data
+    from ddarts_jax.genotypes import spaces
     from ddarts_jax.searching import search
     from ddarts_jax.training import evaluate, train
 
+    spaces.SPACES["darts"] = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
     config = tiny.config(path)
     config.data.batch_size = 16
     config.train.augment.cutout = 0  # its pixels are equal

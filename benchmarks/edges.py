@@ -23,7 +23,7 @@ from flax import nnx
 from ddarts_jax.genotypes.genotype import edges
 from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.models.edges import StackedEdges, run_joined, run_scanned
-from ddarts_jax.models.layers import Variables, initialise
+from ddarts_jax.models.layers import Variables, initialise, split
 
 
 def build(arguments, run_edges, unroll=1):
@@ -39,14 +39,13 @@ def build(arguments, run_edges, unroll=1):
     """
     names, pairs = SPACES[arguments.space], edges(arguments.nodes)
     module = StackedEdges(names, pairs, arguments.channels, 1, unroll=unroll, remat=True)
-    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    weights = initialise(jax.random.key(0), nnx.to_pure_dict(weights))
+    graph, variables = split(module)
 
     def run(variables, gates, inputs):
         stack = nnx.merge(graph, *variables)
         return run_edges(None, stack, tuple(inputs), (gates[:0], gates), True)
 
-    return run, Variables(weights, nnx.to_pure_dict(statistics))
+    return run, variables._replace(weights=initialise(jax.random.key(0), variables.weights))
 
 
 def compiled_gradients(ways, arguments, variables):

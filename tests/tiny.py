@@ -130,10 +130,8 @@ def normal(seed, *shape, dtype=np.float64):
 def split(module, seed=0):
     """Structure, random weights and statistics of a module."""
     import jax
-    from flax import nnx
 
     from ddarts_jax.models import layers
 
-    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    weights = layers.initialise(jax.random.key(seed), nnx.to_pure_dict(weights))
-    return graph, weights, nnx.to_pure_dict(statistics)
+    graph, (weights, statistics) = layers.split(module)
+    return graph, layers.initialise(jax.random.key(seed), weights), statistics

@@ -110,16 +110,21 @@ def load(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None) ->
         _check_keys(config, [f"--config.{key}"])
         if key == "search.space" and not isinstance(value, str):
             value = ",".join(value)
-        try:
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"config.{key} is {value!r}; it must be of the type of its default, "
-                f"{flatten(config)[key]!r}."
-            ) from error
+        _assign(config, key, value, "config.")
     _expand(config)
     validate(config)
     return config.lock()
+
+
+def _assign(config: ConfigDict, key: str, value: Any, where: str) -> None:
+    """Sets a key that exists; UserError, which begins with `where`, if the value is of another type."""
+    try:
+        config.update_from_flattened_dict({key: value})
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}{key} is {value!r}; it must be of the type of its default, "
+            f"{flatten(config)[key]!r}."
+        ) from error
 
 
 def _expand(config: ConfigDict) -> None:
@@ -215,14 +220,8 @@ def _of_run(path: Path) -> ConfigDict:
                 f"Config file {path} has a key {key!r}, which this version does not know (did you mean "
                 f"{nearest_key(config, key)!r}?): remove it."
             )
-        try:
-            value = tuple(value) if isinstance(value, list) else value
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"Config file {path}: {key} is {value!r}; it must be of the type of its default, "
-                f"{known[key]!r}."
-            ) from error
+        value = tuple(value) if isinstance(value, list) else value
+        _assign(config, key, value, f"Config file {path}: ")
     return config.lock()
 
 

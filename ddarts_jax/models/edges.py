@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 
 from ddarts_jax.models import primitives as prim
-from ddarts_jax.models.layers import Normalised, apply
+from ddarts_jax.models.layers import Normalised, apply, split
 from ddarts_jax.ops import backend, fusion
 from ddarts_jax.ops.mixing import mix
 from ddarts_jax.ops.normalisation import KEPT
@@ -124,8 +124,7 @@ class MixedOperation(nnx.Module):
 
 def _each(candidate, x, count, train):
     """Runs a primitive that knows nothing of joined edges on `count` edges side by side."""
-    graph, weights, statistics = nnx.split(candidate, nnx.Param, nnx.BatchStat)
-    variables = nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
+    graph, variables = split(candidate)
     run = jax.vmap(
         lambda variables, x: apply(graph, variables, x, train), in_axes=(0, 3), out_axes=(3, 0)
     )
@@ -143,9 +142,7 @@ def _mix(graph, variables, x, gates, train):
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _mix_joined(graph, variables, x, gates, train):
     """Runs `joined` of a split `MixedOperation`."""
-    module = nnx.merge(graph, *variables)
-    output = module.joined(x, gates, train)
-    return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+    return apply(graph, variables, x, gates, train, method="joined")
 
 
 @jax.custom_vjp
@@ -172,11 +169,6 @@ class StackedEdges(nnx.Module):
         self.pairs = tuple(pairs)
         self.unroll, self.remat = unroll, remat
 
-    def split(self):
-        """Returns the structure of one mixed operation, and the weights and statistics of all edges."""
-        graph, weights, statistics = nnx.split(self.mixed, nnx.Param, nnx.BatchStat)
-        return graph, (nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics))
-
     def scanned(self, sources, nodes, gates, train):
         """Adds every edge's output to its target node, one edge at a time.
 
@@ -191,7 +183,7 @@ class StackedEdges(nnx.Module):
         Returns:
             `nodes` with the edges' outputs added.
         """
-        graph, variables = self.split()
+        graph, variables = split(self.mixed)
         mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4)) if self.remat else _mix
 
         def add_edge(nodes, edge):
@@ -221,7 +213,7 @@ class StackedEdges(nnx.Module):
             [B, H', W', T * C], and the edges' statistics, for `update`.
         """
         rows = self.rows(leaving)
-        graph, variables = self.split()
+        graph, variables = split(self.mixed)
         variables = jax.tree.map(lambda leaf: _rows(leaf, rows), variables)
         gates = _rows(gates, rows).reshape(-1, len(leaving), gates.shape[-1])
         mix = _mix_joined

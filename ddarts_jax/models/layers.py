@@ -82,12 +82,9 @@ class BatchNorm(nnx.Module):
 
         With `rectify` ReLU follows.
         """
-        if train and self.scale is None:
-            output, mean, variance = standardise(x, self.mean[...].reshape(-1), rectify)
-            self.update(mean, variance, x.size // x.shape[-1])
-            return output
+        rectified = rectify and train and self.scale is None
         if train:
-            output, mean, variance = standardise(x, self.mean[...].reshape(-1))
+            output, mean, variance = standardise(x, self.mean[...].reshape(-1), rectified)
             self.update(mean, variance, x.size // x.shape[-1])
         else:
             wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -96,7 +93,7 @@ class BatchNorm(nnx.Module):
         if self.scale is not None:
             output = output * self.scale[...] + self.bias[...]
         output = output.astype(x.dtype)
-        return jax.nn.relu(output) if rectify else output
+        return jax.nn.relu(output) if rectify and not rectified else output
 
     def update(self, mean, variance, count: int):
         """Moves the running statistics towards those of a batch.
@@ -206,7 +203,13 @@ class Variables(NamedTuple):
     statistics: PyTree
 
 
-def apply(graph, variables: Variables, *args):
-    """Runs a split module purely: returns its output and its new statistics."""
+def split(module: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
+    """Splits a module into its structure and its arrays."""
+    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return graph, Variables(nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics))
+
+
+def apply(graph, variables: Variables, *args, method: str = "__call__"):
+    """Runs a method of a split module purely: returns its output and the new statistics."""
     module = nnx.merge(graph, *variables)
-    return module(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+    return getattr(module, method)(*args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))

@@ -261,12 +261,10 @@ def build(
         stem_multiplier=stem_multiplier,
         rngs=None,
     )
-    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    graph, variables = layers.split(module)
     num_nodes = tuple(len(_nodes(cell)) for cell in genotype.cells)
-    weights = nnx.to_pure_dict(weights)
     if key is not None:
-        weights = layers.initialise(key, weights)
-    variables = Variables(weights, nnx.to_pure_dict(statistics))
+        variables = variables._replace(weights=layers.initialise(key, variables.weights))
     return Network(graph, num_nodes), variables
 
 

@@ -194,20 +194,13 @@ def build(
     )
     head = Head(features, num_classes)
 
-    def split(module):
-        graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-        return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(statistics)
-
-    parts = {"stem": split(stem_module), "cells": [split(c) for c in cells], "head": split(head)}
-
-    def pick(i):
-        return {k: [p[i] for p in v] if k == "cells" else v[i] for k, v in parts.items()}
-
-    graphs = pick(0)
+    stem_graph, stem_variables = layers.split(stem_module)
+    graphs, cell_variables = zip(*map(layers.split, cells))
+    head_graph, head_variables = layers.split(head)
     supernet = Supernet(
-        graphs["stem"],
-        tuple(graphs["cells"]),
-        graphs["head"],
+        stem_graph,
+        graphs,
+        head_graph,
         seq,
         reductions,
         tuple(primitives),
@@ -216,8 +209,13 @@ def build(
         widths,
         stem == "strided",
     )
-    weights = pick(1) if key is None else layers.initialise(key, pick(1))
-    return supernet, Variables(weights, pick(2))
+    weights, statistics = (
+        {"stem": stem, "cells": list(own), "head": head}
+        for stem, own, head in zip(stem_variables, zip(*cell_variables), head_variables)
+    )
+    if key is not None:
+        weights = layers.initialise(key, weights)
+    return supernet, Variables(weights, statistics)
 
 
 def _cells(primitives, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):

@@ -94,9 +94,8 @@ def run_phase(
         contextlib.closing(feed),
         Checkpoints(directory, defining, config.checkpoint.keep_last) as checkpoints,
     ):
-        facts.keep(
-            workdir, config, dataset, phase
-        )  # not reached if the workdir belongs to another run
+        # Not reached if the workdir belongs to another run.
+        facts.keep(workdir, config, dataset, phase)
         every_minutes = config.checkpoint.every_minutes
         return loop.run(
             *(phase, running, functools.partial(feed.compile, step), len(splits), plan),

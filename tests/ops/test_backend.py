@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 import ddarts_jax
 from ddarts_jax.genotypes.genotype import edges
 from ddarts_jax.models.edges import StackedEdges
-from ddarts_jax.models.layers import initialise
 from ddarts_jax.ops import backend, fusion
 from ddarts_jax.ops import convolution as convolutions
 
@@ -74,12 +74,12 @@ def cell_edges(reduction):
         else None
         for stack, stride in [(strided, 2), ([p for p in pairs if p not in strided], 1)]
     ]
-    drawn = [initialised(stack) if stack else None for stack in stacks]
+    drawn = [tiny.split(stack) if stack else None for stack in stacks]
 
     def run(implementation, inputs, gates):
         wide = jnp.promote_types(inputs.dtype, jnp.float32)
         modules = [
-            nnx.merge(part[0], *jax.tree.map(lambda x: jnp.asarray(x, wide), part[1]))
+            nnx.merge(part[0], *jax.tree.map(lambda x: jnp.asarray(x, wide), part[1:]))
             if part
             else None
             for part in drawn
@@ -88,13 +88,6 @@ def cell_edges(reduction):
         return implementation(*modules, tuple(inputs), parts, True)
 
     return run, normal(0, 2, 2, 5, 6, 4), normal(1, len(pairs), 2)
-
-
-def initialised(module):
-    """A module's structure, and its drawn weights and statistics."""
-    graph, weights, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    weights = initialise(jax.random.key(0), nnx.to_pure_dict(weights))
-    return graph, (weights, nnx.to_pure_dict(statistics))
 
 
 _SIZES = [(6, 7), (1, 5)]

@@ -1,8 +1,8 @@
-"""DARTS (Liu et al. 2019): two cells shared over the network, softmax, cross-entropy alone.
+"""DARTS (Liu et al. 2019): two cells shared over the network, softmax with `none`, cross-entropy alone.
 
     python -m ddarts_jax.main --config configs/digits_darts.py
 
-A baseline: all else is that of configs/digits.py.
+All else is that of configs/digits.py.
 """
 
 import ddarts_jax as dd

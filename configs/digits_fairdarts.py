@@ -2,7 +2,7 @@
 
     python -m ddarts_jax.main --config configs/digits_fairdarts.py
 
-A baseline: all else is that of configs/digits.py.
+All else is that of configs/digits.py.
 """
 
 import ddarts_jax as dd

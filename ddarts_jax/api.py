@@ -110,7 +110,7 @@ class SearchResult:
 
     Attributes:
         genotype: the architecture.
-        alphas: float32 [distinct cells, E, O].
+        alphas: float32 [distinct cells, E, columns].
         supernet: structure of the supernet; None after a random search.
         variables: the supernet's weights and statistics; None likewise.
         workdir: where the search wrote its files.
@@ -137,7 +137,7 @@ def search(
         config: from `config`; `config.search.method` names the method.
         dataset: images, of which only the training split is used.
         workdir: where everything is written; created if needed.
-        alpha_loss: a further term of every cell's loss, `(gates [cells, E, O], supernet) -> [cells]`,
+        alpha_loss: a further term of every cell's loss, `(gates [cells, E, G], supernet) -> [cells]`,
             differentiable by JAX. It is not part of the run's identity: an interrupted search must be
             continued with the same one.
         callbacks: each is called as `callback(phase, epoch, metrics)` after every epoch. An error that

@@ -89,6 +89,8 @@ def _search(workdir, rng, epochs, num_cells, num_nodes, favoured):
             "factor_full": (1.1 * np.ones(num_cells)).tolist(),
             "factor_ablated": (-0.1 * np.ones(num_cells)).tolist(),
             "loss_added": (0.1 * progress * np.ones(num_cells)).tolist(),
+            "loss_beta_decay": (progress * np.ones(num_cells)).tolist(),
+            "gradient_norm_implicit": (0.01 * np.ones(num_cells)).tolist(),
             "loss_total": (contributions - progress).tolist(),
             "marginal_contribution": contributions.tolist(),
             "gradient_norm_alphas": rng.uniform(0.01, 0.1, num_cells).tolist(),

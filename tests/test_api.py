@@ -196,7 +196,8 @@ def test_a_method_of_the_user(data, tmp_path):
     """It is chosen by its name, has options of its own, and its gradient is what the alphas follow."""
     taken = []
 
-    def gradient(net, variables, alphas, images, labels, options, key):
+    def gradient(net, variables, alphas, images, labels, context):
+        options = context.options
         taken.append(options.strength)
         measured = dd.contributions(net, variables, alphas, images, labels, ablate=False)
         metrics = {"loss": measured.loss, "accuracy": measured.accuracy}

@@ -15,11 +15,20 @@ import tiny
 
 from ddarts_jax import main
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 
 _SEARCH_EPOCHS, _TRAIN_EPOCHS = 12, 3
 _SEARCH_STEPS, _TRAIN_STEPS = 4 * _SEARCH_EPOCHS, 8 * _TRAIN_EPOCHS
 _TIMES = ("seconds", "images_per_second")
+_PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3")
+# D-DARTS with what it can have of other methods: some of it changes from epoch to epoch.
+_PIECES = [
+    "--config.search.channels=4",
+    "--config.search.warmup_epochs=2",
+    "--config.search.ddarts.partial_channels=2",
+    "--config.search.ddarts.edge_strengths=True",
+    "--config.search.ddarts.auxiliary_skip=1",
+    "--config.search.ddarts.beta_decay_weight=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,8 @@ def place(tmp_path_factory):
 
 
 def _arguments(place, workdir, *overrides):
-    return ["--config", str(place / "tiny_config.py"), "--workdir", str(workdir), *overrides]
+    config = ["--config", str(place / "tiny_config.py"), *_PIECES]
+    return [*config, "--workdir", str(workdir), *overrides]
 
 
 def _start(place, workdir):
@@ -83,7 +93,7 @@ def test_pipeline_leaves_what_is_promised(unbroken):
     config = json.loads((workdir / "config.json").read_text())
     assert config["search"]["num_cells"] == 2 and config["task"] == "pipeline"
     alphas = np.load(workdir / "alphas.npy")
-    assert alphas.dtype == np.float32 and alphas.shape == (2, 2, len(DARTS_PRIMITIVES))
+    assert alphas.dtype == np.float32 and alphas.shape == (2, 2, len(_PRIMITIVES) + 1)
     genotype = Genotype.load(workdir / "genotype.json")
     assert genotype.num_cells == 2
     assert Genotype.load(workdir / "network_genotype.json") == genotype
@@ -106,7 +116,8 @@ def test_pipeline_leaves_what_is_promised(unbroken):
     data = json.loads((workdir / "dataset.json").read_text())
     assert data["image_shape"] == [8, 8, 1] and len(data["class_names"]) == 3
     supernet = json.loads((workdir / "supernet.json").read_text())
-    assert supernet["primitives"] == [*DARTS_PRIMITIVES] and supernet["relaxation"] == "sigmoid"
+    assert supernet["primitives"] == [*_PRIMITIVES] and supernet["relaxation"] == "sigmoid"
+    assert supernet["columns"] == [*_PRIMITIVES, "edge"]
     assert summary["params"] > 0 and summary["macs"] > 0 and summary["seconds"] > 0
 
     assert "pipeline on 1 x cpu, float32" in output
@@ -153,6 +164,7 @@ def test_a_search_from_a_network(place, tmp_path, capsys):
     overrides = [
         "--config.task=search",
         f"--config.search.start.genotype={tmp_path / 'start.json'}",
+        "--config.search.warmup_epochs=0",
         "--config.search.start.epochs=2",
         "--config.search.stop.from_epoch=1",
         "--config.search.stop.patience=2",

@@ -62,8 +62,13 @@ def write_noise(path: Path, count: int = 80) -> Path:
 
 
 def config(data: Path | str):
-    """Returns the configuration: 2 cells of 1 node, 4 steps of search and 8 of training an epoch."""
+    """Returns the configuration: 2 cells of 1 node, 4 steps of search and 8 of training an epoch.
+
+    A search of three candidates, one with weights and one that is strided by a convolution, compiles in
+    half the time of one of seven.
+    """
     tiny = default_config()
+    tiny.search.space = "max_pool_3x3,skip_connect,sep_conv_3x3"
     tiny.data.name = f"npz:{data}"
     tiny.data.batch_size = 8
     tiny.search.epochs = 12

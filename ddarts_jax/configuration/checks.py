@@ -57,6 +57,8 @@ _RANGES = {
     ),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("beta_decay_weight", "difference", "auxiliary_skip"), _NOT_NEGATIVE),
+    "partial_channels": _POSITIVE,
     "weight": _NOT_NEGATIVE,
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
@@ -89,6 +91,11 @@ _CONFLICTS = (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
         "another config.search.method",
+    ),
+    (
+        {"search.method": ("random",), "search.warmup_epochs": _SET},
+        "a random search has no alphas that could be fixed; set config.search.warmup_epochs=0, or "
+        "choose another config.search.method",
     ),
     (
         {"search.method": ("random",), "search.alphas.cell_learning_rates": _SET},
@@ -176,12 +183,16 @@ def validate(config: ConfigDict) -> None:
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
-    warmup, epochs = values.get("train.warmup_epochs", 0), values.get("train.epochs", 1)
-    if warmup >= epochs:
-        raise UserError(
-            f"config.train.warmup_epochs is {warmup}; it must be less than config.train.epochs, which "
-            f"is {epochs}."
+    for phase in ("search", "train"):
+        warmup, epochs = (
+            values.get(f"{phase}.{key}", least)
+            for key, least in (("warmup_epochs", 0), ("epochs", 1))
         )
+        if warmup >= epochs:
+            raise UserError(
+                f"config.{phase}.warmup_epochs is {warmup}; it must be less than "
+                f"config.{phase}.epochs, which is {epochs}."
+            )
     if "search.space" in values:
         spaces.primitives_of(values["search.space"])
     defaults = flatten(default_config())

@@ -9,9 +9,18 @@ from ddarts_jax.configuration.values import flatten
 
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {dotted key: value} of a config, flat or nested, with the present names of its keys."""
-    return _with_method(
-        {FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
-    )
+    flat = {FORMER_NAMES.get(key, key): value for key, value in flatten(values).items()}
+    return _with_none(_with_method(flat))
+
+
+def _with_none(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a run of DARTS with what it searched before `none` was a candidate.
+
+    Only of a whole config, of which the key of a retained default is one; not of a few flags.
+    """
+    if flat.get("search.method") == "darts" and {"search.remat", "search.unroll"} <= set(flat):
+        return {"search.darts.none": False} | flat
+    return flat
 
 
 def _with_method(flat: dict[str, Any]) -> dict[str, Any]:

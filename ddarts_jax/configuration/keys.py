@@ -22,9 +22,21 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "share_cells": False,  # one architecture for all normal cells, one for all reduction cells
         "microbatch": 0,  # ablated networks run at once: fewer need less memory; 0: all
+        # What other methods have, see docs/methods.md.
+        "partial_channels": 1,  # K: one of every K channels is mixed (PC-DARTS)
+        "edge_strengths": False,  # gates are multiplied by a softmax over a node's edges (PC-DARTS)
+        "auxiliary_skip": 0.0,  # gate of a further skip connection at first, linear to 0 (DARTS-)
+        "beta_decay_weight": 0.0,  # at the end, linear from 0 (beta-DARTS)
     },
-    "darts": {},
-    "fairdarts": {"zero_one_weight": 7.0},
+    "darts": {"none": True},  # none: whether the absence of an edge is a candidate
+    "darts_second": {
+        "none": True,
+        "difference": 0.01,  # of the weights, for the finite difference; 0: exact, at 3 times the cost
+    },
+    "pc_darts": {"none": True, "partial_channels": 4, "edge_strengths": True},
+    "fairdarts": {"zero_one_weight": 5.0},
+    "darts_minus": {"none": True, "auxiliary_skip": 1.0},
+    "beta_darts": {"none": False, "beta_decay_weight": 50.0},
     "authors_program": {
         "zero_one_weight": 7.0,
         "ablation": {"weight": 0.5, "removal": "random"},  # reported only
@@ -117,6 +129,7 @@ def _search() -> ConfigDict:
     """The search."""
     search = ConfigDict()
     search.epochs = 50
+    search.warmup_epochs = 0  # the first of these epochs, in which the alphas are fixed
     # The candidate primitives: 'darts' (7), 'dartopti' (12), or names separated by commas.
     search.space = "darts"
     search.num_cells = 8  # N; the cells at N//3 and 2N//3 are reduction cells
@@ -141,8 +154,9 @@ def _search() -> ConfigDict:
     search.stop.from_epoch = 10  # the window's first epoch; those with fixed alphas are counted
     search.stop.tolerance = 1e-3  # distances within this of the present one count as unchanged
 
-    # The search method: 'ddarts', 'darts', 'fairdarts', 'authors_program', 'random', or a registered
-    # one. It defines the relaxation and the gradient of the alphas; its options are in its own group.
+    # The search method: 'ddarts', 'darts', 'darts_second', 'pc_darts', 'fairdarts', 'darts_minus',
+    # 'beta_darts', 'authors_program', 'random', or a registered one. It defines the relaxation and the
+    # gradient of the alphas; its options are in its own group.
     search.method = "ddarts"
     for method, options in METHODS.items():
         if options:

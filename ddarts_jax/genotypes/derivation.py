@@ -16,8 +16,9 @@ import numpy as np
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, edge_index, nodes_of_edges, parse
+from ddarts_jax.genotypes.spaces import NONE
 
-NONE, SKIP = "none", "skip_connect"
+SKIP = "skip_connect"
 _DROPPED = -1.0  # below any probability: a candidate that is no longer there
 
 

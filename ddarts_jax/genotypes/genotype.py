@@ -234,6 +234,8 @@ def parse(
     threshold: float,
     reductions: tuple[int, ...],
     seq: tuple[int, ...] | None = None,
+    *,
+    strengths: np.ndarray | None = None,
 ) -> Genotype:
     """Derives the discrete architecture from the probabilities of the candidate primitives.
 
@@ -253,6 +255,9 @@ def parse(
         threshold: lowest probability that is kept; unused by 'darts'.
         reductions: positions of the reduction cells in the network.
         seq: indices of the distinct cells in network order; None when every cell is distinct.
+        strengths: float [distinct cells, edges] by which edges are ranked too (PC-DARTS): the methods
+            'sparse' and 'darts' multiply them with an edge's best probability before they choose two. A
+            threshold applies to the probability alone. None: all edges are equally strong.
 
     Returns:
         The genotype; its cells concatenate all their intermediate nodes.
@@ -264,15 +269,23 @@ def parse(
     num_nodes = _check_probabilities(probabilities, primitives)
     if method not in _PARSE_CELL:
         raise UserError(f"Unknown parsing method {method!r}: use one of {', '.join(_PARSE_CELL)}.")
+    if strengths is None:
+        strengths = np.ones(probabilities.shape[:2], probabilities.dtype)
+    if np.shape(strengths) != probabilities.shape[:2] or not np.isfinite(strengths).all():
+        raise UserError(
+            f"Strengths of edges must be finite and of the shape {probabilities.shape[:2]}, found the "
+            f"shape {np.shape(strengths)}."
+        )
+    incoming = [
+        slice(edge_index(0, node), edge_index(0, node + 1)) for node in range(2, num_nodes + 2)
+    ]
     genes = tuple(
         tuple(
             (primitives[o], node, source)
-            for node in range(2, num_nodes + 2)
-            for source, o in _PARSE_CELL[method](
-                cell[edge_index(0, node) : edge_index(0, node + 1)], float(threshold)
-            )
+            for node, edges_in in enumerate(incoming, 2)
+            for source, o in _PARSE_CELL[method](cell[edges_in], float(threshold), strong[edges_in])
         )
-        for cell in probabilities
+        for cell, strong in zip(probabilities, strengths)
     )
     return Genotype(genes, reductions, tuple(range(2, num_nodes + 2)), seq)
 
@@ -384,13 +397,13 @@ def _stretches(reductions, num_cells):
     return (0, first), (first + 1, second), (second + 1, num_cells)
 
 
-def _best_edges(probabilities, threshold):
+def _best_edges(probabilities, threshold, strengths):
     best = probabilities.max(axis=1)
-    sources = np.argsort(-best, kind="stable")[:2]
+    sources = np.argsort(-best * strengths, kind="stable")[:2]
     return [(int(i), int(probabilities[i].argmax())) for i in sources if best[i] >= threshold]
 
 
-def _best_two_primitives(probabilities, threshold):
+def _best_two_primitives(probabilities, threshold, strengths):
     return [
         (source, int(o))
         for source, edge in enumerate(probabilities)
@@ -399,16 +412,17 @@ def _best_two_primitives(probabilities, threshold):
     ]
 
 
-def _all_primitives(probabilities, threshold):
+def _all_primitives(probabilities, threshold, strengths):
     return [(int(source), int(o)) for source, o in np.argwhere(probabilities >= threshold)]
 
 
-# Each maps one node's probabilities [incoming edges, primitives] to its (source, primitive index).
+# Each maps one node's probabilities [incoming edges, primitives] and strengths [incoming edges] to its
+# (source, primitive index).
 _PARSE_CELL = {
     "sparse": _best_edges,
     "edge": _best_two_primitives,
     "complete": _all_primitives,
-    "darts": lambda probabilities, _: _best_edges(probabilities, -math.inf),
+    "darts": lambda probabilities, _, strengths: _best_edges(probabilities, -math.inf, strengths),
 }
 
 

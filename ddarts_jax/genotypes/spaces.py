@@ -2,6 +2,9 @@
 
 from ddarts_jax.errors import UserError
 
+NONE = "none"  # a candidate that computes nothing: the absence of the edge
+STRENGTH = "edge"  # no candidate: the column of the alphas that holds the strength of the edge
+
 DARTS_PRIMITIVES = (
     "max_pool_3x3",
     "avg_pool_3x3",

@@ -18,20 +18,34 @@ from jax import lax
 
 from ddarts_jax.models import primitives as prim
 from ddarts_jax.models.layers import Normalised, apply, split
+from ddarts_jax.models.relaxation import AUXILIARY
 from ddarts_jax.ops import backend, fusion
 from ddarts_jax.ops.mixing import mix
 from ddarts_jax.ops.normalisation import KEPT
+from ddarts_jax.ops.pooling import max_pool_2x2
+
+SKIP = "skip_connect"
 
 
 class MixedOperation(nnx.Module):
-    """All primitives of one edge, weighted by the edge's gates."""
+    """All primitives of one edge, weighted by the edge's gates.
 
-    def __init__(self, names: Sequence[str], channels, stride):
+    With partial channels (PC-DARTS) the primitives see only the first of every K channels. The others
+    pass by, and all are shuffled, so that the next edge mixes others.
+    """
+
+    def __init__(self, names: Sequence[str], channels, stride, partial=1):
         # A merged nnx.Dict lists its keys alphabetically, so the gates follow the names, not the Dict.
         self.names = tuple(names)
         self.candidates = nnx.Dict(
-            {name: prim.create(name, channels, stride, affine=False) for name in names}
+            {
+                name: prim.create(
+                    SKIP if name == AUXILIARY else name, channels // partial, stride, affine=False
+                )
+                for name in names
+            }
         )
+        self.stride, self.partial = stride, partial
 
     def __call__(self, x, gates, train):
         """Mixes the primitives' outputs, in float32 or better.
@@ -41,18 +55,33 @@ class MixedOperation(nnx.Module):
 
         Args:
             x: [B, H, W, C].
-            gates: [O], the weight of each primitive.
+            gates: [G], the weight of each primitive, then that of the channels that pass by.
             train: whether BatchNorm uses the batch.
 
         Returns:
             [B, H / stride, W / stride, C].
         """
         wide = jnp.promote_types(x.dtype, jnp.float32)
+        mixed = x.shape[-1] // self.partial
+        x, passed = x[..., :mixed], x[..., mixed:]
         total = 0
         for o, name in enumerate(self.names):
             with jax.named_scope(name):
                 total += gates[o] * self.candidates[name](x, train).astype(wide)
+        if self.partial > 1:
+            with jax.named_scope("passed"):
+                total = self._shuffled(total, gates[-1] * self._halved(passed).astype(wide))
         return total.astype(x.dtype)
+
+    def _halved(self, passed):
+        """The channels that pass by, at the size of the edge's output."""
+        return max_pool_2x2(passed) if self.stride == 2 else passed
+
+    def _shuffled(self, total, passed):
+        """Puts the mixed channels and those that passed by in turns, a mixed one first."""
+        whole = jnp.concatenate([total, passed], -1)
+        parts = whole.reshape(*whole.shape[:-1], self.partial, -1)
+        return jnp.swapaxes(parts, -1, -2).reshape(whole.shape)
 
     def joined(self, x, gates, train):
         """Does it for E = T * S edges at once, which lead from S sources to each of T targets.
@@ -62,14 +91,18 @@ class MixedOperation(nnx.Module):
 
         Args:
             x: [B, H, W, S * C], the sources' channels side by side.
-            gates: [T, S, O].
+            gates: [T, S, G].
             train: whether BatchNorm uses the batch.
 
         Returns:
             [B, H / stride, W / stride, T * C], the targets' channels side by side.
         """
         targets, sources, _ = gates.shape
-        channels = x.shape[-1] // sources
+        channels = x.shape[-1] // sources // self.partial
+        if self.partial > 1:
+            parts = x.reshape(*x.shape[:3], sources, -1)
+            x = parts[..., :channels].reshape(*x.shape[:3], -1)
+            passed = self._halved(parts[..., channels:].reshape(*x.shape[:3], -1))
         together = self._together()
         outputs, norms, shifts, own_gates = [], [], [], []
         for names, candidate in together:
@@ -98,6 +131,11 @@ class MixedOperation(nnx.Module):
         for norm, moments in zip(filter(None, norms), found, strict=True):
             norm.update(*moments, math.prod(total.shape[:3]))
         self._part(together)
+        if self.partial > 1:
+            with jax.named_scope("passed"):
+                passed = passed.reshape(*passed.shape[:3], 1, 1, sources, -1)
+                passed, _ = mix((False,), (passed,), (), (gates[None, ..., -1],))
+                total = self._shuffled(total, passed)
         return total.reshape(*total.shape[:3], -1)
 
     def _together(self):
@@ -160,9 +198,9 @@ class StackedEdges(nnx.Module):
     Edges of the same stride have parameters of the same shape, so that one computation serves them all.
     """
 
-    def __init__(self, names, pairs, channels, stride, *, unroll, remat):
+    def __init__(self, names, pairs, channels, stride, *, partial=1, unroll, remat):
         # One mixed operation, repeated along the edge axis; `initialise` draws every edge separately.
-        graph, state = nnx.split(MixedOperation(names, channels, stride))
+        graph, state = nnx.split(MixedOperation(names, channels, stride, partial))
         self.mixed = nnx.merge(
             graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
         )
@@ -177,7 +215,7 @@ class StackedEdges(nnx.Module):
         Args:
             sources: [nodes, B, H, W, C] to read from; None reads from `nodes` as they fill.
             nodes: [nodes, B, H', W', C].
-            gates: [edges, O].
+            gates: [edges, G].
             train: whether BatchNorm uses the batch.
 
         Returns:
@@ -206,7 +244,7 @@ class StackedEdges(nnx.Module):
         Args:
             leaving: numbers of the S nodes; all of them have edges to the same T nodes.
             x: [B, H, W, S * C], the nodes' channels side by side.
-            gates: [edges, O].
+            gates: [edges, G].
             train: whether BatchNorm uses the batch.
 
         Returns:
@@ -248,7 +286,7 @@ def run_scanned(strided: StackedEdges | None, plain: StackedEdges | None, inputs
         strided: the edges that leave a reduction cell's inputs; None in a normal cell.
         plain: all other edges; None if there are none.
         inputs: the cell's two inputs, [B, H, W, C] each.
-        gates: those of the strided and those of the plain edges, [edges, O] each.
+        gates: those of the strided and those of the plain edges, [edges, G] each.
         train: whether BatchNorm uses the batch.
 
     Returns:

@@ -2,8 +2,8 @@
 
 A cell of the supernet has two inputs (the outputs of the two cells before it), S intermediate nodes and
 an edge from every earlier node to every later one. The edge's mixed operation is
-`sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1) or, for comparison,
-`softmax(alpha)_o` (DARTS). Every cell has its own alphas (D-DARTS section 3.1), unless cells share
+`sum_o gate_o * o(x)` with `gate = sigmoid(alpha)` (FairDARTS; D-DARTS equation 1) or as another method
+has it (models/relaxation.py). Every cell has its own alphas (D-DARTS section 3.1), unless cells share
 them. A cell's output concatenates its intermediate nodes.
 
 Modules are built once and split (`nnx.split`); all computation is done by pure functions over pytrees.
@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import edges, reduction_positions
 from ddarts_jax.models import layers
 from ddarts_jax.models.classification import Head, cross_entropy
 from ddarts_jax.models.edges import StackedEdges
 from ddarts_jax.models.layers import Variables, apply
+from ddarts_jax.models.relaxation import Relaxation
 from ddarts_jax.ops import backend
 
 PyTree = Any
@@ -33,7 +35,7 @@ class Cell(nnx.Module):
 
     def __init__(
         self,
-        names,
+        relaxation,
         num_nodes,
         cin,
         channels,
@@ -54,10 +56,11 @@ class Cell(nnx.Module):
 
         def stack(edge_numbers, stride):
             return StackedEdges(
-                names,
+                relaxation.modules,
                 [pairs[e] for e in edge_numbers],
                 channels,
                 stride,
+                partial=relaxation.partial_channels,
                 unroll=unroll,
                 remat=remat,
             )
@@ -72,7 +75,7 @@ class Cell(nnx.Module):
         Args:
             s0: output of the cell before the last, [B, H0, W0, C0].
             s1: output of the last cell, [B, H, W, C1].
-            gates: [E, O], edges in the order of `genotype.edges`.
+            gates: [E, G], edges in the order of `genotype.edges`.
             train: whether BatchNorm uses the batch.
 
         Returns:
@@ -91,9 +94,8 @@ class Supernet:
         stem, cells, head: graph definitions.
         seq: for each position in the network, the distinct cell whose alphas are used there.
         reductions: positions of the reduction cells.
-        primitives: names of the candidates, in the order of the last axis of the alphas.
+        relaxation: how alphas become gates; it names the columns of both.
         num_nodes: intermediate nodes of a cell.
-        relaxation: see `build`.
         channels: number of channels of the nodes of the cell at each position.
         strided_stem: whether the stem reduces the images to a quarter of their size.
     """
@@ -103,21 +105,24 @@ class Supernet:
     head: nnx.GraphDef
     seq: tuple[int, ...]
     reductions: tuple[int, ...]
-    primitives: tuple[str, ...]
+    relaxation: Relaxation
     num_nodes: int
-    relaxation: str
     channels: tuple[int, ...]
     strided_stem: bool
 
-    def gates(self, alphas):
-        """The weights of the primitives on every edge: [distinct cells, E, O], between 0 and 1."""
-        relax = jax.nn.softmax if self.relaxation == "softmax" else jax.nn.sigmoid
-        return relax(alphas)
+    @property
+    def primitives(self) -> tuple[str, ...]:
+        """Names of the candidates besides `none`."""
+        return self.relaxation.primitives
+
+    def gates(self, alphas, progress=1.0):
+        """The gates of every edge, [distinct cells, E, G]; see `Relaxation.gates`."""
+        return self.relaxation.gates(alphas, progress)
 
     @property
     def alphas_shape(self) -> tuple[int, int, int]:
-        """[distinct cells, edges, primitives]."""
-        return len(set(self.seq)), len(edges(self.num_nodes)), len(self.primitives)
+        """[distinct cells, edges, columns]."""
+        return len(set(self.seq)), len(edges(self.num_nodes)), len(self.relaxation.columns)
 
     def run_stem(self, variables: Variables, images, train):
         """Maps images [B, H, W, channels in] to features; returns them and the new statistics."""
@@ -125,7 +130,7 @@ class Supernet:
             return apply(self.stem, _part(variables, "stem"), images, train)
 
     def run_cell(self, position: int, variables: Variables, s0, s1, gates, train):
-        """Runs the cell at `position` with `gates` [E, O]; returns output and new statistics."""
+        """Runs the cell at `position` with `gates` [E, G]; returns output and new statistics."""
         with jax.named_scope(f"cell/{position}"):
             return apply(
                 self.cells[position], _part(variables, "cells", position), s0, s1, gates, train
@@ -157,6 +162,7 @@ def build(
     seq: Sequence[int] | None = None,
     relaxation: str = "sigmoid",
     key: jax.Array | None,
+    **mixing,
 ) -> tuple[Supernet, Variables]:
     """Builds a supernet with random weights.
 
@@ -166,7 +172,7 @@ def build(
         channels: number of channels of the first cells' nodes.
         num_classes: number of logits.
         image_channels: channels of the input images.
-        primitives: names of the candidates.
+        primitives: names of the candidates besides `none`.
         stem: "plain" keeps the images' size; "strided", for large images, reduces it to a quarter.
         stem_multiplier: the plain stem has this many times `channels`.
         unroll: edges per iteration of the scan over edges: more take longer to compile and may run
@@ -175,22 +181,33 @@ def build(
         reductions: positions of the cells that halve the size and double the channels; None: N // 3
             and 2N // 3.
         seq: for each position the index of its distinct cell; None: all cells are distinct.
-        relaxation: "sigmoid" of every alpha, or "softmax" over the primitives of an edge (DARTS).
+        relaxation: "sigmoid" of every alpha, or "softmax" over the candidates of an edge (DARTS).
         key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
+        **mixing: `none`, `edge_strengths`, `auxiliary_skip` and `partial_channels` of `Relaxation`.
 
     Returns:
         The structure and its variables.
+
+    Raises:
+        UserError: `partial_channels` does not divide the channels into even parts; or see
+            `Relaxation`.
     """
+    rule = Relaxation(relaxation, tuple(primitives), **mixing)
+    parts = rule.partial_channels
+    if parts > 1 and channels % (2 * parts):
+        raise UserError(
+            f"One of every {parts} channels cannot be mixed if there are {channels}, as primitives "
+            f"halve them: use a multiple of {2 * parts}."
+        )
     reductions = reduction_positions(num_cells) if reductions is None else tuple(reductions)
     seq = tuple(range(num_cells) if seq is None else seq)
+    width = channels if stem == "strided" else stem_multiplier * channels
     if stem == "strided":
-        width = channels
         stem_module = layers.StridedStem(image_channels, width)
     else:
-        width = stem_multiplier * channels
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
     cells, widths, features = _cells(
-        primitives, num_cells, num_nodes, width, channels, reductions, unroll=unroll, remat=remat
+        rule, num_cells, num_nodes, width, channels, reductions, unroll=unroll, remat=remat
     )
     head = Head(features, num_classes)
 
@@ -198,16 +215,8 @@ def build(
     graphs, cell_variables = zip(*map(layers.split, cells))
     head_graph, head_variables = layers.split(head)
     supernet = Supernet(
-        stem_graph,
-        graphs,
-        head_graph,
-        seq,
-        reductions,
-        tuple(primitives),
-        num_nodes,
-        relaxation,
-        widths,
-        stem == "strided",
+        *(stem_graph, graphs, head_graph, seq, reductions),
+        *(rule, num_nodes, widths, stem == "strided"),
     )
     weights, statistics = (
         {"stem": stem, "cells": list(own), "head": head}
@@ -218,7 +227,7 @@ def build(
     return supernet, Variables(weights, statistics)
 
 
-def _cells(primitives, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):
+def _cells(relaxation, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):
     """Builds the cells; `width` is the stem's number of channels.
 
     Returns:
@@ -229,7 +238,7 @@ def _cells(primitives, num_cells, num_nodes, width, channels, reductions, *, unr
         reduction = position in reductions
         channels *= 2 if reduction else 1
         shape = num_nodes, cin, channels, reduction, reduction_before
-        cells.append(Cell(tuple(primitives), *shape, unroll=unroll, remat=remat))
+        cells.append(Cell(relaxation, *shape, unroll=unroll, remat=remat))
         widths.append(channels)
         cin, reduction_before = (cin[1], num_nodes * channels), reduction
     return cells, tuple(widths), cin[1]
@@ -241,7 +250,7 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
     Args:
         supernet: structure.
         variables: weights and statistics.
-        gates: [distinct cells, E, O]; `supernet.gates(alphas)`.
+        gates: [distinct cells, E, G]; `supernet.gates(alphas)`.
         images: [B, H, W, channels], normalised, in the compute dtype.
         train: whether BatchNorm uses the batch.
 
@@ -260,21 +269,23 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
     return logits, outputs, {"stem": stem_statistics, "cells": statistics, "head": head}
 
 
-def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels):
+def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels, progress=1.0):
     """The cross-entropy that trains the weights, in the form that `jax.value_and_grad` takes.
 
     Args:
         weights: those of `Variables`.
-        alphas: [distinct cells, E, O].
+        alphas: [distinct cells, E, columns].
         supernet: structure.
         statistics: those of `Variables`.
         images: [B, H, W, channels], normalised, in the compute dtype.
         labels: [B].
+        progress: see `Relaxation.gates`.
 
     Returns:
         L_CE, and (new statistics, accuracy as a fraction).
     """
     variables = Variables(weights, statistics)
-    logits, _, statistics = forward(supernet, variables, supernet.gates(alphas), images, True)
+    gates = supernet.gates(alphas, progress)
+    logits, _, statistics = forward(supernet, variables, gates, images, True)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
     return cross_entropy(logits, labels), (statistics, accuracy)

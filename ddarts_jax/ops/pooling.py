@@ -121,3 +121,19 @@ def _avg_pool_backward(stride, like, cotangent):
 
 
 avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
+
+
+def max_pool_2x2(x):
+    """Maximum over 2x2 pixels that do not overlap: [B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), C].
+
+    The channels that pass by a strided edge in PC-DARTS; its program leaves out the last row of an odd
+    size, which no other operation of an edge does.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        pad = [(0, size % 2 if a == axis else 0) for a in range(4)]
+        x = jnp.pad(x, pad, constant_values=-jnp.inf)
+        x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+        first, second = (lax.index_in_dim(x, k, axis + 1, keepdims=False) for k in (0, 1))
+        x = jnp.maximum(first, second)
+    return x

@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ddarts_jax import configuration
+from ddarts_jax.genotypes.spaces import STRENGTH
 from ddarts_jax.reports import charts
 from ddarts_jax.reports.findings import duration, findings, warnings
 from ddarts_jax.reports.page import Page
@@ -124,10 +125,12 @@ def _add_network(page: Page, run: Run) -> None:
         page.settling(
             "Genotype parsed from the alphas after each epoch. " + _CELLS,
             f"{run.relaxation}(alpha) of every candidate, from 0 (white) to 1 (dark); kept candidates "
-            "are framed. Rows are edges, source → node. The zero-one loss pushes towards 0 and 1.",
+            "are framed. Rows are edges, source → node."
+            + (" The zero-one loss pushes towards 0 and 1." if run.relaxation == "sigmoid" else "")
+            + (f" {STRENGTH!r} is the strength of the edge." if STRENGTH in run.columns else ""),
             run.genotypes,
             run.probabilities,
-            run.primitives,
+            run.columns,
         )
     if run.network and run.network != run.newest:
         positions = enumerate(run.network.cells)

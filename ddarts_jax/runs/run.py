@@ -9,8 +9,8 @@ import numpy as np
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
-from ddarts_jax.genotypes.genotype import Genotype, num_edges
-from ddarts_jax.genotypes.spaces import SPACES
+from ddarts_jax.genotypes.genotype import Genotype, edge_index, num_edges
+from ddarts_jax.genotypes.spaces import SPACES, STRENGTH
 from ddarts_jax.runs import layout, metrics, rows
 
 
@@ -25,8 +25,9 @@ class Run:
         train: rows of the training's metrics, one per epoch.
         candidates: rows of a random search's metrics, one per candidate.
         genotypes: {epoch of the search: parsed genotype}, ascending.
-        probabilities: {epoch: float [distinct cells, E, O]} of the candidates `primitives`.
-        primitives: candidates of the search, empty if they are not known.
+        probabilities: {epoch: float [distinct cells, E, O]} of the `columns`.
+        columns: what the alphas' last axis holds, empty if it is not known: the candidates of the search,
+            then, of some methods, the edge's strength.
         relaxation: how alphas become probabilities, "sigmoid" or "softmax".
         network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
@@ -43,7 +44,7 @@ class Run:
     candidates: list[dict]
     genotypes: dict[int, Genotype]
     probabilities: dict[int, np.ndarray]
-    primitives: tuple[str, ...]
+    columns: tuple[str, ...]
     relaxation: str
     network: Genotype | None
     evaluation: dict
@@ -90,15 +91,18 @@ def read_run(workdir: str | Path) -> Run:
     former = "softmax" if config.get("search.method") == "darts" else "sigmoid"
     defaults = {
         "relaxation": former,
-        "primitives": list(SPACES.get(str(config.get("search.space")), ())),
+        "columns": list(SPACES.get(str(config.get("search.space")), ())),
         "parse": {},
     }
-    supernet = defaults | _read_object(workdir / layout.SUPERNET)
+    described = _read_object(workdir / layout.SUPERNET)
+    if "primitives" in described:  # before a method had other columns
+        described = {"columns": described["primitives"]} | described
+    supernet = defaults | described
     if any(type(supernet[key]) is not type(value) for key, value in defaults.items()) or not all(
-        isinstance(name, str) for name in supernet["primitives"]
+        isinstance(name, str) for name in supernet["columns"]
     ):
         raise UserError(f"File {workdir / layout.SUPERNET} does not describe a supernet.")
-    relaxation, primitives = supernet["relaxation"], tuple(supernet["primitives"])
+    relaxation, columns = supernet["relaxation"], tuple(supernet["columns"])
     return Run(
         workdir=workdir,
         config=config,
@@ -106,8 +110,8 @@ def read_run(workdir: str | Path) -> Run:
         train=[row for row in found if row["phase"] == "train"],
         candidates=[row for row in found if row["phase"] == "random"],
         genotypes=genotypes,
-        probabilities=_read_probabilities(workdir, relaxation, genotypes, primitives),
-        primitives=primitives,
+        probabilities=_read_probabilities(workdir, relaxation, genotypes, columns),
+        columns=columns,
         relaxation=relaxation,
         network=next(iter([*networks, *reversed(genotypes.values())]), None),
         evaluation=_read_object(workdir / layout.EVALUATION),
@@ -152,31 +156,41 @@ def _read_genotypes(directory: Path) -> dict[int, Genotype]:
     return genotypes
 
 
-def _read_probabilities(workdir: Path, relaxation, genotypes, primitives) -> dict[int, np.ndarray]:
+def _read_probabilities(workdir: Path, relaxation, genotypes, columns) -> dict[int, np.ndarray]:
     """Returns the probabilities by epoch, or only the last epoch's if the run kept no others."""
     paths = dict(_by_epoch(workdir / "alphas", ".npy"))
     final = workdir / layout.ALPHAS
     if not paths and genotypes and final.exists():
         paths = {max(genotypes): final}
-    softmax = relaxation == "softmax"
     return {
-        epoch: _probabilities(path, genotypes[epoch], primitives, softmax)
+        epoch: _probabilities(path, genotypes[epoch], columns, relaxation)
         for epoch, path in paths.items()
-        if epoch in genotypes and primitives
+        if epoch in genotypes and columns
     }
 
 
-def _probabilities(path: Path, genotype: Genotype, primitives, softmax: bool) -> np.ndarray:
+def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str) -> np.ndarray:
     """Returns the candidates' probabilities, [distinct cells, E, O], from the alphas in a file."""
     try:
         alphas = np.load(path, allow_pickle=False)
     except Exception as error:  # a corrupt file raises one of many
         raise UserError(f"Alphas {path} cannot be read: {error}.") from error
-    shape = len(genotype.genes), num_edges(genotype.num_nodes), len(primitives)
+    shape = len(genotype.genes), num_edges(genotype.num_nodes), len(columns)
     if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
         raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")
     alphas = alphas.astype(np.float64)
-    if softmax:
-        exponentials = np.exp(alphas - alphas.max(-1, keepdims=True))
-        return exponentials / exponentials.sum(-1, keepdims=True)
-    return 1 / (1 + np.exp(-np.clip(alphas, -500, 500)))
+    betas = alphas[..., len(columns) - 1 :] if columns[-1] == STRENGTH else alphas[..., :0]
+    own = alphas[..., : len(columns) - betas.shape[-1]]
+    shares = _softmax(own, -1) if relaxation == "softmax" else _sigmoid(own)
+    incoming = range(2, genotype.num_nodes + 2)
+    into = [betas[:, edge_index(0, node) : edge_index(0, node + 1)] for node in incoming]
+    return np.concatenate([shares, np.concatenate([_softmax(b, 1) for b in into], 1)], -1)
+
+
+def _softmax(logits, axis):
+    exponentials = np.exp(logits - logits.max(axis, keepdims=True, initial=-np.inf))
+    return exponentials / exponentials.sum(axis, keepdims=True)
+
+
+def _sigmoid(logits):
+    return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))

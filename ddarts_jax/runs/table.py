@@ -284,6 +284,34 @@ CHARTS = (
     ),
     Chart(
         "search",
+        "Beta decay",
+        "What beta-DARTS adds to the loss of each cell, without its weight: the smaller, the smaller are "
+        "the gates.",
+        (
+            Metric(
+                "loss_beta_decay",
+                "Beta decay",
+                "Mean over the cell's edges of the logarithm of what normalises their gates.",
+                per_cell=True,
+            ),
+        ),
+    ),
+    Chart(
+        "search",
+        "Implicit part of the gradient",
+        "Norm of what second-order DARTS subtracts from each cell's gradient: the change that the alphas "
+        "make to the next step of the weights.",
+        (
+            Metric(
+                "gradient_norm_implicit",
+                "Implicit part of the gradient",
+                "Norm of the learning rate times the mixed second derivative along the loss's gradient.",
+                per_cell=True,
+            ),
+        ),
+    ),
+    Chart(
+        "search",
         "Added loss",
         "The term that `alpha_loss` adds to every cell's loss.",
         (

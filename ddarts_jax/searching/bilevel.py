@@ -4,7 +4,7 @@ First-order bilevel optimisation (DARTS section 2.3; D-DARTS section 3.2).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.searching.losses import beta_decay
 from ddarts_jax.training import optim
 
 
@@ -23,7 +24,7 @@ class SearchState(NamedTuple):
     Attributes:
         step: int32 scalar, steps done.
         variables: the supernet's weights and BatchNorm statistics.
-        alphas: float32 [distinct cells, E, O].
+        alphas: float32 [distinct cells, E, columns].
         weights_optimizer: SGD's state.
         alphas_optimizer: every cell's Adam, the cells on the leading axis of each leaf.
         leftover: state that the method keeps between steps; empty for most methods.
@@ -37,6 +38,28 @@ class SearchState(NamedTuple):
     leftover: jax.Array | tuple = ()
 
 
+class Context(NamedTuple):
+    """What else a method's gradient may depend on.
+
+    Attributes:
+        options: the method's group of the config; empty if it has none.
+        progress: scalar, the share of the search's epochs that are over; see `Relaxation.gates`.
+        key: a random key.
+        weight_batch: the batch on which the weights step next: images [B, H, W, C], labels [B].
+        weights_settings: section `search.weights` of the config.
+        weights_optimizer: state of the weights' optimizer.
+        total_steps: steps over which the weights' learning rate falls.
+    """
+
+    options: Any
+    progress: jax.Array
+    key: jax.Array
+    weight_batch: tuple
+    weights_settings: Any
+    weights_optimizer: optax.OptState
+    total_steps: int
+
+
 def make_step(
     method,
     net: Supernet,
@@ -44,6 +67,7 @@ def make_step(
     total_steps: int,
     fixed_steps: int = 0,
     alpha_loss: Callable | None = None,
+    epochs: int = 1,
 ):
     """Builds the bilevel step.
 
@@ -53,8 +77,9 @@ def make_step(
         settings: the config's `search` section.
         total_steps: steps over which the learning rates fall, those of the alphas from `fixed_steps` on.
         fixed_steps: number of first steps in which the alphas and their optimizer do not change.
-        alpha_loss: a further term of every cell's loss, `(gates [cells, E, O], net) -> [cells]`; None:
+        alpha_loss: a further term of every cell's loss, `(gates [cells, E, G], net) -> [cells]`; None:
             no such term. The metric `loss_added` reports it.
+        epochs: number of epochs of `total_steps`; what changes by epoch follows it.
 
     Returns:
         `init(variables, alphas) -> SearchState`, and
@@ -62,37 +87,41 @@ def make_step(
         (images [B, H, W, C], labels [B]) and metrics are scalars or [cells].
     """
     weights_optimizer, alphas_optimizer = optimizers(settings, total_steps, fixed_steps)
-    options = settings.get(settings.method)
+    options = settings.get(settings.method) or {}
 
     def init(variables, alphas):
         return fresh(variables, alphas, weights_optimizer, alphas_optimizer)
 
     def step(state: SearchState, key, weight_batch, architecture_batch):
+        progress = progress_at(state.step, total_steps, epochs)
         with jax.named_scope("architecture_step"):
-            gradient, measured = method.gradient(
-                net, state.variables, state.alphas, *architecture_batch, options, key
+            context = Context(
+                *(options, progress, key, weight_batch),
+                *(settings.weights, state.weights_optimizer, total_steps),
             )
+            gradient, measured = method.gradient(
+                net, state.variables, state.alphas, *architecture_batch, context
+            )
+            if decay := options.get("beta_decay_weight", 0):
+                decayed, of_decay = _decay(net, state.alphas)
+                gradient += decay * progress * of_decay
+                measured |= {"loss_beta_decay": decayed}
             if alpha_loss is not None:
                 added, of_added = _added(alpha_loss, net, state.alphas)
                 gradient += of_added
                 measured |= {"loss_added": added}
             measured |= {"gradient_norm_alphas": norm_by_cell(gradient)}
-            updates, alphas_state = alphas_optimizer.update(
-                gradient, state.alphas_optimizer, state.alphas
-            )
-            alphas = optax.apply_updates(state.alphas, updates)
-            alphas, alphas_state = optim.held(
-                state.step,
-                fixed_steps,
-                (state.alphas, state.alphas_optimizer),
-                (alphas, alphas_state),
-            )
+            before = state.alphas, state.alphas_optimizer
+            updates, alphas_state = alphas_optimizer.update(gradient, *reversed(before))
+            after = optax.apply_updates(state.alphas, updates), alphas_state
+            alphas, alphas_state = optim.held(state.step, fixed_steps, before, after)
 
         with jax.named_scope("weight_step"):
             differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
             (loss, (statistics, accuracy)), gradient = sharding.mean(
                 differentiate(
-                    state.variables.weights, alphas, net, state.variables.statistics, *weight_batch
+                    *(state.variables.weights, alphas, net, state.variables.statistics),
+                    *(*weight_batch, progress),
                 )
             )
             updates, weights_state = weights_optimizer.update(
@@ -111,6 +140,11 @@ def make_step(
 
     # Jitted, so that the shapes of its metrics and the chunk share one trace.
     return init, jax.jit(step)
+
+
+def progress_at(step, total_steps: int, epochs: int):
+    """The share of the epochs that are over at a step, float32; constant within an epoch."""
+    return (step // max(total_steps // epochs, 1)).astype(jnp.float32) / epochs
 
 
 def optimizers(settings, total_steps: int, fixed_steps: int):
@@ -133,12 +167,19 @@ def fresh(variables, alphas, weights_optimizer, alphas_optimizer) -> SearchState
 
 
 def norm_by_cell(gradient):
-    """Returns the Euclidean norm of every cell's part of a gradient [cells, E, O]: [cells]."""
+    """Returns the Euclidean norm of every cell's part of a gradient [cells, E, columns]: [cells]."""
     return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
 
 
+def _decay(net: Supernet, alphas):
+    """The beta decay of every cell [cells], and its gradient [cells, E, columns]."""
+    values, pull_back = jax.vjp(lambda alphas: beta_decay(net.relaxation, alphas), alphas)
+    # The loss of a cell depends only on its own alphas.
+    return values, *pull_back(jnp.ones_like(values))
+
+
 def _added(alpha_loss: Callable, net: Supernet, alphas):
-    """The values [cells] of a user's loss term, and its gradient [cells, E, O].
+    """The values [cells] of a user's loss term, and its gradient [cells, E, columns].
 
     The term of one cell may depend on other cells' gates; a cell follows only its own term.
     """

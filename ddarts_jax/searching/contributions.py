@@ -27,8 +27,9 @@ class Contributions(NamedTuple):
     Attributes:
         loss: L_CE(C), scalar.
         ablated_losses: [cells], L_CE(C \ {C_i}); None if not requested.
-        gradient: [cells, E, O], g = dL_CE(C) / dalpha.
-        ablated_gradient: [cells, E, O], h = d mean_j L_CE(C \ {C_j}) / dalpha; None if not requested.
+        gradient: [cells, E, columns], g = dL_CE(C) / dalpha.
+        ablated_gradient: [cells, E, columns], h = d mean_j L_CE(C \ {C_j}) / dalpha; None if not
+            requested.
         accuracy: accuracy of the full network, a fraction.
     """
 
@@ -52,10 +53,10 @@ def ablated_losses(
     Args:
         supernet: structure.
         variables: weights and statistics; BatchNorm uses the batch, no statistics change.
-        gates: [cells, E, O].
+        gates: [cells, E, G].
         outputs: outputs of the full network, from `supernet.forward`, which the streams share.
         labels: [B].
-        table: None removes a cell by a zero output; [cells, E, O] replaces its gates with these numbers.
+        table: None removes a cell by a zero output; [cells, E, G] replaces its gates with these numbers.
         microbatch: see `contributions`.
 
     Returns:
@@ -143,6 +144,7 @@ def contributions(
     images,
     labels,
     *,
+    progress=1.0,
     ablate: bool = True,
     gradient: str = "full",
     table=None,
@@ -158,9 +160,10 @@ def contributions(
     Args:
         supernet: structure.
         variables: weights and statistics.
-        alphas: [cells, E, O], float32.
+        alphas: [cells, E, columns], float32.
         images: [B, H, W, channels], normalised.
         labels: [B].
+        progress: see `Relaxation.gates`.
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
@@ -172,14 +175,14 @@ def contributions(
     """
 
     def full(alphas):
-        gates = supernet.gates(alphas)
+        gates = supernet.gates(alphas, progress)
         logits, outputs, _ = forward(supernet, variables, gates, images, True)
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
         return (cross_entropy(logits, labels), outputs), accuracy
 
     def ablated(alphas, outputs):
         with jax.named_scope("marginal_contributions"):
-            gates = supernet.gates(alphas)
+            gates = supernet.gates(alphas, progress)
             return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
 
     differentiated = ablate and gradient == "full"

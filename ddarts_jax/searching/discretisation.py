@@ -21,8 +21,13 @@ from ddarts_jax.training import feeds
 
 
 def masked(gates, genotype: Genotype, primitives: tuple[str, ...]):
-    """The gates [cells, E, O] of the genotype's primitives; those of all others are 0."""
-    return jnp.where(encode(genotype, primitives, 1.0) > 0, gates, 0)
+    """The gates [cells, E, G] of the genotype's primitives; those of all others are 0.
+
+    Channels pass by where the genotype keeps the edge.
+    """
+    kept = encode(genotype, primitives, 1.0) > 0
+    passed = np.repeat(kept.any(-1, keepdims=True), gates.shape[-1] - kept.shape[-1], -1)
+    return jnp.where(np.concatenate([kept, passed], -1), gates, 0)
 
 
 def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., jax.Array]:

@@ -1,4 +1,4 @@
-"""The losses of D-DARTS (section 3.2): cross-entropy, zero-one loss, ablation loss and their sum."""
+"""The losses of the alphas beside cross-entropy: zero-one and ablation loss (D-DARTS), beta decay."""
 
 import jax
 import jax.numpy as jnp
@@ -36,3 +36,19 @@ def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON):
         [...]; its mean over all cells is 0.
     """
     return (contribution - mean_contribution) / (jnp.abs(mean_contribution) + epsilon)
+
+
+def beta_decay(relaxation, alphas):
+    """The loss of beta-DARTS (Ye et al. 2022) of every cell, whose gradient is the cell's gates.
+
+    A mean over the cell's edges. The authors' program does not run on the space of DARTS (its issue 1),
+    so how two kinds of cells are added is not theirs.
+
+    Args:
+        relaxation: the supernet's.
+        alphas: [cells, E, columns].
+
+    Returns:
+        [cells].
+    """
+    return jnp.mean(relaxation.log_partition(alphas), axis=1)

@@ -13,11 +13,14 @@ class Method(NamedTuple):
     `make_step`; a method without a supernet has its own `run`.
 
     Attributes:
-        gradient: `(net, variables, alphas, images, labels, options, key) -> (gradient, metrics)`, on a
-            batch of the architecture split: images [B, H, W, C], labels [B]; options: the method's group
-            of the config; key: a random key. The gradient has the shape of the alphas [cells, E, O];
-            metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
-        relaxation: how alphas become gates: "sigmoid" or "softmax" (over the primitives of an edge).
+        gradient: `(net, variables, alphas, images, labels, context) -> (gradient, metrics)`, on a batch
+            of the architecture split: images [B, H, W, C], labels [B]; context: `bilevel.Context`, with
+            the method's options and a random key. The gradient has the shape of the alphas [cells, E,
+            columns]; metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
+        relaxation: how alphas become gates: "sigmoid" or "softmax" (over the candidates of an edge). The
+            rest follows from options that any method may have: `none`, `edge_strengths`,
+            `auxiliary_skip` and `partial_channels` (see `models.relaxation.Relaxation`), and
+            `beta_decay_weight` at the end of the search, rising linearly from 0.
         share_cells: `(options) -> bool`: one architecture for all normal cells and one for the
             reduction cells (True), or one for every cell.
         make_step: see `bilevel.make_step`.

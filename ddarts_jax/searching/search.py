@@ -22,7 +22,6 @@ from ddarts_jax.files import read_json, save_array, write_json
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import (
     Genotype,
-    encode,
     existing_nodes,
     parse,
     reduction_positions,
@@ -37,6 +36,8 @@ from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
 
+# Options of any method that say how alphas become gates.
+_OF_RELAXATION = ("none", "edge_strengths", "auxiliary_skip", "partial_channels")
 _FEW_STEPS = 100  # fewer than any search that has been seen to decide
 
 
@@ -46,10 +47,13 @@ def search_step(
     total_steps: int,
     fixed_steps: int = 0,
     alpha_loss: Callable | None = None,
+    epochs: int = 1,
 ):
     """Builds the step of the method named in `settings`; see `bilevel.make_step`."""
     method = methods.find(settings.method)
-    return method.make_step(method, net, settings, total_steps, fixed_steps, alpha_loss)
+    return method.make_step(
+        method, net, settings, total_steps, fixed_steps, alpha_loss, epochs=epochs
+    )
 
 
 def build(
@@ -68,12 +72,15 @@ def build(
         The structure, its variables and the alphas.
     """
     settings = config.search
+    method, options = methods.find(settings.method), settings.get(settings.method) or {}
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
     if start is None:
         structure = {"num_cells": settings.num_cells, "num_nodes": settings.num_nodes}
-        if methods.find(settings.method).share_cells(settings.get(settings.method)):
+        if method.share_cells(options):
             reductions = reduction_positions(settings.num_cells)
-            structure["seq"] = [int(p in reductions) for p in range(settings.num_cells)]
+            kinds = [p in reductions for p in range(settings.num_cells)]
+            # Of one or two cells all are reductions.
+            structure["seq"] = [sorted(set(kinds)).index(kind) for kind in kinds]
     else:
         structure = {
             "num_cells": start.num_cells,
@@ -91,22 +98,25 @@ def build(
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         remat=settings.remat,
-        relaxation=methods.find(settings.method).relaxation,
+        relaxation=method.relaxation,
+        **{name: options[name] for name in _OF_RELAXATION if name in options},
         key=weights_key,
     )
     if start is None:
         alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
     else:
-        alphas = encode(start, net.primitives, settings.start.strength)
+        alphas = net.relaxation.encode(start, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
 
 
 def derive(alphas, net: Supernet, settings) -> Genotype:
-    """Parses alphas [cells, E, O] by the config's `parse` section."""
+    """Parses alphas [cells, E, columns] by the config's `parse` section."""
     seq = None if net.seq == tuple(range(len(net.seq))) else net.seq
-    probabilities = jax.device_get(net.gates(jnp.asarray(alphas)))
+    alphas, rule = jnp.asarray(alphas), net.relaxation
     return parse(
-        probabilities, net.primitives, settings.method, settings.threshold, net.reductions, seq
+        *(jax.device_get(rule.probabilities(alphas)), rule.primitives),
+        *(settings.method, settings.threshold, net.reductions, seq),
+        strengths=jax.device_get(rule.strengths(alphas)) if rule.edge_strengths else None,
     )
 
 
@@ -115,7 +125,7 @@ class Found(NamedTuple):
 
     Attributes:
         genotype: the architecture.
-        alphas: float32 [distinct cells, E, O].
+        alphas: float32 [distinct cells, E, columns].
         supernet: its structure; None after a search without one.
         variables: its weights and statistics; None likewise.
     """
@@ -138,8 +148,8 @@ def run(
 ) -> Found:
     """Searches by `config.search.method`; continues an interrupted search in the same workdir.
 
-    Writes `config.json`, `alphas.npy` (float32 [cells, E, O]), `genotype.json`, both for every epoch in
-    `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
+    Writes `config.json`, `alphas.npy` (float32 [cells, E, columns]), `genotype.json`, both for every
+    epoch in `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
     `start_genotype.json`, the starting alphas parsed like the result. Distances refer to it.
 
     Args:
@@ -164,18 +174,20 @@ def run(
         genotype = method.run(config, dataset, workdir, writer, dtype)
         return Found(genotype, np.load(workdir / layout.ALPHAS))
     splits = dataset.halves(config.seed)
-    fixed_epochs = 0 if start is None else settings.start.epochs
-    epochs = fixed_epochs + settings.epochs
+    extra_epochs = 0 if start is None else settings.start.epochs
+    fixed_epochs = extra_epochs + settings.warmup_epochs
+    epochs = extra_epochs + settings.epochs
     plan = schedule.schedule(
         min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps
     )
     net, variables, alphas = build(config, dataset, dtype, start)
     _tell_sizes(settings, net, variables, alphas, plan, splits)
     fixed_steps = fixed_epochs * plan.epoch
-    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss)
+    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss, epochs)
+    if fixed_epochs:
+        _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
     identity, origin = {}, None
     if start is not None:
-        _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
         # The distances, and so the early stop, depend on both.
         identity = {"start": start.to_dict(), "parse": config.parse.to_dict()}
         origin = _origin(alphas, net, config)
@@ -223,7 +235,7 @@ def _result(alphas: np.ndarray, net: Supernet, settings) -> Genotype:
     """Parses the last alphas; a cell that would keep nothing, and so be no cell, gets its best.
 
     Args:
-        alphas: float32 [cells, E, O].
+        alphas: float32 [cells, E, columns].
         net: the supernet.
         settings: section `parse` of the config.
     """
@@ -284,7 +296,7 @@ def make_end_epoch(
         genotype.save(_genotype_file(workdir, epoch))
         alphas = np.asarray(state.alphas, np.float32)
         save_array(workdir / "alphas" / f"epoch_{epoch:04d}.npy", alphas)
-        probabilities = net.gates(state.alphas)
+        probabilities = net.relaxation.probabilities(state.alphas)
         record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
             "learning_rate_alphas": optim.alphas_learning_rates(state.alphas_optimizer),
@@ -306,8 +318,12 @@ def make_end_epoch(
 
 def _describe(net: Supernet, workdir: Path, config) -> None:
     """Writes `supernet.json`: the axes of the alphas, their relaxation, the parsing of each epoch's."""
-    names = ("relaxation", "primitives", "seq", "reductions", "num_nodes", "channels")
-    found = {name: getattr(net, name) for name in names} | {"parse": config.parse.to_dict()}
+    names = ("primitives", "seq", "reductions", "num_nodes", "channels")
+    found = {name: getattr(net, name) for name in names} | {
+        "relaxation": net.relaxation.kind,
+        "columns": net.relaxation.columns,
+        "parse": config.parse.to_dict(),
+    }
     write_json(workdir / layout.SUPERNET, found)
 
 

@@ -75,7 +75,7 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
       steps: number of updates over which the learning rates fall.
 
     Returns:
-      A transformation of arrays [distinct cells, edges, primitives]; `update` needs the alphas.
+      A transformation of arrays [distinct cells, edges, columns]; `update` needs the alphas.
     """
 
     @optax.inject_hyperparams

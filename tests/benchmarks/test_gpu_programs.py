@@ -91,10 +91,19 @@ def test_search_from_a_handcrafted_network(monkeypatch):
 
 
 _VARIANTS = {
-    "shared cells and softmax": {"method": "darts", "num_cells": 3},
+    "shared cells, softmax, second order": {"method": "darts_second"},
+    "exact second order": {"method": "darts_second", "darts_second.difference": 0.0},
     "one ablated network at a time": {"ddarts.microbatch": 1},
-    "constant ablation loss": {"ddarts.ablation.gradient": "none"},
-    "random removal": {"ddarts.ablation.removal": "random"},
+    "constant ablation loss, random removal": {
+        "ddarts.ablation.gradient": "none",
+        "ddarts.ablation.removal": "random",
+    },
+    "the pieces of other methods": {
+        "ddarts.partial_channels": 2,
+        "ddarts.edge_strengths": True,
+        "ddarts.auxiliary_skip": 1.0,
+        "ddarts.beta_decay_weight": 1.0,
+    },
     "the authors' program": {"method": "authors_program"},
     "all activations kept": {"remat": False, "unroll": 3},
     "strided stem": {"stem": "strided"},

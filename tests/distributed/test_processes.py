@@ -27,9 +27,6 @@ _MAIN = """
 import os, sys
 from ddarts_jax import main
 from ddarts_jax.data.sources import folder
-from ddarts_jax.genotypes import spaces
-
-spaces.SPACES["darts"] = ("max_pool_3x3", "skip_connect", "sep_conv_3x3")  # compile quickly
 
 read = folder.Folder.read
 

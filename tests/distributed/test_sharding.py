@@ -115,13 +115,12 @@ def compare_local(path):
     import numpy as np
 
     from ddarts_jax.data import dataset as data
-    from ddarts_jax.genotypes import spaces
     from ddarts_jax.searching import search
     from ddarts_jax.training import train
 
     config = tiny.config(path)
     config.search.weights.clip = config.train.clip = 1e6  # else the step is not linear
-    spaces.SPACES["darts"] = ("skip_connect", "sep_conv_3x3")
+    config.search.space = "skip_connect,sep_conv_3x3"
     config.search.num_nodes = 1
     dataset = data.load(config.data)
     plan = schedule.schedule(32, 8, epochs=2, chunk_steps=2)
@@ -188,13 +187,15 @@ def _compare(path, dtype):
     import numpy as np
 
     from ddarts_jax.data import dataset as data
-    from ddarts_jax.genotypes import spaces
     from ddarts_jax.searching import search
     from ddarts_jax.training import evaluate, train
 
-    spaces.SPACES["darts"] = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
     config = tiny.config(path)
     config.data.batch_size = 16
+    if dtype == "float64":  # with what D-DARTS can have of other methods
+        config.search.channels = 4
+        pieces = {"partial_channels": 2, "edge_strengths": True}
+        config.search.ddarts.update(pieces, auxiliary_skip=1.0, beta_decay_weight=1.0)
     config.train.augment.cutout = 0  # its pixels are equal
     dataset = data.load(config.data)
     batch_size, seed = config.data.batch_size, np.uint32(config.seed)
@@ -231,7 +232,7 @@ def _compare(path, dtype):
         return one.state
 
     net, variables, alphas = search.build(config, dataset, dtype)
-    init, step = search.search_step(net, config.search, plan.total)
+    init, step = search.search_step(net, config.search, plan.total, epochs=_STEPS // 2)
     halves = dataset.halves(config.seed)
     measure("search", init(variables, alphas), step, halves)
 

@@ -138,7 +138,7 @@ def test_the_alphas_step_comes_first(tiny_search):
 
     new, old = loss_of(state.alphas), loss_of(start.alphas)
     np.testing.assert_allclose(measured["weights_loss"], new, rtol=1e-5)
-    assert abs(old - new) > 1e-3
+    assert abs(old - new) > 1e-4
     assert state.step == 1
     for leaf, before in zip(jax.tree.leaves(state.variables), jax.tree.leaves(start.variables)):
         assert not np.array_equal(leaf, before)
@@ -182,7 +182,7 @@ def test_derive_keeps_the_primitives_of_high_probability(tiny_search, tmp_path):
     """Alphas that favour one primitive an edge by far give that one, of every cell, and a file."""
     net, settings = tiny_search.net, tiny.config("").parse
     settings.method = "sparse"
-    chosen = np.arange(net.alphas_shape[0] * net.alphas_shape[1]).reshape(net.alphas_shape[:2])
+    chosen = np.arange(net.alphas_shape[0] * net.alphas_shape[1]).reshape(net.alphas_shape[:2]) % 3
     alphas = np.where(np.arange(net.alphas_shape[2]) == chosen[..., None], 5.0, -5.0)
     genotype = search.derive(alphas, net, settings)
     for cell, primitives in zip(genotype.cells, chosen):
@@ -206,12 +206,12 @@ def test_a_cell_that_would_keep_nothing_gets_its_best(tiny_search, caplog):
     settings.method = "sparse"
     alphas = np.zeros(net.alphas_shape, np.float32)
     alphas[0, 0, 1] = 5.0
-    alphas[1, 0, 2] = alphas[1, 1, 3] = 0.1
+    alphas[1, 0, 2] = alphas[1, 1, 0] = 0.1
     found = search._result(alphas, net, settings)
     assert "no primitive of cell 1 reaches parse.threshold=0.85" in caplog.text
     assert found.genes[0] == search.derive(alphas, net, settings).genes[0]
     names = {(name, source) for name, _, source in found.genes[1]}
-    assert names == {(net.primitives[2], 0), (net.primitives[3], 1)}
+    assert names == {(net.primitives[2], 0), (net.primitives[0], 1)}
     caplog.clear()
     alphas[1] = alphas[0]
     assert search._result(alphas, net, settings) == search.derive(alphas, net, settings)
@@ -281,14 +281,16 @@ def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
 
 
 def test_shared_cells_and_softmax_are_those_of_darts(dataset):
-    """One architecture for normal cells and one for reductions; an edge's gates sum to 1."""
+    """One architecture for normal cells and one for reductions; an edge's shares sum to 1."""
     config = tiny.config("")
     config.search.num_cells = 4
     config.search.method = "darts"
     net, _, alphas = search.build(config, dataset, "float32")
     assert net.reductions == (1, 2) and net.seq == (0, 1, 1, 0)
     assert alphas.shape[0] == 2
-    np.testing.assert_allclose(net.gates(alphas).sum(-1), 1, rtol=1e-6)
+    assert net.relaxation.columns == ("none", *net.primitives)
+    shares = jax.nn.softmax(alphas)
+    np.testing.assert_allclose(net.gates(alphas), shares[..., 1:], rtol=1e-6)
     found = search.derive(alphas, net, config.parse)
     assert found.cells[0] == found.cells[3] and found.seq == (0, 1, 1, 0)
     # As without sharing, where the alphas are those of the normal and of the reduction cell.

@@ -14,7 +14,11 @@ from ddarts_jax.searching.method import Method
 _MODULES = {
     "ddarts": "ddarts",
     "darts": "darts",
+    "darts_second": "darts_second",
+    "pc_darts": "pc_darts",
     "fairdarts": "fairdarts",
+    "darts_minus": "darts_minus",
+    "beta_darts": "beta_darts",
     "authors_program": "authors_program",
     "random": "random_search",
 }

@@ -29,7 +29,13 @@ from ddarts_jax.training import optim
 
 
 def make_step(
-    method, net: Supernet, settings, total_steps: int, fixed_steps: int = 0, alpha_loss=None
+    method,
+    net: Supernet,
+    settings,
+    total_steps: int,
+    fixed_steps: int = 0,
+    alpha_loss=None,
+    epochs: int = 1,
 ):
     """Builds the step; see `bilevel.make_step`.
 

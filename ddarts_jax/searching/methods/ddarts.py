@@ -23,9 +23,9 @@ class Parts(NamedTuple):
     """The parts of every cell's gradient; the alphas follow their sum.
 
     Attributes:
-        cross_entropy: [cells, E, O], g.
-        zero_one: [cells, E, O], gradient of w_01 L_01.
-        ablation: [cells, E, O], gradient of w_AB L_AB; zeros if that has no gradient.
+        cross_entropy: [cells, E, columns], g.
+        zero_one: [cells, E, columns], gradient of w_01 L_01.
+        ablation: [cells, E, columns], gradient of w_AB L_AB; zeros if that has no gradient.
         factor_full: [cells], factor of g in the sum: negative where a cell climbs the cross-entropy.
         factor_ablated: [cells], factor of h in the sum.
     """
@@ -38,25 +38,31 @@ class Parts(NamedTuple):
 
     @property
     def total(self):
-        """dL_T_i / dalpha_i for every cell i, [cells, E, O]."""
+        """dL_T_i / dalpha_i for every cell i, [cells, E, columns]."""
         return self.cross_entropy + self.zero_one + self.ablation
 
 
 def gradient_parts(
-    measured: Contributions, alphas, ablation_weight, zero_one_weight, mean_gradient="full"
+    measured: Contributions,
+    alphas,
+    ablation_weight,
+    zero_one_weight,
+    mean_gradient="full",
+    of_candidates=lambda alphas: alphas,
 ) -> Parts:
     """Differentiates every cell's own loss by its own alphas.
 
     Args:
         measured: losses and gradients of the full and the ablated networks.
-        alphas: [cells, E, O].
+        alphas: [cells, E, columns].
         ablation_weight: w_AB.
         zero_one_weight: w_01.
         mean_gradient: "full" differentiates mean(M) too, which needs `measured.ablated_gradient`: without
             it L_AB has no gradient. "stopped" takes mean(M) as a constant.
+        of_candidates: takes the alphas of candidates, which alone have a zero-one loss.
     """
     # L_01 of a cell depends only on that cell's alphas, so the sum's gradient contains each cell's own.
-    zero_one = zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(alphas)
+    zero_one = zero_one_weight * jax.grad(lambda a: zero_one_loss(of_candidates(a)).sum())(alphas)
     g, h = measured.gradient, measured.ablated_gradient
     if measured.ablated_losses is None or (h is None and mean_gradient == "full"):
         none = jnp.zeros(len(alphas), g.dtype)
@@ -75,19 +81,30 @@ def gradient_parts(
     return Parts(g, zero_one, ablation, factor_full, -ablation_weight * by_mean)
 
 
-def measure(net: Supernet, variables: Variables, alphas, images, labels, options, key, gradient):
+def measure(
+    net: Supernet,
+    variables: Variables,
+    alphas,
+    images,
+    labels,
+    options,
+    key,
+    gradient,
+    progress=1.0,
+):
     """Measures the full and, unless w_AB is 0, the ablated networks on one batch.
 
     Args:
         net: structure.
         variables: weights and statistics, not changed.
-        alphas: [cells, E, O].
+        alphas: [cells, E, columns].
         images: [B, H, W, channels], normalised.
         labels: [B].
         options: zero_one_weight, ablation.weight, ablation.removal and microbatch, as in
             `config.search.ddarts`.
         key: random key; used only by `ablation.removal = "random"`.
         gradient: gradient of the ablated networks, "full" or "none"; see `contributions`.
+        progress: see `Relaxation.gates`.
 
     Returns:
         `Contributions`, and a dict of metrics: scalars `loss` (L_CE on this split) and `accuracy`;
@@ -97,19 +114,23 @@ def measure(net: Supernet, variables: Variables, alphas, images, labels, options
     ablation = options.ablation
     table = None
     if ablation.removal == "random":
-        table = jax.random.uniform(key, alphas.shape, alphas.dtype)
+        gates = net.gates(alphas, progress)
+        shape = *gates.shape[:2], len(net.primitives)
+        table = jax.random.uniform(key, shape, alphas.dtype)
+        table = jnp.concatenate([table, gates[..., shape[-1] :]], -1)
     measured = contributions(
         net,
         variables,
         alphas,
         images,
         labels,
+        progress=progress,
         ablate=ablation.weight != 0,
         gradient=gradient,
         table=table,
         microbatch=options.microbatch,
     )
-    zero_one = zero_one_loss(alphas)
+    zero_one = zero_one_loss(net.relaxation.of_candidates(alphas))
     total = measured.loss + options.zero_one_weight * zero_one
     metrics = {"loss": measured.loss, "accuracy": measured.accuracy, "loss_zero_one": zero_one}
     if ablation.weight != 0:
@@ -121,22 +142,26 @@ def measure(net: Supernet, variables: Variables, alphas, images, labels, options
     return measured, metrics
 
 
-def architecture_gradient(net: Supernet, variables, alphas, images, labels, options, key):
-    """Returns dL_T_i / dalpha_i for every cell i [cells, E, O], and metrics.
+def architecture_gradient(net: Supernet, variables, alphas, images, labels, context):
+    """Returns dL_T_i / dalpha_i for every cell i [cells, E, columns], and metrics.
 
     In addition to the metrics of `measure` there are, by cell, the norms of the gradient's three parts
     and its factors of the gradients of the full and of the ablated networks (those of the ablation only
     where w_AB is not 0).
     """
+    options = context.options
     ablation = options.ablation
     through_mean = ablation.gradient == "full" and ablation.mean_gradient == "full"
     measured, metrics = measure(
-        *(net, variables, alphas, images, labels, options, key),
+        *(net, variables, alphas, images, labels, options, context.key),
         "full" if through_mean else "none",
+        context.progress,
     )
     stopped = "stopped" if ablation.gradient == "full" and not through_mean else "full"
     parts = gradient_parts(
-        measured, alphas, ablation.weight, options.zero_one_weight, mean_gradient=stopped
+        *(measured, alphas, ablation.weight, options.zero_one_weight),
+        mean_gradient=stopped,
+        of_candidates=net.relaxation.of_candidates,
     )
     metrics |= {
         "gradient_norm_cross_entropy": bilevel.norm_by_cell(parts.cross_entropy),
@@ -151,11 +176,11 @@ def architecture_gradient(net: Supernet, variables, alphas, images, labels, opti
     return parts.total, metrics
 
 
-def make_step(method, net: Supernet, settings, *args):
+def make_step(method, net: Supernet, settings, *args, **options):
     """Builds the bilevel step; see `bilevel.make_step`."""
     if len(set(net.seq)) == 1 and settings[settings.method].ablation.weight:
         _logger.info("search: a single distinct cell contributes the mean: its ablation loss is 0")
-    return bilevel.make_step(method, net, settings, *args)
+    return bilevel.make_step(method, net, settings, *args, **options)
 
 
 METHOD = Method(

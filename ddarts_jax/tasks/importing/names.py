@@ -7,6 +7,7 @@ import collections
 
 from ddarts_jax.genotypes.genotype import Cell, Genotype, edges
 from ddarts_jax.models import network, supernet
+from ddarts_jax.models.relaxation import AUXILIARY
 
 _DEPTHWISE = {"spatial": "op.1", "pointwise": "op.2", "norm": "op.3"}
 _SEPARABLE = {
@@ -64,8 +65,12 @@ def torch_names(
             layer, prefix = _operations(genotype.cells[int(position)])[operation]
             prefixes = [f"cells.{position}.{prefix}"]
         case ["cells", position, stack, "mixed", "candidates", layer, *rest]:
+            if layer == AUXILIARY:  # of DARTS-
+                place, layer = "auxiliary_op", "skip_connect"
+            else:
+                place = f"_ops.{net.relaxation.candidates.index(layer)}"
             prefixes = [
-                f"cells.{position}._ops.{edge}._ops.{net.primitives.index(layer)}."
+                f"cells.{position}._ops.{edge}.{place}."
                 for edge, (source, _) in enumerate(edges(net.num_nodes))
                 if (stack == "strided") == (int(position) in reductions and source < 2)
             ]

@@ -9,7 +9,7 @@ import tiny
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, parse, reduction_positions
-from ddarts_jax.genotypes.spaces import SPACES
+from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
 from ddarts_jax.runs.run import read_run
@@ -54,9 +54,8 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
 
     # The written alphas parse to the genotype.
     alphas = np.load(tmp_path / "run" / "alphas.npy")
-    parsed = parse(
-        1 / (1 + np.exp(-alphas)), SPACES["darts"], "darts", 0.85, reduction_positions(2)
-    )
+    primitives = primitives_of(config.search.space)
+    parsed = parse(1 / (1 + np.exp(-alphas)), primitives, "darts", 0.85, reduction_positions(2))
     assert parsed == found
 
     monkeypatch.setattr(feeds.Resident, "compile", lambda *_: pytest.fail("it steps again"))

@@ -1,0 +1,132 @@
+"""How alphas become gates: the continuous relaxation of the choice among candidates.
+
+What a search learns is one array, the alphas [distinct cells, E, columns]. On every edge there is a
+column for each candidate: `none` first, where the method has it, then the primitives. `none`, the
+absence of the edge, takes its share of a softmax but computes nothing. Where edges have strengths
+(PC-DARTS), the last column holds those: the betas, a softmax over the edges that lead into a node.
+
+Gates [distinct cells, E, G] are what a mixed operation multiplies its parts by: the primitives, then the
+auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), where there are any.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import Genotype, edge_index, encode, nodes_of_edges
+from ddarts_jax.genotypes.spaces import NONE, STRENGTH
+
+AUXILIARY = "auxiliary"
+
+
+@dataclasses.dataclass(frozen=True)
+class Relaxation:
+    """A rule that turns alphas into gates.
+
+    Attributes:
+        kind: "sigmoid" of every alpha (FairDARTS, D-DARTS), or "softmax" over an edge's candidates
+            (DARTS).
+        primitives: names of the candidates besides `none`.
+        none: whether `none` is a candidate; only of a softmax, for with sigmoids it competes with
+            nothing.
+        edge_strengths: whether the gates of an edge are multiplied by its strength.
+        auxiliary_skip: gate of a further skip connection on every edge at the first epoch, from which it
+            falls linearly to 0; 0: there is none.
+        partial_channels: K; only one of every K channels is mixed, the others pass by. 1: all are mixed.
+
+    Raises:
+        UserError: `none` is a candidate of sigmoids.
+    """
+
+    kind: str
+    primitives: tuple[str, ...]
+    none: bool = False
+    edge_strengths: bool = False
+    auxiliary_skip: float = 0.0
+    partial_channels: int = 1
+
+    def __post_init__(self):
+        if self.none and self.kind == "sigmoid":
+            raise UserError(
+                "With sigmoid gates candidates do not compete, so `none` cannot be one of them."
+            )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of an edge's candidates."""
+        return (NONE,) * self.none + self.primitives
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of the alphas."""
+        return self.candidates + (STRENGTH,) * self.edge_strengths
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of what a mixed operation computes, in the order of the gates."""
+        return self.primitives + (AUXILIARY,) * bool(self.auxiliary_skip)
+
+    def of_candidates(self, alphas):
+        """The alphas of the candidates alone, without the edges' strengths."""
+        return alphas[..., : len(self.candidates)] if self.edge_strengths else alphas
+
+    def probabilities(self, alphas):
+        """The share of each primitive: [distinct cells, E, O], between 0 and 1."""
+        own = self.of_candidates(alphas)
+        if self.kind == "sigmoid":
+            return jax.nn.sigmoid(own)
+        shares = jax.nn.softmax(own)
+        return shares[..., 1:] if self.none else shares
+
+    def strengths(self, alphas):
+        """The strength of each edge: [distinct cells, E]; those into one node sum to 1."""
+        betas = alphas[..., -1]
+        ends = [edge_index(0, n + 2) for n in range(nodes_of_edges(betas.shape[-1]) + 1)]
+        into = [betas[..., start:end] for start, end in itertools.pairwise(ends)]
+        return jnp.concatenate([jax.nn.softmax(node) for node in into], -1)
+
+    def gates(self, alphas, progress=1.0):
+        """The gates of a mixed operation: [distinct cells, E, G].
+
+        Args:
+            alphas: [distinct cells, E, columns].
+            progress: the share of the search's epochs that are over; 1: the search has ended, and there
+                is no auxiliary skip connection any more.
+        """
+        gates = self.probabilities(alphas)
+        if self.edge_strengths:
+            strength = self.strengths(alphas)[..., None]
+            gates = gates * strength
+        parts = [gates]
+        if self.auxiliary_skip:
+            parts.append(jnp.full_like(gates[..., :1], self.auxiliary_skip * (1 - progress)))
+        if self.partial_channels > 1:
+            parts.append(strength if self.edge_strengths else jnp.ones_like(gates[..., :1]))
+        return jnp.concatenate(parts, -1) if len(parts) > 1 else gates
+
+    def log_partition(self, alphas):
+        """The logarithm of what normalises an edge's gates: [distinct cells, E].
+
+        Its gradient is the gates: descending it makes all of them smaller (beta-DARTS). For sigmoids,
+        which are softmaxes over a candidate and its absence, it is the sum over the candidates.
+        """
+        own = self.of_candidates(alphas)
+        if self.kind == "sigmoid":
+            return jnp.sum(jax.nn.softplus(own), -1)
+        return jax.nn.logsumexp(own, -1)
+
+    def encode(self, genotype: Genotype, strength: float):
+        """Writes a genotype as alphas, see `genotype.encode`; all edges are equally strong.
+
+        Raises:
+            UserError: the genotype has a primitive that is not among the candidates.
+        """
+        alphas = jnp.asarray(encode(genotype, self.primitives, strength))
+        none = jnp.full_like(alphas[..., :1], -strength)
+        betas = jnp.zeros_like(alphas[..., :1])
+        return jnp.concatenate(
+            [none] * self.none + [alphas] + [betas] * self.edge_strengths, axis=-1
+        )

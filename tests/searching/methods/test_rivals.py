@@ -1,0 +1,420 @@
+"""The rivals' methods against numbers of their public programs, and what all methods have in common."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from ddarts_jax.configuration import default_config
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import parse
+from ddarts_jax.models import edges, supernet
+from ddarts_jax.models.layers import Variables, apply, split
+from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.searching import bilevel, discretisation, hypergradient, losses, methods, search
+from ddarts_jax.tasks.importing.names import torch_names
+from ddarts_jax.training import optim
+
+ARRAYS = tiny.SHARED / "methods"
+needs_arrays = pytest.mark.skipif(not ARRAYS.is_dir(), reason="needs the rivals' parity arrays")
+
+# float64 against float64, summed in another order.
+EXACT = {"rtol": 1e-9, "atol": 1e-11}
+
+
+class Program:
+    """The numbers that one run of a public program has left."""
+
+    def __init__(self, name):
+        with np.load(ARRAYS / f"{name}.npz", allow_pickle=False) as file:
+            self.arrays = {key: file[key] for key in file.files}
+        self.meta = json.loads(str(self.arrays["meta"]))
+
+    def __getitem__(self, key):
+        return jnp.asarray(self.arrays[key], "float64")
+
+    def both(self, name):
+        """An array [2, ...] of both kinds of cells, the last axis one of columns."""
+        kinds = jnp.stack([self[f"{name}_{kind}"] for kind in self.meta["distinct"]])
+        return kinds[..., None] if kinds.ndim == 2 else kinds
+
+    @property
+    def alphas(self):
+        """Ours, [2, E, columns]."""
+        betas = [self.both("betas")] if "betas_normal" in self.arrays else []
+        return jnp.concatenate([self.both("alphas"), *betas], -1)
+
+    def batch(self, suffix=""):
+        images = self[f"input{suffix}"].transpose(0, 2, 3, 1)
+        return images, self.arrays[f"target{suffix}"]
+
+    def build(self, **options):
+        """Our supernet with the program's weights."""
+        reductions, count = self.meta["reductions"], self.meta["num_cells"]
+        net, zeros = supernet.build(
+            num_cells=count,
+            num_nodes=self.meta["num_nodes"],
+            channels=self.meta["C"],
+            num_classes=10,
+            image_channels=3,
+            primitives=[p for p in self.meta["primitives"] if p != "none"],
+            reductions=reductions,
+            seq=[int(position in reductions) for position in range(count)],
+            relaxation="softmax",
+            none="none" in self.meta["primitives"],
+            key=None,
+            **options,
+        )
+        return net, Variables(*(self.filled(net, tree, "state/") for tree in zeros))
+
+    def filled(self, net, tree, prefix):
+        """A tree like our weights with the program's tensors, whose names have a prefix."""
+
+        def load(keys, zeros):
+            parts = jax.tree_util.keystr(keys, simple=True, separator="/").split("/")
+            names = torch_names(parts, net.reductions, None, net)
+            own = [self.arrays[prefix + name].astype(np.float64) for name in names]
+            own = [x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T for x in own]
+            return jnp.asarray(np.stack(own) if "mixed" in parts else own[0]).reshape(zeros.shape)
+
+        return jax.tree_util.tree_map_with_path(load, tree)
+
+
+@needs_arrays
+@pytest.mark.parametrize(
+    ("name", "options", "progress"),
+    [
+        ("darts_none", {}, 0.0),
+        ("pc_darts", {"partial_channels": 4, "edge_strengths": True}, 0.0),
+        ("darts_minus", {"auxiliary_skip": 1.0}, 17 / 50),
+        ("beta_darts", {}, 20 / 50),
+    ],
+)
+@pytest.mark.usefixtures("library", "x64")
+def test_loss_and_gradient_of_the_public_program(name, options, progress):
+    """Logits, cross-entropy, and the gradients by alphas, betas and weights."""
+    program = Program(name)
+    net, variables = program.build(**options)
+    images, labels = program.batch()
+
+    @jax.jit
+    def run(variables, alphas):
+        gates = net.gates(alphas, progress)
+        logits, _, _ = supernet.forward(net, variables, gates, images, False)
+        differentiate = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
+        return logits, differentiate(
+            *(variables.weights, alphas, net, variables.statistics, images, labels, progress)
+        )
+
+    logits, ((loss, (statistics, _)), (by_weights, by_alphas)) = run(variables, program.alphas)
+    np.testing.assert_allclose(logits, program["logits_eval"], **EXACT)
+    np.testing.assert_allclose(loss, program["ce_train"], **EXACT)
+    gradient = program.both("ce_grad_alphas")
+    if net.relaxation.edge_strengths:
+        gradient = jnp.concatenate([gradient, program.both("ce_grad_betas")], -1)
+    np.testing.assert_allclose(by_alphas, gradient, **EXACT)
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(by_weights)))
+    np.testing.assert_allclose(norm, program["ce_grad_weights_norm"], **EXACT)
+    moved = statistics["stem"]["norm"]["mean"]
+    np.testing.assert_allclose(
+        moved, program["after_one_train_forward/stem.1.running_mean"], **EXACT
+    )
+
+
+def _weights_settings(rate, momentum, weight_decay):
+    settings = default_config().search.weights
+    settings.update(learning_rate=rate, final_learning_rate=rate)
+    settings.update(momentum=momentum, weight_decay=weight_decay)
+    return settings
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _hypergradients(net, settings, difference, variables, alphas, state, batches):
+    """As published, and exact; compiled once for both recordings."""
+    settings = ConfigDict(dict(settings))
+    context = bilevel.Context({}, 1.0, None, batches[0], settings, state, total_steps=10)
+    arguments = net, variables, alphas, batches[1], context
+    return [hypergradient.hypergradient(*arguments, d) for d in (difference, 0)]
+
+
+@needs_arrays
+@pytest.mark.parametrize("name", ["second_order", "second_order_momentum"])
+@pytest.mark.usefixtures("library", "x64")
+def test_hypergradient_of_the_public_program(name):
+    """As published, by a finite difference, and exact: the two differ by as much as their size."""
+    program = Program(name)
+    net, variables = program.build()
+    settings = _weights_settings(*map(program.meta.get, ("eta", "momentum", "weight_decay")))
+    state = optim.weights_optimizer(settings, 10).init(variables.weights)
+    if "momentum" in name:
+        buffers = program.filled(net, variables.weights, "momentum/")
+        state = jax.tree.map(
+            lambda leaf: (
+                leaf._replace(trace=buffers) if isinstance(leaf, optax.TraceState) else leaf
+            ),
+            state,
+            is_leaf=lambda leaf: isinstance(leaf, optax.TraceState),
+        )
+    batches = program.batch("_weights"), program.batch("_alphas")
+    found, exact = _hypergradients(
+        *(net, tuple(settings.items()), program.meta["r"]),
+        *(variables, program.alphas, state, batches),
+    )
+    np.testing.assert_allclose(found.loss, program["ce_unrolled"], **EXACT)
+    np.testing.assert_allclose(found.direct, program.both("direct_alphas"), **EXACT)
+    eta, theirs = program.meta["eta"], program.both("hypergradient_alphas")
+    # A difference of two gradients near each other, over a small number.
+    np.testing.assert_allclose(found.direct - found.implicit, theirs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(exact.implicit, eta * program.both("mixed_alphas"), **EXACT)
+    exact_theirs = program.both("hypergradient_exact_alphas")
+    np.testing.assert_allclose(exact.direct - exact.implicit, exact_theirs, **EXACT)
+    assert jnp.linalg.norm(theirs - exact_theirs) > 0.5 * jnp.linalg.norm(exact_theirs)
+
+
+@needs_arrays
+@pytest.mark.usefixtures("x64")
+def test_beta_decay_of_the_public_program():
+    """The loss of each kind of cell and its gradient, at the weight of its epoch."""
+    program = Program("beta_darts")
+    net, _ = program.build()
+    values, pull_back = jax.vjp(lambda a: losses.beta_decay(net.relaxation, a), program.alphas)
+    (gradient,) = pull_back(jnp.ones_like(values))
+    kinds = program.meta["distinct"]
+    np.testing.assert_allclose(values, [program[f"beta_decay_{kind}"] for kind in kinds], **EXACT)
+    np.testing.assert_allclose(gradient, program.both("beta_decay_grad_alphas"), **EXACT)
+    progress = bilevel.progress_at(jnp.array(20 * 7 + 3), total_steps=50 * 7, epochs=50)
+    weight = program.meta["final_weight"] * progress
+    total = program.both("ce_grad_alphas") + weight * gradient
+    np.testing.assert_allclose(total, program.both("total_grad_alphas"), rtol=1e-6)
+
+
+@needs_arrays
+@pytest.mark.usefixtures("x64")
+def test_the_zero_one_weight_of_the_public_program():
+    """Its 10 for one mean over both cells is our 5 for a mean of each."""
+    with np.load(ARRAYS / "fairdarts_zero_one.npz", allow_pickle=False) as file:
+        alphas, theirs = (jnp.asarray(file[key], "float64") for key in ("alphas", "weighted_grad"))
+    weight = default_config().search.fairdarts.zero_one_weight
+    ours = jax.grad(lambda a: weight * losses.zero_one_loss(a).sum())(alphas)
+    np.testing.assert_allclose(ours, theirs, **EXACT)
+
+
+@needs_arrays
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("way", ["__call__", "joined"])
+@pytest.mark.usefixtures("library", "x64")
+def test_partial_channels_of_the_public_program(stride, way):
+    """The order of the channels, and those that pass by, pooled where the edge is strided."""
+    program, prefix = Program("pc_darts"), f"mixed_stride{stride}/"
+    images = program[prefix + "input"].transpose(0, 2, 3, 1)
+    names = tuple(program.meta["primitives"][1:])
+    graph, zeros = split(edges.MixedOperation(names, images.shape[-1], stride, partial=4))
+
+    class Net:
+        """What `torch_names` asks of a supernet: this operation is edge 0 of a reduction cell."""
+
+        class relaxation:
+            candidates = ("none", *names)
+
+        num_nodes = 1
+
+    def load(keys, leaf):
+        parts = jax.tree_util.keystr(keys, simple=True, separator="/").split("/")
+        (name, *_) = torch_names(["cells", "0", "strided", "mixed", *parts], (0,), None, Net)
+        own = program[prefix + name.removeprefix("cells.0._ops.0.")]
+        return (own.transpose(2, 3, 1, 0) if own.ndim == 4 else own).reshape(leaf.shape)
+
+    variables = Variables(*(jax.tree_util.tree_map_with_path(load, tree) for tree in zeros))
+    gates = jnp.append(program[prefix + "weights"][1:], 1.0)
+    if way == "joined":
+        variables = jax.tree.map(lambda leaf: leaf[None], variables)
+        gates = gates[None, None]
+    output, _ = apply(graph, variables, images, gates, True, method=way)
+    np.testing.assert_allclose(output.transpose(0, 3, 1, 2), program[prefix + "output"], **EXACT)
+
+
+# What all methods have in common, on one cell of two nodes, with strided and other edges.
+
+PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3")
+PIECES = {
+    "partial_channels": 4,
+    "edge_strengths": True,
+    "auxiliary_skip": 1.0,
+    "beta_decay_weight": 1.0,
+}
+CASES = {name: {} for name in ("darts", "darts_second", "pc_darts", "fairdarts")}
+CASES |= {"darts_minus": {}, "beta_darts": {}, "ddarts": PIECES}
+TOTAL, EPOCHS = 12, 4
+
+
+@pytest.fixture(scope="module", params=CASES)
+def method(request):
+    """A method's supernet, its state after the first epoch of four, and its compiled step."""
+    return Case(request.param, CASES[request.param])
+
+
+class Case:
+    """A method on noise."""
+
+    def __init__(self, name, options):
+        config = tiny.config("")
+        config.search.update(method=name, num_cells=1, num_nodes=2, channels=8)
+        config.search.space = ",".join(PRIMITIVES)
+        if options:
+            config.search[name].update(options)
+        self.config, self.name = config, name
+
+        class Data:
+            """What `search.build` asks of a data set."""
+
+            num_classes, channels = 3, 1
+
+        self.net, variables, alphas = search.build(config, Data, "float32")
+        spread = jnp.asarray(tiny.normal(7, *alphas.shape), alphas.dtype)
+        init, step = search.search_step(self.net, config.search, TOTAL, epochs=EPOCHS)
+        self.start = init(variables, spread)._replace(step=jnp.array(TOTAL // EPOCHS))
+        self.batches = [
+            (jnp.asarray(tiny.normal(k, 8, 8, 8, 1), jnp.float32), jnp.arange(8) % 3)
+            for k in (0, 1)
+        ]
+        self.step = step
+        self.state, self.measured = step(self.start, jax.random.key(0), *self.batches)
+
+
+def test_every_method_steps_once_and_again(method):
+    """One trace; the state keeps its shapes and dtypes; everything is finite and the alphas move."""
+    key = jax.random.key(1)
+    again, _ = method.step(method.state, key, *method.batches)
+    assert method.step._cache_size() == 1
+    for leaf, before in zip(jax.tree.leaves(again), jax.tree.leaves(method.start), strict=True):
+        assert (leaf.shape, leaf.dtype) == (before.shape, before.dtype)
+        assert bool(jnp.isfinite(leaf.astype(jnp.float32)).all())
+    distinct = (len(method.start.alphas),)
+    assert {value.shape for value in method.measured.values()} <= {(), distinct}
+    assert {"loss", "accuracy", "gradient_norm_alphas", "weights_loss"} <= set(method.measured)
+    moved = (method.state.alphas != method.start.alphas).all(axis=(0, 1))
+    assert moved.all(), f"columns {method.net.relaxation.columns} moved: {moved}"
+
+
+def test_every_method_has_gates_in_range_and_a_genotype(method):
+    """Softmax shares sum to at most 1, strengths of a node's edges to 1; no genotype has `none`."""
+    net, alphas = method.net, method.state.alphas
+    gates = np.asarray(net.gates(alphas, 0.25))
+    assert gates.shape == (
+        1,
+        5,
+        len(net.relaxation.modules) + (net.relaxation.partial_channels > 1),
+    )
+    assert (gates >= 0).all() and (gates <= 1).all()
+    probabilities = np.asarray(net.relaxation.probabilities(alphas))
+    assert probabilities.shape == (1, 5, len(PRIMITIVES))
+    if net.relaxation.kind == "softmax":
+        total = probabilities.sum(-1)
+        assert (total < 1).all() if net.relaxation.none else np.allclose(total, 1)
+    if net.relaxation.edge_strengths:
+        strengths = np.asarray(net.relaxation.strengths(alphas))
+        np.testing.assert_allclose(strengths[:, :2].sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(strengths[:, 2:].sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(gates[..., -1], strengths)
+        np.testing.assert_allclose(gates[..., :3], probabilities * strengths[..., None])
+    if net.relaxation.auxiliary_skip:
+        np.testing.assert_allclose(gates[..., 3], 0.75)
+        assert not np.asarray(net.gates(alphas))[..., 3].any()
+    parse = method.config.parse
+    parse.method = "darts"
+    genotype = search.derive(alphas, net, parse)
+    assert genotype.num_cells == 1
+    assert {name for cell in genotype.genes for name, _, _ in cell} <= set(PRIMITIVES)
+    kept = np.asarray(discretisation.masked(gates, genotype, net.primitives))
+    assert kept.shape == gates.shape and ((kept == gates) | (kept == 0)).all()
+    assert (kept > 0).any(-1).sum() == sum(map(len, genotype.genes))
+
+
+@pytest.mark.usefixtures("library")
+def test_every_method_follows_the_derivative_of_its_loss(method, x64):
+    """The gradient of the alphas, by central differences of the loss along a random direction.
+
+    Of those that differ in what they compute; second order has its own test.
+    """
+    if method.name not in ("pc_darts", "fairdarts", "darts_minus"):
+        pytest.skip("computes what these do")
+    net, settings = method.net, method.config.search
+    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float64"), method.start.variables)
+    alphas = jnp.asarray(method.start.alphas, "float64")
+    images, labels = method.batches[1]
+    images = jnp.asarray(images, "float64")
+    options = settings.get(method.name)
+    context = bilevel.Context(options, 0.25, None, None, settings.weights, None, TOTAL)
+    gradient, _ = jax.jit(
+        lambda alphas: methods.find(method.name).gradient(
+            net, wide, alphas, images, labels, context
+        )
+    )(alphas)
+
+    @jax.jit
+    def loss(alphas):
+        value, _ = supernet.weights_loss(
+            wide.weights, alphas, net, wide.statistics, images, labels, 0.25
+        )
+        if method.name == "fairdarts":
+            value += options.zero_one_weight * losses.zero_one_loss(alphas).sum()
+        return value
+
+    direction = jnp.asarray(tiny.normal(3, *alphas.shape))
+    step = 1e-5 * direction
+    quotient = (loss(alphas + step) - loss(alphas - step)) / 2e-5
+    np.testing.assert_allclose(jnp.vdot(gradient, direction), quotient, rtol=1e-6)
+
+
+def test_pieces_that_are_off_change_nothing():
+    """D-DARTS with K = 1 and the other pieces off has the alphas, gates and modules it had before."""
+    config = tiny.config("")
+
+    class Data:
+        """What `search.build` asks of a data set."""
+
+        num_classes, channels = 3, 1
+
+    net, _, alphas = search.build(config, Data, "float32")
+    rule = net.relaxation
+    assert rule.columns == rule.modules == rule.primitives
+    np.testing.assert_array_equal(net.gates(alphas, 0.5), jax.nn.sigmoid(alphas))
+
+
+def test_the_absence_of_an_edge_needs_a_softmax():
+    """With sigmoids it would compete with nothing."""
+    with pytest.raises(UserError, match="candidates do not compete"):
+        Relaxation("sigmoid", PRIMITIVES, none=True)
+
+
+def test_channels_that_cannot_be_divided_are_refused():
+    """A quarter of 12 channels is odd, so that no strided primitive could halve it."""
+    with pytest.raises(UserError, match=r"there are 12, .* multiple of 8"):
+        supernet.build(
+            num_cells=1,
+            num_nodes=1,
+            channels=12,
+            num_classes=2,
+            image_channels=1,
+            partial_channels=4,
+            key=None,
+        )
+
+
+def test_strengths_rank_edges_and_thresholds_ignore_them():
+    """A weak edge is not chosen, however sure its primitive; a chosen one needs no strong strength."""
+    probabilities = np.full((1, 9, 1), 0.9)
+    strengths = np.array([[0.5, 0.5, 0.1, 0.5, 0.4, 0.4, 0.1, 0.2, 0.3]])
+    found = parse(
+        *(probabilities, ("skip_connect",), "sparse", 0.85, (), None), strengths=strengths
+    )
+    sources = {(node, source) for _, node, source in found.genes[0]}
+    assert sources == {(2, 0), (2, 1), (3, 1), (3, 2), (4, 0), (4, 3)}
+    with pytest.raises(UserError, match="Strengths"):
+        parse(*(probabilities, ("skip_connect",), "sparse", 0.85, ()), strengths=strengths[:, 1:])

@@ -95,7 +95,8 @@ _FORMER = {  # how the five methods were written before there was `search.method
 def test_a_run_from_before_there_were_methods_continues(method):
     """Its five keys said which method it was; what that method did not read no longer counts."""
     wanted = changed(search__method=method)
-    wanted["search"]["darts"]["none"] = False  # it was no candidate then
+    if method == "darts":
+        wanted["search"]["darts"]["none"] = False  # it was no candidate then
     found = json.loads(json.dumps(wanted))
     for name in ("method", *METHODS):
         del found["search"][name]

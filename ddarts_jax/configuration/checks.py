@@ -59,6 +59,7 @@ _RANGES = {
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("beta_decay_weight", "difference", "auxiliary_skip"), _NOT_NEGATIVE),
     "partial_channels": _POSITIVE,
+    **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
     "weight": _NOT_NEGATIVE,
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
@@ -91,6 +92,14 @@ _CONFLICTS = (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
         "another config.search.method",
+    ),
+    *(
+        (
+            {"search.method": ("random", "authors_program"), f"search.budget.{kind}": _SET},
+            f"this method knows no budget; leave config.search.budget.{kind} at 0, or choose another "
+            "config.search.method",
+        )
+        for kind in ("params", "macs")
     ),
     (
         {"search.method": ("random",), "search.warmup_epochs": _SET},

@@ -162,6 +162,13 @@ def _search() -> ConfigDict:
         if options:
             search[method] = ConfigDict(options)
 
+    # Limits of the network that is trained, in millions; 0: none. The search is penalised for what it
+    # expects to be above them, and the network that it finds keeps to them.
+    search.budget = ConfigDict()
+    search.budget.params = 0.0  # trainable parameters
+    search.budget.macs = 0.0  # multiply-accumulates per image
+    search.budget.weight = 1.0  # of the penalty, which is the share by which the limit is exceeded
+
     search.alphas = ConfigDict()  # one Adam per cell
     search.alphas.learning_rate = 3e-3  # at the first step, then a cosine
     search.alphas.final_learning_rate = 1e-3  # at the last step

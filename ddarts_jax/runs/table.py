@@ -284,6 +284,26 @@ CHARTS = (
     ),
     Chart(
         "search",
+        "Expected cost",
+        "What the network that is trained is expected to cost, in millions; `search.budget` penalises "
+        "what is above its limit.",
+        (
+            Metric(
+                "expected_params",
+                "Expected parameters",
+                "Millions of parameters of a network drawn by the edges' and primitives' probabilities.",
+                label="parameters",
+            ),
+            Metric(
+                "expected_macs",
+                "Expected MACs",
+                "Millions of multiply-accumulates per image of such a network.",
+                label="MACs",
+            ),
+        ),
+    ),
+    Chart(
+        "search",
         "Beta decay",
         "What beta-DARTS adds to the loss of each cell, without its weight: the smaller, the smaller are "
         "the gates.",

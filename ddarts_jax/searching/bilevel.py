@@ -14,6 +14,7 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.searching import budget
 from ddarts_jax.searching.losses import beta_decay
 from ddarts_jax.training import optim
 
@@ -68,6 +69,7 @@ def make_step(
     fixed_steps: int = 0,
     alpha_loss: Callable | None = None,
     epochs: int = 1,
+    budgets: tuple = (),
 ):
     """Builds the bilevel step.
 
@@ -80,6 +82,7 @@ def make_step(
         alpha_loss: a further term of every cell's loss, `(gates [cells, E, G], net) -> [cells]`; None:
             no such term. The metric `loss_added` reports it.
         epochs: number of epochs of `total_steps`; what changes by epoch follows it.
+        budgets: see `budget.of`; their penalties are part of every cell's loss.
 
     Returns:
         `init(variables, alphas) -> SearchState`, and
@@ -102,14 +105,11 @@ def make_step(
             gradient, measured = method.gradient(
                 net, state.variables, state.alphas, *architecture_batch, context
             )
-            if decay := options.get("beta_decay_weight", 0):
-                decayed, of_decay = _decay(net, state.alphas)
-                gradient += decay * progress * of_decay
-                measured |= {"loss_beta_decay": decayed}
-            if alpha_loss is not None:
-                added, of_added = _added(alpha_loss, net, state.alphas)
-                gradient += of_added
-                measured |= {"loss_added": added}
+            weight = options.get("beta_decay_weight", 0)
+            decay = weight * progress if weight else None
+            for further, metrics in _further(net, state.alphas, decay, budgets, alpha_loss):
+                gradient += further
+                measured |= metrics
             measured |= {"gradient_norm_alphas": norm_by_cell(gradient)}
             before = state.alphas, state.alphas_optimizer
             updates, alphas_state = alphas_optimizer.update(gradient, *reversed(before))
@@ -171,11 +171,29 @@ def norm_by_cell(gradient):
     return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
 
 
-def _decay(net: Supernet, alphas):
-    """The beta decay of every cell [cells], and its gradient [cells, E, columns]."""
-    values, pull_back = jax.vjp(lambda alphas: beta_decay(net.relaxation, alphas), alphas)
-    # The loss of a cell depends only on its own alphas.
-    return values, *pull_back(jnp.ones_like(values))
+def _further(net: Supernet, alphas, decay, budgets, alpha_loss):
+    """Yields (gradient [cells, E, columns], metrics) of each further term of the cells' losses.
+
+    Args:
+        net: structure.
+        alphas: [cells, E, columns].
+        decay: the present weight of the beta decay; None: there is none.
+        budgets: see `make_step`.
+        alpha_loss: see `make_step`.
+    """
+    if decay is not None:
+        values, pull_back = jax.vjp(lambda alphas: beta_decay(net.relaxation, alphas), alphas)
+        # The loss of a cell depends only on its own alphas.
+        (gradient,) = pull_back(jnp.ones_like(values))
+        yield decay * gradient, {"loss_beta_decay": values}
+    if budgets:
+        penalty = jax.grad(
+            lambda alphas: budget.penalty(budgets, net.relaxation, alphas), has_aux=True
+        )
+        yield penalty(alphas)
+    if alpha_loss is not None:
+        added, gradient = _added(alpha_loss, net, alphas)
+        yield gradient, {"loss_added": added}
 
 
 def _added(alpha_loss: Callable, net: Supernet, alphas):

@@ -31,7 +31,7 @@ from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import layout, metrics
-from ddarts_jax.searching import discretisation, early_stop, methods
+from ddarts_jax.searching import budget, discretisation, early_stop, methods
 from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
@@ -48,11 +48,14 @@ def search_step(
     fixed_steps: int = 0,
     alpha_loss: Callable | None = None,
     epochs: int = 1,
+    budgets: tuple = (),
 ):
     """Builds the step of the method named in `settings`; see `bilevel.make_step`."""
     method = methods.find(settings.method)
     return method.make_step(
-        method, net, settings, total_steps, fixed_steps, alpha_loss, epochs=epochs
+        *(method, net, settings, total_steps, fixed_steps, alpha_loss),
+        epochs=epochs,
+        budgets=budgets,
     )
 
 
@@ -183,13 +186,16 @@ def run(
     net, variables, alphas = build(config, dataset, dtype, start)
     _tell_sizes(settings, net, variables, alphas, plan, splits)
     fixed_steps = fixed_epochs * plan.epoch
-    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss, epochs)
+    budgets = budget.of(config, net, dataset)
+    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss, epochs, budgets)
     if fixed_epochs:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
     identity, origin = {}, None
+    if budgets:  # which follow from the network that is trained, too
+        identity["budget"] = {each.kind: round(float(each.fixed), 6) for each in budgets}
     if start is not None:
         # The distances, and so the early stop, depend on both.
-        identity = {"start": start.to_dict(), "parse": config.parse.to_dict()}
+        identity |= {"start": start.to_dict(), "parse": config.parse.to_dict()}
         origin = _origin(alphas, net, config)
     count = settings.gap_images
     measure_gap = count and discretisation.make_measure(
@@ -209,7 +215,7 @@ def run(
     save_array(workdir / layout.ALPHAS, alphas)
     if origin is not None:
         origin.save(workdir / layout.START_GENOTYPE)
-    genotype = _result(alphas, net, config.parse)
+    genotype = _result(alphas, net, config.parse, budgets)
     genotype.save(workdir / layout.GENOTYPE)
     return Found(genotype, alphas, net, state.variables)
 
@@ -231,15 +237,25 @@ def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, split
         )
 
 
-def _result(alphas: np.ndarray, net: Supernet, settings) -> Genotype:
-    """Parses the last alphas; a cell that would keep nothing, and so be no cell, gets its best.
+def _result(alphas: np.ndarray, net: Supernet, settings, budgets: tuple = ()) -> Genotype:
+    """Parses the last alphas, within the budgets.
+
+    A cell that would keep nothing, and so be no cell, gets its best.
 
     Args:
         alphas: float32 [cells, E, columns].
         net: the supernet.
         settings: section `parse` of the config.
+        budgets: from `budget.of`.
     """
-    genotype = derive(alphas, net, settings)
+    genotype = _never_empty(derive(alphas, net, settings), alphas, net, settings)
+    probabilities = np.asarray(net.relaxation.probabilities(jnp.asarray(alphas)))
+    threshold = settings.threshold if settings.method == "sparse" else 0.0
+    return budget.within(budgets, genotype, probabilities, net.primitives, threshold)
+
+
+def _never_empty(genotype: Genotype, alphas, net: Supernet, settings) -> Genotype:
+    """Gives the cells that keep nothing their best primitives; see `_result`."""
     empty = [cell for cell, kept in enumerate(genotype.genes) if existing_nodes(kept) <= {0, 1}]
     if not empty:
         return genotype

@@ -45,6 +45,7 @@ def produced(tmp_path_factory):
     config.search.epochs, config.search.start.epochs = 2, 1
     config.search.gap_images = 8
     config.search.ddarts.beta_decay_weight = 1.0
+    config.search.budget.params = config.search.budget.macs = 1.0
     config.chunk_steps = 1
     dataset = data.load(config.data)
     found = []

@@ -36,16 +36,19 @@ def make_step(
     fixed_steps: int = 0,
     alpha_loss=None,
     epochs: int = 1,
+    budgets: tuple = (),
 ):
     """Builds the step; see `bilevel.make_step`.
 
     `state.leftover` [cells, E, O] contains the remainder of the gradients.
 
     Raises:
-        UserError: an `alpha_loss` is given, for which the accumulation is not defined.
+        UserError: an `alpha_loss` or a budget is given, for which the accumulation is not defined.
     """
-    if alpha_loss is not None:
-        raise UserError("The authors' program takes no alpha_loss; use search.method='ddarts'.")
+    if alpha_loss is not None or budgets:
+        raise UserError(
+            "The authors' program takes no alpha_loss and no budget; use search.method='ddarts'."
+        )
     weights_optimizer, alphas_optimizer = bilevel.optimizers(settings, total_steps, fixed_steps)
     options = settings[settings.method]
     count = len(set(net.seq))

@@ -1,0 +1,217 @@
+"""A budget of parameters or multiply-accumulates: a penalty in the search, a limit for what it finds.
+
+Both are of the network that is trained: at its channels, its image size, and its depth if it is
+deepened (Algorithm 1). What a network costs is a sum over its primitives and a fixed rest, so that a
+table says it.
+
+The penalty is `weight * max(0, expected / limit - 1)`. The expectation is that of a network that keeps
+two edges of every node, with a chance in proportion to the edges' strengths where there are any, and on
+each of them one primitive, with a chance in proportion to its probability.
+
+The limit: while the network that the alphas give costs too much, the primitive is replaced whose
+replacement by a cheaper one of the same edge loses the least probability for what it saves. Where a
+threshold is in force, a primitive below it cannot replace another, but the edge may be given up.
+"""
+
+import dataclasses
+import logging
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import (
+    Genotype,
+    edge_index,
+    edges,
+    expand,
+    nodes_of_edges,
+)
+from ddarts_jax.models import cost, supernet
+from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.training import train
+
+_logger = logging.getLogger(__name__)
+
+
+class Budget(NamedTuple):
+    """A limit for one kind of cost; all numbers are in millions.
+
+    Attributes:
+        kind: "params", or "macs" (multiply-accumulates per image).
+        limit: the largest cost that a network may have.
+        weight: of the penalty.
+        fixed: what every network costs: stem, preprocessing, classifier.
+        table: float32 [distinct cells, E, O], what each primitive adds in all the cells of its kind.
+    """
+
+    kind: str
+    limit: float
+    weight: float
+    fixed: float
+    table: np.ndarray
+
+    def cost(self, genotype: Genotype, primitives: tuple[str, ...]) -> float:
+        """The cost of a network, if all its nodes have inputs; else at most that."""
+        return self.fixed + sum(
+            self.table[cell, edge_index(source, node), primitives.index(name)]
+            for cell, genes in enumerate(genotype.genes)
+            for name, node, source in genes
+        )
+
+
+def of(config, net: Supernet, dataset) -> tuple[Budget, ...]:
+    """The budgets that a config sets for a search; empty if there are none.
+
+    Raises:
+        UserError: no network can be so cheap, or the parsing does not choose two edges of each node.
+    """
+    limits = {"params": config.search.budget.params, "macs": config.search.budget.macs}
+    limits = {kind: limit for kind, limit in limits.items() if limit}
+    if not limits:
+        return ()
+    if config.parse.method not in ("sparse", "darts"):
+        raise UserError(
+            f"config.search.budget counts two edges of every node, but config.parse.method is "
+            f"{config.parse.method!r}: set it to 'sparse' or 'darts', or the budget to 0."
+        )
+    tables = _tables(config, net, dataset)
+    found = []
+    for kind, limit in limits.items():
+        table = tables[kind]
+        cheapest = _cheapest(table, net)
+        whole = getattr(train.cost(config, _deepened(config, cheapest), dataset), kind) / 1e6
+        rest = Budget(kind, limit, config.search.budget.weight, 0.0, table)
+        fixed = whole - rest.cost(cheapest, net.primitives)
+        if whole > limit:
+            raise UserError(
+                f"config.search.budget.{kind} is {limit:g} million, but the cheapest network of this "
+                f"space has {whole:.4g} million: allow more, or set a smaller config.train.channels."
+            )
+        found.append(rest._replace(fixed=fixed))
+    return tuple(found)
+
+
+def expected(budget: Budget, rule: Relaxation, alphas):
+    """The expected cost of the network, in millions: scalar, differentiable by the alphas."""
+    shares = rule.probabilities(alphas)
+    shares = shares / shares.sum(-1, keepdims=True)
+    if rule.edge_strengths:
+        kept = 2 * rule.strengths(alphas)
+    else:
+        incoming = np.array([node for _, node in edges(nodes_of_edges(shares.shape[1]))])
+        kept = jnp.asarray(
+            2 / incoming, shares.dtype
+        )  # as many edges lead into a node as its number
+    return budget.fixed + jnp.sum(kept[..., None] * shares * budget.table)
+
+
+def penalty(budgets: tuple[Budget, ...], rule: Relaxation, alphas):
+    """The sum of all penalties, and {metric: expected cost in millions}."""
+    metrics = {f"expected_{b.kind}": expected(b, rule, alphas) for b in budgets}
+    total = sum(
+        b.weight * jax.nn.relu(cost / b.limit - 1) for b, cost in zip(budgets, metrics.values())
+    )
+    return total, metrics
+
+
+def within(
+    budgets: tuple[Budget, ...], genotype: Genotype, probabilities, primitives, threshold
+) -> Genotype:
+    """Makes a network cheaper until it keeps to all budgets; see the module.
+
+    Args:
+        budgets: from `of`.
+        genotype: of the distinct cells, all of whose nodes have inputs.
+        probabilities: float [distinct cells, E, O] of the primitives.
+        primitives: their names.
+        threshold: the lowest probability of a primitive that may be kept; 0: any.
+    """
+    genes, replaced = [list(cell) for cell in genotype.genes], 0
+    for budget in budgets:
+        while budget.cost(genotype, primitives) > budget.limit:
+            moves = [
+                move
+                for cell, own in enumerate(genes)
+                for place in range(len(own))
+                for move in _moves(
+                    *(budget.table, probabilities, primitives, threshold, own, cell, place)
+                )
+            ]
+            if not moves:
+                _logger.warning(
+                    "search: nothing that reaches parse.threshold is cheap enough for "
+                    "search.budget.%s=%g; the network has up to %.4g million",
+                    *(budget.kind, budget.limit, budget.cost(genotype, primitives)),
+                )
+                break
+            _, cell, place, gene = min(moves, key=lambda move: move[0])
+            genes[cell][place : place + 1] = [gene] if gene else []
+            genotype = dataclasses.replace(genotype, genes=genes)
+            replaced += 1
+    if replaced:
+        _logger.info("search: %d changes made the network keep to search.budget", replaced)
+    return genotype
+
+
+def _moves(table, probabilities, primitives, threshold, genes, cell, place):
+    """Yields (probability lost for a million saved, cell, place, other gene or None to give it up)."""
+    name, node, source = genes[place]
+    edge, own = edge_index(source, node), primitives.index(name)
+    costs, chances = table[cell, edge], probabilities[cell, edge]
+    taken = {other for other, *rest in genes if tuple(rest) == (node, source)}
+    for o, other in enumerate(primitives):
+        saved = costs[own] - costs[o]
+        if saved > 0 and chances[o] >= threshold and other not in taken:
+            yield (chances[own] - chances[o]) / saved, cell, place, (other, node, source)
+    # A node that loses its last input would be gone, and with it what reads from it.
+    if threshold and costs[own] > 0 and sum(n == node for _, n, _ in genes) > 1:
+        yield chances[own] / costs[own], cell, place, None
+
+
+def _tables(config, net: Supernet, dataset) -> dict[str, np.ndarray]:
+    """The tables of `cost.cost_table` of the network that is trained, for each kind of cost."""
+    count = len(set(net.seq))
+    order = _deepened(config, _cheapest(np.zeros((count, *net.alphas_shape[1:])), net))
+    seq = tuple(range(count)) if order.seq is None else order.seq
+    trained, _ = supernet.build(
+        num_cells=order.num_cells,
+        num_nodes=net.num_nodes,
+        channels=config.train.channels,
+        num_classes=dataset.num_classes,
+        image_channels=dataset.channels,
+        primitives=net.primitives,
+        stem=config.train.stem,
+        stem_multiplier=config.train.stem_multiplier,
+        reductions=order.reductions,
+        seq=seq,
+        key=None,
+    )
+    times = np.bincount(seq)[:, None, None]
+    sizes = {"params": None, "macs": dataset.image_size}
+    return {kind: times * cost.cost_table(trained, size) for kind, size in sizes.items()}
+
+
+def _cheapest(table, net: Supernet) -> Genotype:
+    """The cheapest network that keeps two edges of every node."""
+    least = table.min(-1)
+    genes = []
+    for cell in range(len(table)):
+        own = []
+        for node in range(2, net.num_nodes + 2):
+            incoming = slice(edge_index(0, node), edge_index(0, node + 1))
+            for source in np.argsort(least[cell, incoming], kind="stable")[:2]:
+                best = int(table[cell, incoming][source].argmin())
+                own.append((net.primitives[best], node, int(source)))
+        genes.append(own)
+    concat = tuple(range(2, net.num_nodes + 2))
+    return Genotype(genes, net.reductions, concat, net.seq)
+
+
+def _deepened(config, genotype: Genotype) -> Genotype:
+    """The genotype of the network that is trained."""
+    depth = config.train.num_cells
+    return expand(genotype, depth) if depth else genotype

@@ -1,0 +1,165 @@
+"""A budget of parameters or MACs: what is counted, what is expected, and what the result keeps to."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.genotype import edge_index, parse
+from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.searching import budget, search
+from ddarts_jax.training import train
+
+PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
+
+
+class Data:
+    """What a budget asks of a data set."""
+
+    num_classes, channels, image_size, image_shape = 3, 1, 8, (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def limited():
+    """A config with limits that nothing exceeds, its supernet, and its budgets."""
+    config = tiny.config("")
+    config.search.update(num_cells=5, num_nodes=2, space=",".join(PRIMITIVES))
+    config.search.budget.update(params=50.0, macs=50.0)
+    config.train.update(num_cells=8, channels=6)
+    net, _, _ = search.build(config, Data, "float32")
+    return config, net, budget.of(config, net, Data)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_a_table_and_a_rest_are_what_a_network_costs(limited, seed):
+    """Of the deepened network at its own channels, by the count that runs report."""
+    config, net, budgets = limited
+    probabilities = np.random.default_rng(seed).uniform(size=(5, 5, 4))
+    genotype = parse(probabilities, net.primitives, "darts", 0.0, net.reductions)
+    counted = train.cost(config, genotype.expand(8), Data)
+    for each, exact in zip(budgets, (counted.params, counted.macs), strict=True):
+        np.testing.assert_allclose(1e6 * each.cost(genotype, net.primitives), exact, rtol=1e-5)
+
+
+def drawn(shares, kept):
+    """(chance, genes) of every network of one cell of two nodes, as `expected` thinks of it."""
+    for pair in itertools.combinations(range(3), 2):
+        own = [(2, 0), (2, 1), *((3, source) for source in pair)]
+        for names in itertools.product(range(shares.shape[-1]), repeat=4):
+            chance = kept[pair] * np.prod(
+                [shares[edge_index(s, n), o] for o, (n, s) in zip(names, own)]
+            )
+            yield chance, [(PRIMITIVES[o], n, s) for o, (n, s) in zip(names, own)]
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_the_expected_cost_is_the_mean_over_all_networks(kind):
+    """By enumerating them: two edges of a node, on each a primitive in proportion to its gate."""
+    table = np.random.default_rng(0).uniform(size=(1, 5, 4)).astype(np.float32)
+    own = budget.Budget("params", 1.0, 1.0, 0.25, table)
+    alphas = tiny.normal(1, 1, 5, 4)
+    gates = 1 / (1 + np.exp(-alphas)) if kind == "sigmoid" else np.exp(alphas)
+    shares = (gates / gates.sum(-1, keepdims=True))[0]
+    chances = dict.fromkeys(itertools.combinations(range(3), 2), 1 / 3)
+    costs = [
+        (chance, 0.25 + sum(table[0, edge_index(s, n), PRIMITIVES.index(p)] for p, n, s in genes))
+        for chance, genes in drawn(shares, chances)
+    ]
+    np.testing.assert_allclose(sum(chance for chance, _ in costs), 1)
+    found = budget.expected(own, Relaxation(kind, PRIMITIVES), jnp.asarray(alphas))
+    np.testing.assert_allclose(found, sum(chance * cost for chance, cost in costs), rtol=1e-5)
+
+
+def test_strong_edges_count_more():
+    """With strengths an edge counts twice its strength: two edges of a node are kept."""
+    table = np.zeros((1, 5, 4), np.float32)
+    table[0, 3] = 1.0
+    rule = Relaxation("softmax", PRIMITIVES, edge_strengths=True)
+    alphas = jnp.zeros((1, 5, 5)).at[0, 3, 4].set(1.0)
+    own = budget.Budget("macs", 1.0, 1.0, 0.0, table)
+    expected = 2 * np.e / (np.e + 2)
+    np.testing.assert_allclose(budget.expected(own, rule, alphas), expected, rtol=1e-6)
+
+
+def test_the_penalty_is_felt_above_the_limit_alone(limited):
+    """Within, its gradient is 0; above, descending it makes the expected network cheaper."""
+    _, net, budgets = limited
+    alphas = jnp.asarray(tiny.normal(2, *net.alphas_shape), jnp.float32)
+
+    def descend(limit):
+        own = tuple(each._replace(limit=limit) for each in budgets)
+        return jax.grad(lambda a: budget.penalty(own, net.relaxation, a)[0])(alphas)
+
+    assert not np.any(descend(50.0))
+    gradient = descend(1e-3)
+    for each in budgets:
+        before, after = (
+            budget.expected(each, net.relaxation, a) for a in (alphas, alphas - 0.1 * gradient)
+        )
+        assert after < before
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000), strictness=st.floats(0.2, 1.0))
+def test_the_result_keeps_to_every_limit(limited, threshold, seed, strictness):
+    """And keeps two edges of each node, or with a threshold only primitives that reach it."""
+    config, net, budgets = limited
+    probabilities = np.random.default_rng(seed).uniform(0, 1, (5, 5, 4))
+    probabilities[:, :, 1] = np.maximum(probabilities[:, :, 1], threshold)  # skips are always there
+    method = "sparse" if threshold else "darts"
+    genotype = parse(probabilities, net.primitives, method, threshold, net.reductions)
+    least = budget._cheapest(budgets[0].table, net)
+    tight = tuple(
+        each._replace(
+            limit=strictness * each.cost(genotype, net.primitives)
+            + (1 - strictness) * 1.5 * each.cost(least, net.primitives)
+        )
+        for each in budgets
+    )
+    found = budget.within(tight, genotype, probabilities, net.primitives, threshold)
+    counted = train.cost(config, found.expand(8), Data)
+    for each, exact in zip(tight, (counted.params, counted.macs), strict=True):
+        assert exact <= 1e6 * each.limit * (1 + 1e-5)
+    if all(each.cost(genotype, net.primitives) <= each.limit for each in tight):
+        assert found == genotype
+    for cell, genes in enumerate(found.genes):
+        assert {node for _, node, _ in genes} == {2, 3}
+        assert threshold or len(genes) == 4
+        for name, node, source in genes:
+            chance = probabilities[cell, edge_index(source, node), net.primitives.index(name)]
+            assert chance >= threshold
+
+
+def test_the_cheapest_loss_is_taken_first():
+    """Of two replacements that save the same, the one that loses less probability."""
+    table = np.zeros((1, 2, 4), np.float32)
+    table[..., 2] = 1.0
+    own = budget.Budget("params", 1.0, 1.0, 0.0, table)
+    probabilities = np.array([[[0.1, 0.2, 0.9, 0.0], [0.1, 0.7, 0.9, 0.0]]])
+    genotype = parse(probabilities, PRIMITIVES, "darts", 0.0, ())
+    found = budget.within((own,), genotype, probabilities, PRIMITIVES, 0.0)
+    assert found.genes == ((("sep_conv_3x3", 2, 0), ("skip_connect", 2, 1)),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("search.budget.macs", 1e-6, "cheapest network of this space has"),
+        ("parse.method", "complete", "counts two edges of every node"),
+    ],
+)
+def test_impossible_budgets_are_refused(limited, key, value, message):
+    """Before the search, not after it."""
+    config, net, _ = limited
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        budget.of(config, net, Data)

@@ -1,7 +1,6 @@
 """Comparison of several runs on one page: the task `compare`."""
 
 import dataclasses
-import functools
 import json
 import statistics
 from collections import Counter
@@ -15,15 +14,13 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
-from ddarts_jax.reports import charts
+from ddarts_jax.reports import charts, compared_curves, trade_offs
 from ddarts_jax.reports.comparability import same_images, told_apart
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
-from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import identity, layout, rows
 from ddarts_jax.runs.metrics import mean_and_spread
 from ddarts_jax.runs.run import Run, read_run
-from ddarts_jax.runs.table import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,8 +282,9 @@ def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
         ],
         wide=True,
     )
+    trade_offs.add(page, groups)
     page.heading("Curves")
-    _add_curves(page, groups)
+    compared_curves.add(page, groups)
     _add_genotypes(page, runs)
     _add_distances(page, runs, matrices)
     page.write(path)
@@ -331,58 +329,6 @@ def _warnings(groups: list[Group]) -> list[str]:
     if going:
         sentences.append(f"Not ended yet: run {', '.join(going)}.")
     return sentences
-
-
-def _add_curves(page: Page, groups: list[Group]) -> None:
-    """Adds a chart for each metric that the table marks as compared."""
-    look = {"hovermode": "closest", "showlegend": True}
-    for phase, own in METRICS.items():
-        for metric in own.values():
-            if metric.compared:
-                curves = _curves(groups, functools.partial(_points, phase, metric.key))
-                y = metric.key.replace("_", " ")
-                figure = charts.figure(curves, unit=metric.unit, y=y, **look)
-                page.chart(metric.name, metric.description, figure)
-    page.chart(
-        "Parameter-free primitives",
-        "Share of pools and skip connections in the primitives that the parsed genotype keeps.",
-        charts.figure(
-            _curves(groups, _parameter_free_points),
-            unit="fraction",
-            scale="zero to one",
-            y="share",
-            **look,
-        ),
-    )
-
-
-def _points(phase: str, key: str, run: Run) -> tuple[list, list]:
-    """Returns the epochs of a run's phase and the values of a metric after each."""
-    own = run.rows(phase)
-    return [row["epoch"] for row in own], rows.series(own, key)
-
-
-def _parameter_free_points(run: Run) -> tuple[list, list]:
-    return list(run.genotypes), [*map(parameter_free_share, run.genotypes.values())]
-
-
-def _curves(groups: list[Group], points: Callable[[Run], tuple[list, list]]) -> list:
-    """Returns one curve per run, in the colour of its group."""
-    return [
-        charts.curve(
-            each.label,
-            *points(run),
-            line={
-                "color": COLOURS[index % len(COLOURS)],
-                "dash": charts.DASHES[index // len(COLOURS) % len(charts.DASHES)],
-            },
-            legendgroup=each.letter,
-            showlegend=number == min(each.runs),
-            hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
-        )
-        for index, each in enumerate(groups)
-        for number, run in each.runs.items()
-    ]
 
 
 def _add_genotypes(page: Page, runs: list[Run]) -> None:

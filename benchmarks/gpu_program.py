@@ -369,7 +369,8 @@ def chosen(arguments) -> Program:
 
 def main():
     """Compiles, reads and prints."""
-    parser = harness.parser(__doc__, *harness.SIZES, "microbatch", "gradient", batch=128)
+    names = (*harness.SIZES, "microbatch", "gradient", "partial")
+    parser = harness.parser(__doc__, *names, batch=128)
     parser.add_argument("--program", default="search", choices=["search", "train"])
     parser.add_argument("--devices", type=int, default=1, help="GPUs that share a batch")
     parser.add_argument("--batch-norm", default="global", choices=["global", "local"])

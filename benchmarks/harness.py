@@ -35,6 +35,7 @@ _OPTIONS = {
     "microbatch": {"default": 0, "help": "see config.search.ddarts.microbatch"},
     "seed": {"default": 0, "help": "seed of all random numbers"},
     "space": {"default": "darts", "choices": list(SPACES), "help": "search space"},
+    "partial": {"default": 1, "help": "see config.search.ddarts.partial_channels"},
     "gradient": {"default": "full", "choices": ["full", "none"], "help": "of the ablation loss"},
     "dtype": {"default": "float32", "choices": ["float32", "bfloat16"], "help": "of the features"},
 }
@@ -47,6 +48,7 @@ _KEYS = {
     "space": "search.space",
     "unroll": "search.unroll",
     "microbatch": "search.ddarts.microbatch",
+    "partial": "search.ddarts.partial_channels",
     "gradient": "search.ddarts.ablation.gradient",
     "ablation_weight": "search.ddarts.ablation.weight",
 }

@@ -102,7 +102,7 @@ def build(
         unroll=settings.unroll,
         remat=settings.remat,
         relaxation=method.relaxation,
-        **{name: options[name] for name in _OF_RELAXATION if name in options},
+        **mixing(settings),
         key=weights_key,
     )
     if start is None:
@@ -110,6 +110,16 @@ def build(
     else:
         alphas = net.relaxation.encode(start, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
+
+
+def mixing(settings) -> dict:
+    """Those options of the chosen method that say how alphas become gates; see `Relaxation`.
+
+    Args:
+        settings: section `search` of the config.
+    """
+    options = settings.get(settings.method) or {}
+    return {name: options[name] for name in _OF_RELAXATION if name in options}
 
 
 def derive(alphas, net: Supernet, settings) -> Genotype:

@@ -77,7 +77,8 @@ def test_the_page_draws_every_run(runs, tmp_path):
     compare(tmp_path / "out", runs)
     text = (tmp_path / "out" / "report.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert [len(chart["data"]) for chart in data["charts"][:2]] == [4, 4]
+    # Accuracy over two kinds of cost, with the two groups and the front; then curves.
+    assert [len(chart["data"]) for chart in data["charts"][:4]] == [3, 3, 4, 4]
     assert text.count('<div class="cell">') == 4 * 3
     assert "Group B has a single run" in text
     assert "group A (zero_one_weight=7.0)" in text or "group B (zero_one_weight=0.5)" in text

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -140,3 +141,14 @@ def split(module, seed=0):
 
     graph, (weights, statistics) = layers.split(module)
     return graph, layers.initialise(jax.random.key(seed), weights), statistics
+
+
+def stepless(chunk, data, seed, running):
+    """Stands in for `feeds.resident`: a program that only counts its steps, which compile slowly."""
+    from ddarts_jax.training import feeds
+
+    def advance(running, step):
+        state = running.state._replace(step=running.state.step + 1)
+        return running._replace(state=state), {}
+
+    return feeds.Program(advance, SimpleNamespace(memory_analysis=lambda: None))

@@ -13,6 +13,7 @@ from ddarts_jax.genotypes import spaces
 
 _CHOICES = {
     "search.stem": ("plain", "strided"),
+    "search.selection": ("alphas", "perturbation"),
     "train.stem": ("plain", "strided"),
     "train.schedule": ("cosine", "exponential"),
     "batch_norm": ("global", "local"),
@@ -92,6 +93,24 @@ _CONFLICTS = (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
         "another config.search.method",
+    ),
+    (
+        {"search.selection": ("perturbation",), "search.method": ("random",)},
+        "a random search has no supernet to remove anything from; set config.search.selection=alphas, "
+        "or choose another config.search.method",
+    ),
+    (
+        {
+            "search.selection": ("perturbation",),
+            "parse.method": ("sparse", "edge", "complete"),
+        },
+        "a selection by perturbation keeps two edges of each node and has no threshold; set "
+        "config.parse.method=darts, or config.search.selection=alphas",
+    ),
+    (
+        {"search.selection": ("perturbation",), "search.gap_images": (0,)},
+        "a selection by perturbation needs images to measure on; set config.search.gap_images, or "
+        "config.search.selection=alphas",
     ),
     *(
         (

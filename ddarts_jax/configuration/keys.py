@@ -142,6 +142,10 @@ def _search() -> ConfigDict:
     # Images of the architecture split on which the discretisation gap is measured; 0: not measured.
     search.gap_images = 1000
 
+    # What the result keeps: 'alphas', the most probable, see `parse`; 'perturbation', what the supernet
+    # misses most on `gap_images` when it is removed (DARTS-PT, without tuning).
+    search.selection = "alphas"
+
     search.start = ConfigDict()  # DARTOpti: start from a network instead of random alphas
     # As config.genotype: 'ResNet18', 'authors/ResNet18', 'DARTS_V2', a genotype file; empty: none.
     # It defines the numbers of cells and nodes and overrides num_cells and num_nodes.

@@ -10,6 +10,7 @@ SUMMARY = "summary.json"  # results of the run; exists once it has ended
 REPORT = "report.html"
 
 SUPERNET = "supernet.json"  # meaning of the axes of the alphas
+REMOVALS = "removals.npy"  # float32 [distinct cells, E, O + 1]; of a selection by perturbation
 ALPHAS = "alphas.npy"  # float32 [distinct cells, E, columns]
 GENOTYPE = "genotype.json"  # result of the search
 START_GENOTYPE = "start_genotype.json"  # starting point of a search from a network

@@ -31,7 +31,7 @@ from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import layout, metrics
-from ddarts_jax.searching import budget, discretisation, early_stop, methods
+from ddarts_jax.searching import budget, discretisation, early_stop, methods, perturbation
 from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
@@ -163,7 +163,8 @@ def run(
 
     Writes `config.json`, `alphas.npy` (float32 [cells, E, columns]), `genotype.json`, both for every
     epoch in `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
-    `start_genotype.json`, the starting alphas parsed like the result. Distances refer to it.
+    `start_genotype.json`, the starting alphas parsed like the result, to which distances refer; with a
+    selection by perturbation `removals.npy`.
 
     Args:
         config: the whole config.
@@ -194,12 +195,11 @@ def run(
         min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps
     )
     net, variables, alphas = build(config, dataset, dtype, start)
-    _tell_sizes(settings, net, variables, alphas, plan, splits)
-    fixed_steps = fixed_epochs * plan.epoch
+    _tell_sizes(settings, net, variables, alphas, plan, splits, fixed_epochs)
     budgets = budget.of(config, net, dataset)
-    init, step = search_step(net, settings, plan.total, fixed_steps, alpha_loss, epochs, budgets)
-    if fixed_epochs:
-        _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
+    init, step = search_step(
+        *(net, settings, plan.total, fixed_epochs * plan.epoch, alpha_loss, epochs, budgets)
+    )
     identity, origin = {}, None
     if budgets:  # which follow from the network that is trained, too
         identity["budget"] = {each.kind: round(float(each.fixed), 6) for each in budgets}
@@ -225,12 +225,15 @@ def run(
     save_array(workdir / layout.ALPHAS, alphas)
     if origin is not None:
         origin.save(workdir / layout.START_GENOTYPE)
-    genotype = _result(alphas, net, config.parse, budgets)
+    added = _removals(net, state, config, dataset, splits[1], plan, dtype, workdir)
+    genotype = _result(alphas, net, config.parse, budgets, added)
     genotype.save(workdir / layout.GENOTYPE)
     return Found(genotype, alphas, net, state.variables)
 
 
-def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, splits) -> None:
+def _tell_sizes(
+    settings, net, variables, alphas, plan: schedule.Schedule, splits, fixed_epochs: int
+) -> None:
     """Logs what is searched, and warns where small data fill too few batches."""
     _logger.info(
         "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
@@ -239,6 +242,8 @@ def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, split
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
         *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
     )
+    if fixed_epochs:
+        _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
     if plan.total < _FEW_STEPS and processes.is_main():
         _logger.warning(
             "search: only %d steps in all, in which the alphas can hardly decide: set more "
@@ -247,8 +252,26 @@ def _tell_sizes(settings, net, variables, alphas, plan: schedule.Schedule, split
         )
 
 
-def _result(alphas: np.ndarray, net: Supernet, settings, budgets: tuple = ()) -> Genotype:
-    """Parses the last alphas, within the budgets.
+def _removals(net, state, config, dataset, split, plan, dtype, workdir: Path) -> np.ndarray | None:
+    """Measures and writes what each removal adds to the loss, if the selection depends on it."""
+    if config.search.selection != "perturbation":
+        return None
+    _logger.info("search: measures what the removal of each primitive adds to the loss")
+    count = config.search.gap_images
+    losses = perturbation.make_losses(net, dataset, split, count, plan.batch_size, dtype)
+    added = perturbation.removals(net, state.variables, state.alphas, losses)
+    save_array(workdir / layout.REMOVALS, added)
+    return added
+
+
+def _result(
+    alphas: np.ndarray,
+    net: Supernet,
+    settings,
+    budgets: tuple = (),
+    added: np.ndarray | None = None,
+) -> Genotype:
+    """Parses the last alphas, or what removals add, within the budgets.
 
     A cell that would keep nothing, and so be no cell, gets its best.
 
@@ -257,7 +280,11 @@ def _result(alphas: np.ndarray, net: Supernet, settings, budgets: tuple = ()) ->
         net: the supernet.
         settings: section `parse` of the config.
         budgets: from `budget.of`.
+        added: from `perturbation.removals`; None: the alphas decide.
     """
+    if added is not None:
+        genotype = perturbation.select(net, added)
+        return budget.within(budgets, genotype, added[..., :-1], net.primitives, 0.0)
     genotype = _never_empty(derive(alphas, net, settings), alphas, net, settings)
     probabilities = np.asarray(net.relaxation.probabilities(jnp.asarray(alphas)))
     threshold = settings.threshold if settings.method == "sparse" else 0.0

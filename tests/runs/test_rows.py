@@ -1,7 +1,5 @@
 """The table of metrics: it names everything that a run reports, and nothing else."""
 
-from types import SimpleNamespace
-
 import jax
 import pytest
 import tiny
@@ -26,21 +24,11 @@ OF_OTHER_METHODS = {"gradient_norm_implicit"}  # than D-DARTS, which `produced` 
 COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
 
 
-def _stepless(chunk, data, seed, running):
-    """A program that only counts its steps: names of metrics need no step, which compiles slowly."""
-
-    def advance(running, step):
-        state = running.state._replace(step=running.state.step + 1)
-        return running._replace(state=state), {}
-
-    return feeds.Program(advance, SimpleNamespace(memory_analysis=lambda: None))
-
-
 @pytest.fixture(scope="module")
 def produced(tmp_path_factory):
     """{phase: rows} of a real search from a start, a random search and its candidate's training."""
     root, monkeypatch = tmp_path_factory.mktemp("produced"), pytest.MonkeyPatch()
-    monkeypatch.setattr(feeds, "resident", _stepless)
+    monkeypatch.setattr(feeds, "resident", tiny.stepless)
     config = tiny.config(tiny.write_data(root / "digits.npz", 48))
     config.search.epochs, config.search.start.epochs = 2, 1
     config.search.gap_images = 8

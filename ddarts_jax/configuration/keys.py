@@ -37,6 +37,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "fairdarts": {"zero_one_weight": 5.0},
     "darts_minus": {"none": True, "auxiliary_skip": 1.0},
     "beta_darts": {"none": False, "beta_decay_weight": 50.0},
+    "gdas": {"none": True, "temperature": 10.0, "final_temperature": 0.1},  # linear
+    # The largest change of a share that the weights see: at the first epoch, and linearly at the end.
+    "sdarts_rs": {"none": False, "first_noise": 0.03, "noise": 0.3},
     "authors_program": {
         "zero_one_weight": 7.0,
         "ablation": {"weight": 0.5, "removal": "random"},  # reported only
@@ -159,8 +162,8 @@ def _search() -> ConfigDict:
     search.stop.tolerance = 1e-3  # distances within this of the present one count as unchanged
 
     # The search method: 'ddarts', 'darts', 'darts_second', 'pc_darts', 'fairdarts', 'darts_minus',
-    # 'beta_darts', 'authors_program', 'random', or a registered one. It defines the relaxation and the
-    # gradient of the alphas; its options are in its own group.
+    # 'beta_darts', 'gdas', 'sdarts_rs', 'authors_program', 'random', or a registered one. It defines the
+    # relaxation and the gradient of the alphas; its options are in its own group.
     search.method = "ddarts"
     for method, options in METHODS.items():
         if options:

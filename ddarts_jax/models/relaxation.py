@@ -27,8 +27,8 @@ class Relaxation:
     """A rule that turns alphas into gates.
 
     Attributes:
-        kind: "sigmoid" of every alpha (FairDARTS, D-DARTS), or "softmax" over an edge's candidates
-            (DARTS).
+        kind: "sigmoid" of every alpha (FairDARTS, D-DARTS); "softmax" over an edge's candidates (DARTS);
+            or "gumbel", one candidate at a time, drawn from that softmax (GDAS).
         primitives: names of the candidates besides `none`.
         none: whether `none` is a candidate; only of a softmax, for with sigmoids it competes with
             nothing.
@@ -36,6 +36,10 @@ class Relaxation:
         auxiliary_skip: gate of a further skip connection on every edge at the first epoch, from which it
             falls linearly to 0; 0: there is none.
         partial_channels: K; only one of every K channels is mixed, the others pass by. 1: all are mixed.
+        temperature: of "gumbel" at the first epoch; the gradient is that of a softmax at it.
+        final_temperature: after the last epoch, reached linearly.
+        first_noise: largest change of a share that the weights see at the first epoch (SDARTS-RS).
+        noise: after the last epoch, reached linearly; 0: there is none.
 
     Raises:
         UserError: `none` is a candidate of sigmoids.
@@ -47,11 +51,16 @@ class Relaxation:
     edge_strengths: bool = False
     auxiliary_skip: float = 0.0
     partial_channels: int = 1
+    temperature: float = 1.0
+    final_temperature: float = 1.0
+    first_noise: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self):
-        if self.none and self.kind == "sigmoid":
+        if self.kind == "sigmoid" and (self.none or self.noise):
             raise UserError(
-                "With sigmoid gates candidates do not compete, so `none` cannot be one of them."
+                "With sigmoid gates candidates do not compete, so `none` cannot be one of them, and "
+                "there are no shares that noise could change."
             )
 
     @property
@@ -88,15 +97,21 @@ class Relaxation:
         into = [betas[..., start:end] for start, end in itertools.pairwise(ends)]
         return jnp.concatenate([jax.nn.softmax(node) for node in into], -1)
 
-    def gates(self, alphas, progress=1.0):
+    def gates(self, alphas, progress=1.0, key=None, noisy=False):
         """The gates of a mixed operation: [distinct cells, E, G].
 
         Args:
             alphas: [distinct cells, E, columns].
             progress: the share of the search's epochs that are over; 1: the search has ended, and there
                 is no auxiliary skip connection any more.
+            key: random key of what is drawn; None: what is most probable, without noise.
+            noisy: whether these are the gates that the weights see.
         """
         gates = self.probabilities(alphas)
+        if self.kind == "gumbel":
+            gates = self._drawn(alphas, progress, key)
+        elif self.noise and noisy and key is not None:
+            gates = self._shaken(gates, progress, key)
         if self.edge_strengths:
             strength = self.strengths(alphas)[..., None]
             gates = gates * strength
@@ -106,6 +121,24 @@ class Relaxation:
         if self.partial_channels > 1:
             parts.append(strength if self.edge_strengths else jnp.ones_like(gates[..., :1]))
         return jnp.concatenate(parts, -1) if len(parts) > 1 else gates
+
+    def _drawn(self, alphas, progress, key):
+        """One candidate of each edge, with the gradient of its probability (straight through)."""
+        logits = jax.nn.log_softmax(self.of_candidates(alphas))
+        if key is not None:
+            logits = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
+        temperature = self.temperature + progress * (self.final_temperature - self.temperature)
+        soft = jax.nn.softmax(logits / temperature)
+        hard = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
+        drawn = jax.lax.stop_gradient(hard - soft) + soft
+        return drawn[..., 1:] if self.none else drawn
+
+    def _shaken(self, shares, progress, key):
+        """The shares, each changed at random within bounds, none below 0, and again with their sum."""
+        bound = self.first_noise + progress * (self.noise - self.first_noise)
+        change = jax.random.uniform(key, shares.shape, shares.dtype, -1.0, 1.0)
+        shaken = jnp.maximum(shares + bound * change, 0)
+        return shaken * (shares.sum(-1, keepdims=True) / (shaken.sum(-1, keepdims=True) + 1e-12))
 
     def log_partition(self, alphas):
         """The logarithm of what normalises an edge's gates: [distinct cells, E].

@@ -115,9 +115,9 @@ class Supernet:
         """Names of the candidates besides `none`."""
         return self.relaxation.primitives
 
-    def gates(self, alphas, progress=1.0):
+    def gates(self, alphas, progress=1.0, key=None, noisy=False):
         """The gates of every edge, [distinct cells, E, G]; see `Relaxation.gates`."""
-        return self.relaxation.gates(alphas, progress)
+        return self.relaxation.gates(alphas, progress, key, noisy)
 
     @property
     def alphas_shape(self) -> tuple[int, int, int]:
@@ -269,7 +269,9 @@ def forward(supernet: Supernet, variables: Variables, gates, images, train: bool
     return logits, outputs, {"stem": stem_statistics, "cells": statistics, "head": head}
 
 
-def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels, progress=1.0):
+def weights_loss(
+    weights, alphas, supernet: Supernet, statistics, images, labels, progress=1.0, key=None
+):
     """The cross-entropy that trains the weights, in the form that `jax.value_and_grad` takes.
 
     Args:
@@ -280,12 +282,13 @@ def weights_loss(weights, alphas, supernet: Supernet, statistics, images, labels
         images: [B, H, W, channels], normalised, in the compute dtype.
         labels: [B].
         progress: see `Relaxation.gates`.
+        key: likewise.
 
     Returns:
         L_CE, and (new statistics, accuracy as a fraction).
     """
     variables = Variables(weights, statistics)
-    gates = supernet.gates(alphas, progress)
+    gates = supernet.gates(alphas, progress, key, noisy=True)
     logits, _, statistics = forward(supernet, variables, gates, images, True)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
     return cross_entropy(logits, labels), (statistics, accuracy)

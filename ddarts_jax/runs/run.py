@@ -28,7 +28,7 @@ class Run:
         probabilities: {epoch: float [distinct cells, E, O]} of the `columns`.
         columns: what the alphas' last axis holds, empty if it is not known: the candidates of the search,
             then, of some methods, the edge's strength.
-        relaxation: how alphas become probabilities, "sigmoid" or "softmax".
+        relaxation: how alphas become probabilities: "sigmoid", or by a softmax.
         network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
         summary: content of `summary.json`, which exists once the run has ended.
@@ -181,7 +181,7 @@ def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str) -> 
     alphas = alphas.astype(np.float64)
     betas = alphas[..., len(columns) - 1 :] if columns[-1] == STRENGTH else alphas[..., :0]
     own = alphas[..., : len(columns) - betas.shape[-1]]
-    shares = _softmax(own, -1) if relaxation == "softmax" else _sigmoid(own)
+    shares = _sigmoid(own) if relaxation == "sigmoid" else _softmax(own, -1)
     incoming = range(2, genotype.num_nodes + 2)
     into = [betas[:, edge_index(0, node) : edge_index(0, node + 1)] for node in incoming]
     return np.concatenate([shares, np.concatenate([_softmax(b, 1) for b in into], 1)], -1)

@@ -121,7 +121,7 @@ def make_step(
             (loss, (statistics, accuracy)), gradient = sharding.mean(
                 differentiate(
                     *(state.variables.weights, alphas, net, state.variables.statistics),
-                    *(*weight_batch, progress),
+                    *(*weight_batch, progress, jax.random.fold_in(key, 1)),
                 )
             )
             updates, weights_state = weights_optimizer.update(

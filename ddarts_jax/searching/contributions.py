@@ -145,6 +145,7 @@ def contributions(
     labels,
     *,
     progress=1.0,
+    key=None,
     ablate: bool = True,
     gradient: str = "full",
     table=None,
@@ -164,6 +165,7 @@ def contributions(
         images: [B, H, W, channels], normalised.
         labels: [B].
         progress: see `Relaxation.gates`.
+        key: likewise.
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
@@ -175,14 +177,14 @@ def contributions(
     """
 
     def full(alphas):
-        gates = supernet.gates(alphas, progress)
+        gates = supernet.gates(alphas, progress, key)
         logits, outputs, _ = forward(supernet, variables, gates, images, True)
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
         return (cross_entropy(logits, labels), outputs), accuracy
 
     def ablated(alphas, outputs):
         with jax.named_scope("marginal_contributions"):
-            gates = supernet.gates(alphas, progress)
+            gates = supernet.gates(alphas, progress, key)
             return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
 
     differentiated = ablate and gradient == "full"

@@ -17,10 +17,10 @@ class Method(NamedTuple):
             of the architecture split: images [B, H, W, C], labels [B]; context: `bilevel.Context`, with
             the method's options and a random key. The gradient has the shape of the alphas [cells, E,
             columns]; metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
-        relaxation: how alphas become gates: "sigmoid" or "softmax" (over the candidates of an edge). The
-            rest follows from options that any method may have: `none`, `edge_strengths`,
-            `auxiliary_skip` and `partial_channels` (see `models.relaxation.Relaxation`), and
-            `beta_decay_weight` at the end of the search, rising linearly from 0.
+        relaxation: how alphas become gates: "sigmoid", "softmax" (over the candidates of an edge) or
+            "gumbel" (one of them, drawn). The rest follows from options that any method may have: the
+            further fields of `models.relaxation.Relaxation`, from `none` on, and `beta_decay_weight`
+            at the end of the search, rising linearly from 0.
         share_cells: `(options) -> bool`: one architecture for all normal cells and one for the
             reduction cells (True), or one for every cell.
         make_step: see `bilevel.make_step`.

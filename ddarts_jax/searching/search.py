@@ -37,7 +37,10 @@ from ddarts_jax.training import optim, phase, schedule
 _logger = logging.getLogger(__name__)
 
 # Options of any method that say how alphas become gates.
-_OF_RELAXATION = ("none", "edge_strengths", "auxiliary_skip", "partial_channels")
+_OF_RELAXATION = (
+    *("none", "edge_strengths", "auxiliary_skip", "partial_channels"),
+    *("temperature", "final_temperature", "first_noise", "noise"),
+)
 _FEW_STEPS = 100  # fewer than any search that has been seen to decide
 
 

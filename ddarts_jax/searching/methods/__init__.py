@@ -19,6 +19,8 @@ _MODULES = {
     "fairdarts": "fairdarts",
     "darts_minus": "darts_minus",
     "beta_darts": "beta_darts",
+    "gdas": "gdas",
+    "sdarts_rs": "sdarts_rs",
     "authors_program": "authors_program",
     "random": "random_search",
 }

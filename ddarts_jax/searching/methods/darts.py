@@ -11,7 +11,10 @@ from ddarts_jax.searching.method import Method
 def gradient(net, variables, alphas, images, labels, context):
     """Returns the gradient of cross-entropy on the architecture split; see `Method.gradient`."""
     measured = contributions(
-        net, variables, alphas, images, labels, progress=context.progress, ablate=False
+        *(net, variables, alphas, images, labels),
+        progress=context.progress,
+        key=context.key,
+        ablate=False,
     )
     return measured.gradient, {"loss": measured.loss, "accuracy": measured.accuracy}
 

@@ -249,7 +249,7 @@ PIECES = {
     "beta_decay_weight": 1.0,
 }
 CASES = {name: {} for name in ("darts", "darts_second", "pc_darts", "fairdarts")}
-CASES |= {"darts_minus": {}, "beta_darts": {}, "ddarts": PIECES}
+CASES |= {"darts_minus": {}, "beta_darts": {}, "gdas": {}, "sdarts_rs": {}, "ddarts": PIECES}
 TOTAL, EPOCHS = 12, 4
 
 
@@ -418,3 +418,44 @@ def test_strengths_rank_edges_and_thresholds_ignore_them():
     assert sources == {(2, 0), (2, 1), (3, 1), (3, 2), (4, 0), (4, 3)}
     with pytest.raises(UserError, match="Strengths"):
         parse(*(probabilities, ("skip_connect",), "sparse", 0.85, ()), strengths=strengths[:, 1:])
+
+
+def test_drawn_gates_are_one_candidate_with_the_gradient_of_its_probability():
+    """As often as the softmax says, `none` included; the gradient is that of the soft gates."""
+    rule = Relaxation("gumbel", PRIMITIVES, none=True, temperature=2.0, final_temperature=0.5)
+    alphas = jnp.asarray(tiny.normal(0, 1, 5, 4), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = np.asarray(jax.vmap(lambda key: rule.gates(alphas, 0.0, key))(keys))
+    assert set(np.unique(np.round(drawn, 5))) <= {0.0, 1.0} and (drawn.sum(-1) < 1.5).all()
+    np.testing.assert_allclose(drawn.mean(0), rule.probabilities(alphas), atol=0.04)
+    most = np.asarray(rule.gates(alphas))
+    np.testing.assert_allclose(most, np.eye(4)[np.argmax(alphas, -1)][..., 1:], atol=1e-6)
+
+    direction = jnp.asarray(tiny.normal(1, 1, 5, 3), jnp.float32)
+    gradient = jax.grad(lambda a: jnp.vdot(rule.gates(a, 0.5, keys[0]), direction))(alphas)
+
+    def soft(alphas):
+        noise = jax.random.gumbel(keys[0], alphas.shape, alphas.dtype)
+        shares = jax.nn.softmax((jax.nn.log_softmax(alphas) + noise) / 1.25)  # halfway
+        return jnp.vdot(shares[..., 1:], direction)
+
+    np.testing.assert_allclose(gradient, jax.grad(soft)(alphas), rtol=1e-5, atol=1e-6)
+
+
+def test_perturbed_gates_stay_near_and_keep_their_sum():
+    """Within the bound of the epoch before they are brought to their sum; the alphas see none."""
+    rule = Relaxation("softmax", PRIMITIVES, first_noise=0.03, noise=0.3)
+    alphas, key = jnp.asarray(tiny.normal(0, 1, 5, 3), jnp.float32), jax.random.key(1)
+    plain = np.asarray(rule.gates(alphas, 0.5, key))
+    np.testing.assert_array_equal(plain, jax.nn.softmax(alphas))
+    for progress, bound in ((0.0, 0.03), (1.0, 0.3)):
+        noisy = np.asarray(rule.gates(alphas, progress, key, noisy=True))
+        np.testing.assert_allclose(noisy.sum(-1), 1, rtol=1e-5)
+        raw = np.maximum(plain + bound * np.asarray(_uniform(key, plain.shape)), 0)
+        np.testing.assert_allclose(noisy, raw / raw.sum(-1, keepdims=True), rtol=1e-5)
+        assert np.abs(noisy - plain).max() > bound / 4
+    np.testing.assert_array_equal(rule.gates(alphas, 0.5, None, noisy=True), plain)
+
+
+def _uniform(key, shape):
+    return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)

@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ddarts_jax.models import supernet
+from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.contributions import contributions
 from ddarts_jax.searching.losses import EPSILON
 from ddarts_jax.searching.methods import ddarts
@@ -113,7 +114,8 @@ def program(seq, **ablation):
 
     @jax.jit
     def measure(key):
-        return ddarts.architecture_gradient(net, variables, alphas, images, labels, settings, key)
+        context = bilevel.Context(settings, 1.0, key, None, None, None, 1)
+        return ddarts.architecture_gradient(net, variables, alphas, images, labels, context)
 
     return measure
 

@@ -191,7 +191,8 @@ def test_a_process_that_is_killed_ends_the_other(tmp_path, victim, script):
     pair[victim].communicate()
     assert pair[1 - victim].returncode == 3, output
     assert f"error: process {1 - victim} of 2 was aborted." in output
-    assert output.endswith("--workdir continue from the last checkpoint.\n")
+    # Another thread may still write a line.
+    assert "--workdir continue from the last checkpoint.\n" in output
     named = "leader task was preempted/died" if victim == 0 else "stopped sending heartbeats):\n1\n"
     assert named in output
     assert not folders[1 - victim].exists()

@@ -15,10 +15,15 @@ import itertools
 import numpy as np
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import Genotype, edge_index, nodes_of_edges, parse
-from ddarts_jax.genotypes.spaces import NONE
+from ddarts_jax.genotypes.genotype import (
+    Genotype,
+    edge_index,
+    incoming_edges,
+    nodes_of_edges,
+    parse,
+)
+from ddarts_jax.genotypes.spaces import NONE, SKIP
 
-SKIP = "skip_connect"
 _DROPPED = -1.0  # below any probability: a candidate that is no longer there
 
 
@@ -34,7 +39,7 @@ def darts(alphas, primitives, reductions, seq=None) -> Genotype:
     Raises:
         UserError: the arrays do not fit each other, or an alpha is not finite.
     """
-    return _best(_softmax(_checked(alphas, primitives)), primitives, reductions, seq)
+    return _best(softmax(_checked(alphas, primitives)), primitives, reductions, seq)
 
 
 def pc_darts(alphas, betas, primitives, reductions, seq=None) -> Genotype:
@@ -49,8 +54,7 @@ def pc_darts(alphas, betas, primitives, reductions, seq=None) -> Genotype:
     """
     alphas = _checked(alphas, primitives)
     betas = _fitting("betas", betas, alphas.shape[:2])
-    strengths = np.concatenate([_softmax(betas[:, node]) for node in _incoming(betas.shape[1])], 1)
-    return _best(_softmax(alphas) * strengths[..., None], primitives, reductions, seq)
+    return _best(softmax(alphas) * strengths(betas)[..., None], primitives, reductions, seq)
 
 
 def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> Genotype:
@@ -70,7 +74,7 @@ def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> G
     """
     alphas, kept = _of_kept(alphas, kept, primitives)
     probabilities = np.full(kept.shape, _DROPPED)
-    probabilities[kept] = _softmax(alphas).ravel()
+    probabilities[kept] = softmax(alphas).ravel()
     if max_skips is not None and SKIP in primitives:
         places = range(len(kept)) if seq is None else seq
         for cell in {index for place, index in enumerate(places) if place not in reductions}:
@@ -118,7 +122,7 @@ def dots_operations(groups, primitives, reductions, seq=None) -> Genotype:
     """
     whole = _checked(np.concatenate([np.asarray(group) for group in groups], -1), primitives)
     cuts = np.cumsum([np.shape(group)[-1] for group in groups])[:-1]
-    relaxed = [_softmax(group) for group in np.split(whole, cuts, axis=-1)]
+    relaxed = [softmax(group) for group in np.split(whole, cuts, axis=-1)]
     return _best(np.concatenate(relaxed, -1), primitives, reductions, seq)
 
 
@@ -136,11 +140,12 @@ def dots_topology(balance, kept, betas, primitives, reductions, seq=None) -> Gen
         UserError: see `darts`.
     """
     balance, kept = _of_kept(balance, kept, primitives)
-    nodes = _incoming(kept.shape[1])
+    own = incoming_edges(nodes_of_edges(kept.shape[1]))
+    nodes = [range(node.start, node.stop) for node in own]
     pairs = [list(itertools.combinations(node, 2)) for node in nodes]
     betas = _fitting("betas", betas, (len(kept), sum(map(len, pairs))))
     scores = np.full(kept.shape, _DROPPED)
-    scores[kept] = _softmax(balance).ravel()
+    scores[kept] = softmax(balance).ravel()
     starts = np.cumsum([0, *map(len, pairs)])
     for cell, weights in enumerate(betas):
         for start, of_node, node in zip(starts, pairs, nodes):
@@ -169,15 +174,16 @@ def _limited(probabilities, primitives, max_skips):
         limited[min(removable, key=lambda edge: limited[edge, skip]), skip] = 0.0
 
 
-def _softmax(logits):
+def softmax(logits):
+    """The softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def _incoming(edge_count: int) -> list[range]:
-    """The indices of each node's edges."""
-    nodes = range(2, nodes_of_edges(edge_count) + 2)
-    return [range(edge_index(0, node), edge_index(0, node + 1)) for node in nodes]
+def strengths(betas):
+    """The strengths [cells, E] of edges, a softmax of the betas over the edges into each node."""
+    nodes = incoming_edges(nodes_of_edges(betas.shape[1]))
+    return np.concatenate([softmax(betas[:, node]) for node in nodes], 1)
 
 
 def _checked(alphas, primitives):

@@ -210,6 +210,11 @@ def edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
     return tuple((source, node) for node in range(2, num_nodes + 2) for source in range(node))
 
 
+def incoming_edges(num_nodes: int) -> list[slice]:
+    """The places of the edges into each intermediate node, in edge order."""
+    return [slice(edge_index(0, node), edge_index(0, node + 1)) for node in range(2, num_nodes + 2)]
+
+
 def reduction_positions(num_cells: int) -> tuple[int, ...]:
     """Positions of the reduction cells, N // 3 and 2 N // 3 (one position where they coincide)."""
     return tuple(sorted({num_cells // 3, 2 * num_cells // 3}))
@@ -276,13 +281,10 @@ def parse(
             f"Strengths of edges must be finite and of the shape {probabilities.shape[:2]}, found the "
             f"shape {np.shape(strengths)}."
         )
-    incoming = [
-        slice(edge_index(0, node), edge_index(0, node + 1)) for node in range(2, num_nodes + 2)
-    ]
     genes = tuple(
         tuple(
             (primitives[o], node, source)
-            for node, edges_in in enumerate(incoming, 2)
+            for node, edges_in in enumerate(incoming_edges(num_nodes), 2)
             for source, o in _PARSE_CELL[method](cell[edges_in], float(threshold), strong[edges_in])
         )
         for cell, strong in zip(probabilities, strengths)
@@ -416,8 +418,7 @@ def _all_primitives(probabilities, threshold, strengths):
     return [(int(source), int(o)) for source, o in np.argwhere(probabilities >= threshold)]
 
 
-# Each maps one node's probabilities [incoming edges, primitives] and strengths [incoming edges] to its
-# (source, primitive index).
+# Each maps a node's probabilities [sources, primitives], strengths [sources] to (source, primitive)s.
 _PARSE_CELL = {
     "sparse": _best_edges,
     "edge": _best_two_primitives,

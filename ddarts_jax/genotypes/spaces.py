@@ -2,6 +2,7 @@
 
 from ddarts_jax.errors import UserError
 
+SKIP = "skip_connect"
 NONE = "none"  # a candidate that computes nothing: the absence of the edge
 STRENGTH = "edge"  # no candidate: the column of the alphas that holds the strength of the edge
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from ddarts_jax.genotypes.spaces import SKIP
 from ddarts_jax.models import primitives as prim
 from ddarts_jax.models.layers import Normalised, apply, split
 from ddarts_jax.models.relaxation import AUXILIARY
@@ -23,8 +24,6 @@ from ddarts_jax.ops import backend, fusion
 from ddarts_jax.ops.mixing import mix
 from ddarts_jax.ops.normalisation import KEPT
 from ddarts_jax.ops.pooling import max_pool_2x2
-
-SKIP = "skip_connect"
 
 
 class MixedOperation(nnx.Module):

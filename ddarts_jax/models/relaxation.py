@@ -10,13 +10,12 @@ auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), w
 """
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import Genotype, edge_index, encode, nodes_of_edges
+from ddarts_jax.genotypes.genotype import Genotype, encode, incoming_edges, nodes_of_edges
 from ddarts_jax.genotypes.spaces import NONE, STRENGTH
 
 AUXILIARY = "auxiliary"
@@ -93,9 +92,8 @@ class Relaxation:
     def strengths(self, alphas):
         """The strength of each edge: [distinct cells, E]; those into one node sum to 1."""
         betas = alphas[..., -1]
-        ends = [edge_index(0, n + 2) for n in range(nodes_of_edges(betas.shape[-1]) + 1)]
-        into = [betas[..., start:end] for start, end in itertools.pairwise(ends)]
-        return jnp.concatenate([jax.nn.softmax(node) for node in into], -1)
+        nodes = incoming_edges(nodes_of_edges(betas.shape[-1]))
+        return jnp.concatenate([jax.nn.softmax(betas[..., node]) for node in nodes], -1)
 
     def gates(self, alphas, progress=1.0, key=None, noisy=False):
         """The gates of a mixed operation: [distinct cells, E, G].

@@ -115,6 +115,11 @@ class Supernet:
         """Names of the candidates besides `none`."""
         return self.relaxation.primitives
 
+    @property
+    def sharing(self) -> tuple[int, ...] | None:
+        """The `seq` of its genotypes: None if all cells are distinct."""
+        return None if self.seq == tuple(range(len(self.seq))) else self.seq
+
     def gates(self, alphas, progress=1.0, key=None, noisy=False):
         """The gates of every edge, [distinct cells, E, G]; see `Relaxation.gates`."""
         return self.relaxation.gates(alphas, progress, key, noisy)

@@ -9,7 +9,8 @@ import numpy as np
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
-from ddarts_jax.genotypes.genotype import Genotype, edge_index, num_edges
+from ddarts_jax.genotypes import derivation
+from ddarts_jax.genotypes.genotype import Genotype, num_edges
 from ddarts_jax.genotypes.spaces import SPACES, STRENGTH
 from ddarts_jax.runs import layout, metrics, rows
 
@@ -179,17 +180,11 @@ def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str) -> 
     if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
         raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")
     alphas = alphas.astype(np.float64)
-    betas = alphas[..., len(columns) - 1 :] if columns[-1] == STRENGTH else alphas[..., :0]
-    own = alphas[..., : len(columns) - betas.shape[-1]]
-    shares = _sigmoid(own) if relaxation == "sigmoid" else _softmax(own, -1)
-    incoming = range(2, genotype.num_nodes + 2)
-    into = [betas[:, edge_index(0, node) : edge_index(0, node + 1)] for node in incoming]
-    return np.concatenate([shares, np.concatenate([_softmax(b, 1) for b in into], 1)], -1)
-
-
-def _softmax(logits, axis):
-    exponentials = np.exp(logits - logits.max(axis, keepdims=True, initial=-np.inf))
-    return exponentials / exponentials.sum(axis, keepdims=True)
+    relax = _sigmoid if relaxation == "sigmoid" else derivation.softmax
+    if columns[-1] != STRENGTH:
+        return relax(alphas)
+    strengths = derivation.strengths(alphas[..., -1])
+    return np.concatenate([relax(alphas[..., :-1]), strengths[..., None]], -1)
 
 
 def _sigmoid(logits):

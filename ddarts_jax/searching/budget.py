@@ -27,6 +27,7 @@ from ddarts_jax.genotypes.genotype import (
     edge_index,
     edges,
     expand,
+    incoming_edges,
     nodes_of_edges,
 )
 from ddarts_jax.models import cost, supernet
@@ -201,8 +202,7 @@ def _cheapest(table, net: Supernet) -> Genotype:
     genes = []
     for cell in range(len(table)):
         own = []
-        for node in range(2, net.num_nodes + 2):
-            incoming = slice(edge_index(0, node), edge_index(0, node + 1))
+        for node, incoming in enumerate(incoming_edges(net.num_nodes), 2):
             for source in np.argsort(least[cell, incoming], kind="stable")[:2]:
                 best = int(table[cell, incoming][source].argmin())
                 own.append((net.primitives[best], node, int(source)))

@@ -30,6 +30,21 @@ def masked(gates, genotype: Genotype, primitives: tuple[str, ...]):
     return jnp.where(np.concatenate([kept, passed], -1), gates, 0)
 
 
+def make_logits(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Builds the function that runs the supernet under any gates; arguments as for `make_accuracy`.
+
+    Returns:
+        `(variables, gates, images uint8 [B, H, W, C]) -> logits`; BatchNorm uses the batch.
+    """
+    mean, std = (np.asarray(moment, np.float32) for moment in (mean, std))
+
+    def logits(variables, gates, images):
+        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
+        return forward(net, variables, gates, images, True)[0]
+
+    return logits
+
+
 def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., jax.Array]:
     """Builds the jitted function that measures the supernet's accuracy under any gates.
 
@@ -42,13 +57,11 @@ def make_accuracy(net: Supernet, mean, std, dtype, mesh: Mesh) -> Callable[..., 
     Returns:
         `(variables, gates, images uint8 [B, H, W, C], labels [B]) -> accuracy`, a fraction.
     """
-    mean, std = (np.asarray(moment, np.float32) for moment in (mean, std))
+    logits = make_logits(net, mean, std, dtype, mesh)
 
     @jax.jit
     def accuracy(variables, gates, images, labels):
-        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
-        logits, _, _ = forward(net, variables, gates, images, True)
-        return jnp.mean(jnp.argmax(logits, -1) == labels)
+        return jnp.mean(jnp.argmax(logits(variables, gates, images), -1) == labels)
 
     return accuracy
 

@@ -39,11 +39,6 @@ class Hypergradient(NamedTuple):
     direct: jax.Array
     implicit: jax.Array
 
-    @property
-    def implicit_norm(self):
-        """Euclidean norm of the implicit term of every cell: [cells]."""
-        return jnp.sqrt(jnp.sum(self.implicit**2, axis=(1, 2)))
-
 
 def hypergradient(
     net: Supernet, variables: Variables, alphas, batch, context, difference: float

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddarts_jax.data.augment import normalize
 from ddarts_jax.distributed import sharding
 from ddarts_jax.genotypes.genotype import Genotype, parse
 from ddarts_jax.models.classification import cross_entropy
-from ddarts_jax.models.supernet import Supernet, forward
+from ddarts_jax.models.supernet import Supernet
+from ddarts_jax.searching import discretisation
 from ddarts_jax.training import feeds
 
 
@@ -44,14 +44,12 @@ def make_losses(
     """
     mesh = sharding.data_mesh(batch_size)
     data = feeds.some_batches(dataset, split, count, batch_size, mesh)
-    mean, std = (np.asarray(moment, np.float32) for moment in (dataset.mean, dataset.std))
+    logits = discretisation.make_logits(net, dataset.mean, dataset.std, dtype, mesh)
 
     @jax.jit
     def of_batch(variables, gates, images, labels):
-        images = sharding.split_batch(normalize(images, mean, std, dtype), mesh)
-
         def loss(gates):
-            return cross_entropy(forward(net, variables, gates, images, True)[0], labels)
+            return cross_entropy(logits(variables, gates, images), labels)
 
         return jax.vmap(loss)(gates)
 
@@ -98,5 +96,4 @@ def select(net: Supernet, added: np.ndarray) -> Genotype:
     best = primitives.argmax(-1)[..., None] == np.arange(primitives.shape[-1])
     # DARTS's rule on scores in which an edge counts as much as its removal adds.
     scores = np.where(best, whole, whole.min() - 1)
-    seq = None if net.seq == tuple(range(len(net.seq))) else net.seq
-    return parse(scores, net.primitives, "darts", 0.0, net.reductions, seq)
+    return parse(scores, net.primitives, "darts", 0.0, net.reductions, net.sharing)

@@ -127,11 +127,10 @@ def mixing(settings) -> dict:
 
 def derive(alphas, net: Supernet, settings) -> Genotype:
     """Parses alphas [cells, E, columns] by the config's `parse` section."""
-    seq = None if net.seq == tuple(range(len(net.seq))) else net.seq
     alphas, rule = jnp.asarray(alphas), net.relaxation
     return parse(
         *(jax.device_get(rule.probabilities(alphas)), rule.primitives),
-        *(settings.method, settings.threshold, net.reductions, seq),
+        *(settings.method, settings.threshold, net.reductions, net.sharing),
         strengths=jax.device_get(rule.strengths(alphas)) if rule.edge_strengths else None,
     )
 

@@ -3,7 +3,6 @@
 See `losses.beta_decay`; `search.beta_darts.beta_decay_weight` is its weight at the end of the search.
 """
 
-from ddarts_jax.searching.method import Method
 from ddarts_jax.searching.methods import darts
 
-METHOD = Method(darts.gradient, relaxation="softmax", share_cells=lambda options: True)
+METHOD = darts.METHOD  # but for its options

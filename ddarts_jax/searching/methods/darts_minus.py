@@ -4,7 +4,6 @@ It takes over what a skip connection does for the training, so that the candidat
 as an operation only. A network that is derived has no such connection.
 """
 
-from ddarts_jax.searching.method import Method
 from ddarts_jax.searching.methods import darts
 
-METHOD = Method(darts.gradient, relaxation="softmax", share_cells=lambda options: True)
+METHOD = darts.METHOD  # but for its options

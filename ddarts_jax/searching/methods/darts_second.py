@@ -3,8 +3,8 @@
 See `hypergradient` for what is computed, and for what the published finite difference is.
 """
 
-from ddarts_jax.searching import hypergradient
-from ddarts_jax.searching.method import Method
+from ddarts_jax.searching import bilevel, hypergradient
+from ddarts_jax.searching.methods import darts
 
 
 def gradient(net, variables, alphas, images, labels, context):
@@ -16,9 +16,9 @@ def gradient(net, variables, alphas, images, labels, context):
     metrics = {
         "loss": found.loss,
         "accuracy": found.accuracy,
-        "gradient_norm_implicit": found.implicit_norm,
+        "gradient_norm_implicit": bilevel.norm_by_cell(found.implicit),
     }
     return found.direct - found.implicit, metrics
 
 
-METHOD = Method(gradient, relaxation="softmax", share_cells=lambda options: True)
+METHOD = darts.METHOD._replace(gradient=gradient)

@@ -5,7 +5,6 @@ weights; the gradient is that of the softmax with the same noise at a temperatur
 runs only the candidate that was drawn; here all run, and those that were not count 0.
 """
 
-from ddarts_jax.searching.method import Method
 from ddarts_jax.searching.methods import darts
 
-METHOD = Method(darts.gradient, relaxation="gumbel", share_cells=lambda options: True)
+METHOD = darts.METHOD._replace(relaxation="gumbel")

@@ -4,7 +4,6 @@ The article samples the channels; its program takes the first ones and shuffles 
 edge, which is what is done here. The channels that pass by are weighed by the edge's strength too.
 """
 
-from ddarts_jax.searching.method import Method
 from ddarts_jax.searching.methods import darts
 
-METHOD = Method(darts.gradient, relaxation="softmax", share_cells=lambda options: True)
+METHOD = darts.METHOD  # but for its options

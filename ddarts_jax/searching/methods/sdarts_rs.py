@@ -4,7 +4,6 @@ Each share is changed at random by up to a bound that grows over the search, so 
 for all gates near those of the alphas, and a derived network is not far.
 """
 
-from ddarts_jax.searching.method import Method
 from ddarts_jax.searching.methods import darts
 
-METHOD = Method(darts.gradient, relaxation="softmax", share_cells=lambda options: True)
+METHOD = darts.METHOD  # but for its options

@@ -278,9 +278,9 @@ def test_every_number_has_a_range():
 
 @given(st.sampled_from(sorted(flatten(default_config()))), st.data())
 def test_one_wrong_letter_finds_the_right_key(key, data):
-    """The nearest key to a key with one letter replaced is that key."""
+    """The nearest key to a key with one letter replaced, by one that no key has, is that key."""
     place = data.draw(st.integers(0, len(key) - 1))
-    misspelt = f"{key[:place]}_{key[place + 1 :]}" if key[place] not in "._" else key
+    misspelt = f"{key[:place]}X{key[place + 1 :]}" if key[place] not in "._" else key
     found = nearest_key(default_config(), misspelt)
     assert found == key or len(key.rpartition(".")[2]) < 4  # b1 and b2 are too short to tell
 

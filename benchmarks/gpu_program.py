@@ -138,7 +138,13 @@ def _phase(config, phase, state, step, splits, dataset, plan, devices, alone) ->
 
 
 def search_program(
-    config, image_shape, num_classes=10, start: Genotype | None = None, devices=1, alone=False
+    config,
+    image_shape,
+    num_classes=10,
+    start: Genotype | None = None,
+    devices=1,
+    alone=False,
+    stage=None,
 ) -> Program:
     """Makes the program of a search, in bfloat16.
 
@@ -150,12 +156,13 @@ def search_program(
         devices: GPUs that share a batch.
         alone: whether to make the step by itself; else what `loop` runs: a chunk of two steps that
             draws and augments their batches, or with `config.data.stream` one step that augments.
+        stage: see `search.build`.
     """
     batch_size = config.data.batch_size
     dataset = harness.blank_dataset(image_shape, num_classes, 4 * batch_size)
     splits = tuple(np.split(np.arange(4 * batch_size, dtype=np.int32), 2))
     plan = schedule.schedule(2 * batch_size, batch_size, 2, 2)
-    net, variables, alphas = search.build(config, dataset, "bfloat16", start)
+    net, variables, alphas = search.build(config, dataset, "bfloat16", start, stage)
     init, step = search.search_step(net, config.search, plan.total, 0 if start is None else 2)
     state = init(variables, alphas)
     return _phase(config, "search", state, step, splits, dataset, plan, devices, alone)

@@ -52,6 +52,8 @@ _RANGES = {
     **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
     "data.white": ("from 0 to 65535", lambda value: 0 <= value <= 65535),
     "search.num_cells": _POSITIVE,
+    "search.alphas.clip": _NOT_NEGATIVE,
+    "parse.max_skips": ("-1 or more", lambda value: value >= -1),
     "train.num_cells": _NOT_NEGATIVE,
     **dict.fromkeys(
         ("image_size", "images_per_class", "crop_padding", "cutout", "every_minutes"), _NOT_NEGATIVE
@@ -79,6 +81,15 @@ _NUMBER, _TEXT = ((int, float), "a number"), (str, "a text")
 _ELEMENTS = {
     "seeds": (int, "a whole number"),
     "evaluate.batch_sizes": (int, "a whole number"),
+    **{
+        f"search.{method}.{key}": kind
+        for method in ("ddarts", "p_darts")
+        for key, kind in (
+            ("stages", (int, "a whole number")),
+            ("keep", (int, "a whole number")),
+            ("skip_dropout", _NUMBER),
+        )
+    },
     "search.alphas.cell_learning_rates": _NUMBER,
     **dict.fromkeys(("networks", "overrides", "score.primitives"), _TEXT),
 }
@@ -112,6 +123,11 @@ _CONFLICTS = (
         {"search.selection": ("perturbation",), "search.gap_images": (0,)},
         "a selection by perturbation needs images to measure on; set config.search.gap_images, or "
         "config.search.selection=alphas",
+    ),
+    (
+        {"search.method": ("random",), "search.alphas.clip": _SET},
+        "a random search has no gradient to clip; leave config.search.alphas.clip at 0, or choose "
+        "another config.search.method",
     ),
     *(
         (
@@ -226,6 +242,7 @@ def validate(config: ConfigDict) -> None:
         spaces.primitives_of(values["search.space"])
     defaults = flatten(default_config())
     _check_method(values, defaults)
+    _check_stages(values)
     _refuse_conflicts(values, defaults)
 
 
@@ -250,6 +267,40 @@ def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
             raise UserError(
                 f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
                 f"use it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
+            )
+
+
+def _check_stages(values: Mapping[str, Any]) -> None:
+    """Raises UserError if the options of a search in stages do not fit each other."""
+    group = f"search.{values.get('search.method')}"
+    stages, keep, rates = (
+        tuple(values.get(f"{group}.{key}", ())) for key in ("stages", "keep", "skip_dropout")
+    )
+    if not all(cells >= 3 for cells in stages):
+        raise UserError(
+            f"config.{group}.stages is {stages}; each stage must have at least 3 cells, of both kinds."
+        )
+    if len(keep) != len(stages) or len(rates) not in (0, len(stages) + 1):
+        raise UserError(
+            f"config.{group}.stages, keep and skip_dropout have {len(stages)}, {len(keep)} and "
+            f"{len(rates)} values: keep needs one for each stage, skip_dropout one more, or none."
+        )
+    if not all(0 <= rate < 1 for rate in rates):
+        raise UserError(
+            f"config.{group}.skip_dropout is {rates}; each rate must be {_BELOW_ONE[0]}."
+        )
+    if stages and (values["search.start.genotype"] or values["search.selection"] != "alphas"):
+        raise UserError(
+            f"config.{group}.stages is {stages}, but a search in stages neither starts from a network "
+            "nor selects by perturbation: leave config.search.start.genotype empty and "
+            "config.search.selection=alphas, or leave the stages empty."
+        )
+    if stages:
+        count = len(spaces.primitives_of(values["search.space"])) + values.get(f"{group}.none", 0)
+        if not all(a > b > 0 for a, b in zip((count, *keep), keep)):
+            raise UserError(
+                f"config.{group}.keep is {keep}; of {count} candidates each stage must leave fewer, and "
+                "at least one."
             )
 
 

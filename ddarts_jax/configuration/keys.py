@@ -9,6 +9,10 @@ from ml_collections import ConfigDict
 from ddarts_jax.configuration.values import flatten, to_json
 from ddarts_jax.errors import UserError
 
+# A search in stages (P-DARTS): cells of each supernet before the last, each searched for `search.epochs`;
+# candidates that an edge keeps after it; rates of the dropout of skip connections, also of the last one.
+_STAGES = {"stages": (), "keep": (), "skip_dropout": ()}
+
 # The options of each search method, {dotted key: default}.
 METHODS: dict[str, dict[str, Any]] = {
     "ddarts": {
@@ -27,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "edge_strengths": False,  # gates are multiplied by a softmax over a node's edges (PC-DARTS)
         "auxiliary_skip": 0.0,  # gate of a further skip connection at first, linear to 0 (DARTS-)
         "beta_decay_weight": 0.0,  # at the end, linear from 0 (beta-DARTS)
+        **_STAGES,
     },
     "darts": {"none": True},  # none: whether the absence of an edge is a candidate
     "darts_second": {
@@ -35,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "pc_darts": {"none": True, "partial_channels": 4, "edge_strengths": True},
     "fairdarts": {"zero_one_weight": 5.0},
+    "p_darts": {"none": True, "stages": (5, 11), "keep": (5, 3), "skip_dropout": (0.0, 0.4, 0.7)},
     "darts_minus": {"none": True, "auxiliary_skip": 1.0},
     "beta_darts": {"none": False, "beta_decay_weight": 50.0},
     "gdas": {"none": True, "temperature": 10.0, "final_temperature": 0.1},  # linear
@@ -98,6 +104,8 @@ def default_config() -> ConfigDict:
     config.parse = ConfigDict()  # from alphas to a genotype
     config.parse.method = "sparse"  # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS)
     config.parse.threshold = 0.85  # lowest sigmoid(alpha) of a kept primitive; unused by 'darts'
+    # Skip connections that a normal cell may have (P-DARTS: 2); -1: any number.
+    config.parse.max_skips = -1
 
     config.train = _train()
     config.evaluate = ConfigDict()
@@ -162,8 +170,8 @@ def _search() -> ConfigDict:
     search.stop.tolerance = 1e-3  # distances within this of the present one count as unchanged
 
     # The search method: 'ddarts', 'darts', 'darts_second', 'pc_darts', 'fairdarts', 'darts_minus',
-    # 'beta_darts', 'gdas', 'sdarts_rs', 'authors_program', 'random', or a registered one. It defines the
-    # relaxation and the gradient of the alphas; its options are in its own group.
+    # 'beta_darts', 'p_darts', 'gdas', 'sdarts_rs', 'authors_program', 'random', or a registered one. It
+    # defines the relaxation and the gradient of the alphas; its options are in its own group.
     search.method = "ddarts"
     for method, options in METHODS.items():
         if options:
@@ -185,6 +193,7 @@ def _search() -> ConfigDict:
     search.alphas.weight_decay = 1e-3  # as L2 in the gradient
     search.alphas.b1 = 0.9
     search.alphas.b2 = 0.999
+    search.alphas.clip = 0.0  # largest global norm of the gradient of all alphas; 0: any
 
     search.weights = ConfigDict()  # SGD
     search.weights.learning_rate = 0.005  # at the first step, then a cosine

@@ -24,7 +24,36 @@ from ddarts_jax.genotypes.genotype import (
 )
 from ddarts_jax.genotypes.spaces import NONE, SKIP
 
-_DROPPED = -1.0  # below any probability: a candidate that is no longer there
+DROPPED = -1.0  # below any probability: a candidate that is no longer there
+
+
+def by_rule(rule, probabilities, primitives, reductions, seq=None, *, strengths=None) -> Genotype:
+    """Derives a genotype as a config says.
+
+    Args:
+        rule: section `parse` of the config: method, threshold, max_skips.
+        probabilities: float [distinct cells, E, O], `DROPPED` where a candidate is no longer there.
+        primitives: names of the O candidates.
+        reductions: positions of the reduction cells.
+        seq: indices of the distinct cells in network order; None when every cell is distinct.
+        strengths: see `genotype.parse`.
+
+    Raises:
+        UserError: see `genotype.parse`.
+    """
+    method, threshold = rule.method, rule.threshold
+    if (
+        method == "darts"
+    ):  # 'sparse' is 'darts' with a threshold, which is below all but what was dropped
+        method, threshold = "sparse", 0.0
+
+    def derive(probabilities):
+        return parse(
+            *(probabilities, primitives, method, threshold, reductions, seq), strengths=strengths
+        )
+
+    max_skips = None if rule.max_skips < 0 else rule.max_skips
+    return _with_few_skips(probabilities, primitives, max_skips, derive)
 
 
 def darts(alphas, primitives, reductions, seq=None) -> Genotype:
@@ -73,13 +102,12 @@ def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> G
         UserError: see `darts`; or an edge does not keep K candidates.
     """
     alphas, kept = _of_kept(alphas, kept, primitives)
-    probabilities = np.full(kept.shape, _DROPPED)
+    probabilities = np.full(kept.shape, DROPPED)
     probabilities[kept] = softmax(alphas).ravel()
-    if max_skips is not None and SKIP in primitives:
-        places = range(len(kept)) if seq is None else seq
-        for cell in {index for place, index in enumerate(places) if place not in reductions}:
-            probabilities[cell] = _limited(probabilities[cell], primitives, max_skips)
-    return _best(probabilities, primitives, reductions, seq)
+    return _with_few_skips(
+        *(probabilities, primitives, max_skips),
+        lambda probabilities: _best(probabilities, primitives, reductions, seq),
+    )
 
 
 def prune(alphas, kept, drop: int) -> np.ndarray:
@@ -144,13 +172,13 @@ def dots_topology(balance, kept, betas, primitives, reductions, seq=None) -> Gen
     nodes = [range(node.start, node.stop) for node in own]
     pairs = [list(itertools.combinations(node, 2)) for node in nodes]
     betas = _fitting("betas", betas, (len(kept), sum(map(len, pairs))))
-    scores = np.full(kept.shape, _DROPPED)
+    scores = np.full(kept.shape, DROPPED)
     scores[kept] = softmax(balance).ravel()
     starts = np.cumsum([0, *map(len, pairs)])
     for cell, weights in enumerate(betas):
         for start, of_node, node in zip(starts, pairs, nodes):
             best = of_node[int(np.argmax(weights[start : start + len(of_node)]))]
-            scores[cell, [edge for edge in node if edge not in best]] = _DROPPED
+            scores[cell, [edge for edge in node if edge not in best]] = DROPPED
     return _best(scores, primitives, reductions, seq)
 
 
@@ -162,16 +190,35 @@ def _best(probabilities, primitives, reductions, seq) -> Genotype:
     return parse(probabilities[..., chosen], names, "sparse", 0.0, reductions, seq)
 
 
-def _limited(probabilities, primitives, max_skips):
-    """The probabilities [E, O] of one cell without the skips that are too many."""
-    limited, skip = probabilities.copy(), primitives.index(SKIP)
+def _with_few_skips(probabilities, primitives, max_skips, derive) -> Genotype:
+    """Derives a genotype whose normal cells have at most this many skip connections; None: any number.
+
+    While a cell has more, the weakest that was chosen gets the probability 0.
+    """
+    genotype = derive(probabilities)
+    if max_skips is None or SKIP not in primitives:
+        return genotype
+    skip = primitives.index(SKIP)
+    probabilities = np.array(probabilities)
+    places = range(len(probabilities)) if genotype.seq is None else genotype.seq
+    normal = {index for place, index in enumerate(places) if place not in genotype.reductions}
     while True:
-        (cell,) = _best(limited[None], primitives, (), None).genes
-        skips = [edge_index(source, node) for name, node, source in cell if name == SKIP]
-        removable = [edge for edge in skips if limited[edge, skip] > 0]
-        if len(skips) <= max_skips or not removable:
-            return limited
-        limited[min(removable, key=lambda edge: limited[edge, skip]), skip] = 0.0
+        weakest = []
+        for cell in normal:
+            chosen = [
+                edge_index(source, node)
+                for name, node, source in genotype.genes[cell]
+                if name == SKIP
+            ]
+            own = probabilities[cell, chosen, skip]
+            if len(chosen) > max_skips and own.max() > 0:
+                least = np.where(own > 0, own, np.inf).argmin()
+                weakest.append((cell, chosen[least], skip))
+        if not weakest:
+            return genotype
+        for place in weakest:
+            probabilities[place] = 0.0
+        genotype = derive(probabilities)
 
 
 def softmax(logits):

@@ -33,7 +33,7 @@ class MixedOperation(nnx.Module):
     pass by, and all are shuffled, so that the next edge mixes others.
     """
 
-    def __init__(self, names: Sequence[str], channels, stride, partial=1):
+    def __init__(self, names: Sequence[str], channels, stride, partial=1, dropout=False):
         # A merged nnx.Dict lists its keys alphabetically, so the gates follow the names, not the Dict.
         self.names = tuple(names)
         self.candidates = nnx.Dict(
@@ -45,8 +45,9 @@ class MixedOperation(nnx.Module):
             }
         )
         self.stride, self.partial = stride, partial
+        self.dropout = dropout and stride == 1
 
-    def __call__(self, x, gates, train):
+    def __call__(self, x, gates, train, kept=None):
         """Mixes the primitives' outputs, in float32 or better.
 
         The gradient of a gate is a sum over all images and pixels: in bfloat16 it would be off by
@@ -54,8 +55,10 @@ class MixedOperation(nnx.Module):
 
         Args:
             x: [B, H, W, C].
-            gates: [G], the weight of each primitive, then that of the channels that pass by.
+            gates: [G], the weight of each primitive, then that of the channels that pass by, then rate
+                and seed of the dropout.
             train: whether BatchNorm uses the batch.
+            kept: bool [O], the primitives that run; None: all.
 
         Returns:
             [B, H / stride, W / stride, C].
@@ -66,10 +69,18 @@ class MixedOperation(nnx.Module):
         total = 0
         for o, name in enumerate(self.names):
             with jax.named_scope(name):
-                total += gates[o] * self.candidates[name](x, train).astype(wide)
+                if kept is None:
+                    output = self.candidates[name](x, train)
+                else:
+                    output = _if_kept(kept[o], self.candidates[name], x, train, self.stride)
+                output = output.astype(wide)
+                if self.dropout and name == SKIP:
+                    output = _dropped(output, *gates[-2:])
+                total += gates[o] * output
         if self.partial > 1:
             with jax.named_scope("passed"):
-                total = self._shuffled(total, gates[-1] * self._halved(passed).astype(wide))
+                passed = self._halved(passed).astype(wide)
+                total = self._shuffled(total, gates[len(self.names)] * passed)
         return total.astype(x.dtype)
 
     def _halved(self, passed):
@@ -112,6 +123,8 @@ class MixedOperation(nnx.Module):
                     output = candidate.unnormalised(x, train)
                     if not train:
                         output = norm(jnp.tile(output, targets) if weightless else output, train)
+                elif names == [SKIP] and self.dropout:
+                    output = _dropped_joined(x, gates[..., -2], gates[..., -1])
                 elif isinstance(candidate, prim.Identity):
                     output = x
                 else:
@@ -133,7 +146,8 @@ class MixedOperation(nnx.Module):
         if self.partial > 1:
             with jax.named_scope("passed"):
                 passed = passed.reshape(*passed.shape[:3], 1, 1, sources, -1)
-                passed, _ = mix((False,), (passed,), (), (gates[None, ..., -1],))
+                gate = gates[None, ..., len(self.names)]
+                passed, _ = mix((False,), (passed,), (), (gate,))
                 total = self._shuffled(total, passed)
         return total.reshape(*total.shape[:3], -1)
 
@@ -159,6 +173,53 @@ class MixedOperation(nnx.Module):
                     nnx.update(self.candidates[name], jax.tree.unflatten(tree, part))
 
 
+def _if_kept(kept, candidate, x, train, stride):
+    """Runs a primitive where a scalar says so; elsewhere its output is zero, at no cost."""
+    graph, variables = split(candidate)
+
+    def run():
+        return apply(graph, variables, x, train)
+
+    def leave():
+        output, _ = jax.eval_shape(run)
+        return jnp.zeros(output.shape, output.dtype), variables.statistics
+
+    output, statistics = lax.cond(kept, run, leave)
+    nnx.update(candidate, statistics)
+    return output
+
+
+def _dropped(x, rate, seed):
+    """Drops single numbers at a rate, and scales the others so that the expectation stays.
+
+    Args:
+        x: any shape.
+        rate: scalar below 1.
+        seed: scalar from 0 to 1; the same numbers are dropped again for the same seed.
+    """
+    key = jax.random.key(jnp.uint32(seed * 2**24))
+    kept = jax.random.uniform(key, x.shape) >= rate
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def _dropped_joined(x, rates, seeds):
+    """The same for the edges from S sources to T targets.
+
+    Args:
+        x: [B, H, W, S * C].
+        rates: [T, S].
+        seeds: [T, S].
+
+    Returns:
+        [B, H, W, T * S * C].
+    """
+    sources = rates.shape[1]
+    parts = jnp.moveaxis(x.reshape(*x.shape[:3], sources, -1), 3, 0)
+    to_one = jax.vmap(_dropped)
+    dropped = jax.vmap(to_one, in_axes=(None, 0, 0))(parts, rates, seeds)
+    return jnp.moveaxis(dropped, (0, 1), (3, 4)).reshape(*x.shape[:3], -1)
+
+
 def _each(candidate, x, count, train):
     """Runs a primitive that knows nothing of joined edges on `count` edges side by side."""
     graph, variables = split(candidate)
@@ -171,9 +232,9 @@ def _each(candidate, x, count, train):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _mix(graph, variables, x, gates, train):
+def _mix(graph, variables, x, gates, train, kept=None):
     """Runs a split `MixedOperation`; jitted, so that edges of the same shape are traced once."""
-    return apply(graph, variables, x, gates, train)
+    return apply(graph, variables, x, gates, train, kept)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -195,15 +256,29 @@ class StackedEdges(nnx.Module):
     """Mixed operations of several edges of the same stride: parameters have a leading edge axis.
 
     Edges of the same stride have parameters of the same shape, so that one computation serves them all.
+    Primitives that an edge has lost (`kept`, [edges][O]; None: it has all) do not run where edges run
+    one after the other; where edges run together they do, and their gates of 0 leave no trace.
     """
 
-    def __init__(self, names, pairs, channels, stride, *, partial=1, unroll, remat):
+    def __init__(
+        self,
+        names,
+        pairs,
+        channels,
+        stride,
+        *,
+        partial=1,
+        dropout=False,
+        kept=None,
+        unroll,
+        remat,
+    ):
         # One mixed operation, repeated along the edge axis; `initialise` draws every edge separately.
-        graph, state = nnx.split(MixedOperation(names, channels, stride, partial))
+        graph, state = nnx.split(MixedOperation(names, channels, stride, partial, dropout))
         self.mixed = nnx.merge(
             graph, jax.tree.map(lambda leaf: np.stack([leaf] * len(pairs)), state)
         )
-        self.pairs = tuple(pairs)
+        self.pairs, self.kept = tuple(pairs), kept
         self.unroll, self.remat = unroll, remat
 
     def scanned(self, sources, nodes, gates, train):
@@ -224,15 +299,19 @@ class StackedEdges(nnx.Module):
         mix = jax.checkpoint(_mix, prevent_cse=False, static_argnums=(0, 4)) if self.remat else _mix
 
         def add_edge(nodes, edge):
-            (source, target), gates, variables = edge
+            (source, target), gates, variables, kept = edge
             x = _kept_apart((nodes if sources is None else sources)[source])
-            output, statistics = mix(graph, variables, x, gates, train)
+            output, statistics = mix(graph, variables, x, gates, train, kept)
             return nodes.at[target].add(output), statistics
 
         pairs = tuple(jnp.array(self.pairs, jnp.int32).T)
+        kept = None if self.kept is None else jnp.array(self.kept)
         with jax.named_scope("edges"):
             nodes, statistics = lax.scan(
-                add_edge, nodes, (pairs, gates, variables), unroll=min(self.unroll, len(self.pairs))
+                add_edge,
+                nodes,
+                (pairs, gates, variables, kept),
+                unroll=min(self.unroll, len(self.pairs)),
             )
         nnx.update(self.mixed, statistics)
         return nodes

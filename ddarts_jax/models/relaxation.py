@@ -6,13 +6,15 @@ absence of the edge, takes its share of a softmax but computes nothing. Where ed
 (PC-DARTS), the last column holds those: the betas, a softmax over the edges that lead into a node.
 
 Gates [distinct cells, E, G] are what a mixed operation multiplies its parts by: the primitives, then the
-auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), where there are any.
+auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), where there are any. The
+last two columns are the rate and the seed of the dropout of skip connections (P-DARTS), likewise.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype, encode, incoming_edges, nodes_of_edges
@@ -39,6 +41,11 @@ class Relaxation:
         final_temperature: after the last epoch, reached linearly.
         first_noise: largest change of a share that the weights see at the first epoch (SDARTS-RS).
         noise: after the last epoch, reached linearly; 0: there is none.
+        kept: for every distinct cell, edge and candidate whether it is still there (P-DARTS); None: all
+            are.
+        skip_dropout: rate at which single numbers of a skip connection that is not strided are dropped,
+            at the first of `epochs`; see `dropout`. 0: there is no dropout.
+        epochs: first epochs, in which the alphas are fixed, and all; what the dropout follows.
 
     Raises:
         UserError: `none` is a candidate of sigmoids.
@@ -54,6 +61,9 @@ class Relaxation:
     final_temperature: float = 1.0
     first_noise: float = 0.0
     noise: float = 0.0
+    kept: tuple[tuple[tuple[bool, ...], ...], ...] | None = None
+    skip_dropout: float = 0.0
+    epochs: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
         if self.kind == "sigmoid" and (self.none or self.noise):
@@ -78,8 +88,23 @@ class Relaxation:
         return self.primitives + (AUXILIARY,) * bool(self.auxiliary_skip)
 
     def of_candidates(self, alphas):
-        """The alphas of the candidates alone, without the edges' strengths."""
-        return alphas[..., : len(self.candidates)] if self.edge_strengths else alphas
+        """The alphas of the candidates alone, without the edges' strengths; -inf where one is gone."""
+        own = alphas[..., : len(self.candidates)] if self.edge_strengths else alphas
+        return own if self.kept is None else jnp.where(np.array(self.kept), own, -jnp.inf)
+
+    @property
+    def kept_primitives(self) -> np.ndarray | None:
+        """Which primitives are still there: bool [distinct cells, E, O]; None: all."""
+        return None if self.kept is None else np.array(self.kept)[..., self.none :]
+
+    @property
+    def kept_modules(self) -> tuple | None:
+        """Which of `modules` run, for every distinct cell and edge; None: all do."""
+        if self.kept is None:
+            return None
+        own = self.kept_primitives
+        further = np.ones((*own.shape[:2], len(self.modules) - own.shape[2]), bool)
+        return _tuples(np.concatenate([own, further], -1).tolist())
 
     def probabilities(self, alphas):
         """The share of each primitive: [distinct cells, E, O], between 0 and 1."""
@@ -118,7 +143,26 @@ class Relaxation:
             parts.append(jnp.full_like(gates[..., :1], self.auxiliary_skip * (1 - progress)))
         if self.partial_channels > 1:
             parts.append(strength if self.edge_strengths else jnp.ones_like(gates[..., :1]))
+        if self.skip_dropout:
+            column = jnp.zeros_like(gates[..., :1])
+            if key is None:
+                parts += [column, column]
+            else:
+                seed = jax.random.uniform(jax.random.fold_in(key, 2), column.shape, column.dtype)
+                parts += [column + self.dropout(progress), seed]
         return jnp.concatenate(parts, -1) if len(parts) > 1 else gates
+
+    def dropout(self, progress):
+        """The rate of the dropout of skip connections, by the share of the epochs that are over.
+
+        It falls linearly while the alphas are fixed, begins anew when they move, and falls to e^-3 of
+        that by the end: by 0.2 an epoch in P-DARTS's 25 epochs, of which 10 are fixed.
+        """
+        fixed, total = self.epochs
+        epoch = jnp.round(progress * total)
+        linear = 1 - (epoch + 1) / total
+        falling = jnp.exp(-3 * (epoch - fixed) / max(total - fixed, 1))
+        return self.skip_dropout * jnp.where(epoch < fixed, linear, falling)
 
     def _drawn(self, alphas, progress, key):
         """One candidate of each edge, with the gradient of its probability (straight through)."""
@@ -161,3 +205,8 @@ class Relaxation:
         return jnp.concatenate(
             [none] * self.none + [alphas] + [betas] * self.edge_strengths, axis=-1
         )
+
+
+def _tuples(nested):
+    """Nested lists as tuples, which can be hashed."""
+    return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested

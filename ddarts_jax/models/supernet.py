@@ -42,6 +42,7 @@ class Cell(nnx.Module):
         reduction,
         reduction_before,
         *,
+        kept=None,
         unroll,
         remat,
     ):
@@ -61,6 +62,8 @@ class Cell(nnx.Module):
                 channels,
                 stride,
                 partial=relaxation.partial_channels,
+                dropout=relaxation.skip_dropout > 0,
+                kept=None if kept is None else tuple(kept[e] for e in edge_numbers),
                 unroll=unroll,
                 remat=remat,
             )
@@ -188,7 +191,7 @@ def build(
         seq: for each position the index of its distinct cell; None: all cells are distinct.
         relaxation: "sigmoid" of every alpha, or "softmax" over the candidates of an edge (DARTS).
         key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
-        **mixing: `none`, `edge_strengths`, `auxiliary_skip` and `partial_channels` of `Relaxation`.
+        **mixing: further fields of `Relaxation`, from `none` on.
 
     Returns:
         The structure and its variables.
@@ -212,7 +215,7 @@ def build(
     else:
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
     cells, widths, features = _cells(
-        rule, num_cells, num_nodes, width, channels, reductions, unroll=unroll, remat=remat
+        rule, seq, num_nodes, width, channels, reductions, unroll=unroll, remat=remat
     )
     head = Head(features, num_classes)
 
@@ -232,18 +235,20 @@ def build(
     return supernet, Variables(weights, statistics)
 
 
-def _cells(relaxation, num_cells, num_nodes, width, channels, reductions, *, unroll, remat):
+def _cells(relaxation, seq, num_nodes, width, channels, reductions, *, unroll, remat):
     """Builds the cells; `width` is the stem's number of channels.
 
     Returns:
         The cells, the channels of their nodes, and the channels of the last cell's output.
     """
     cells, widths, cin, reduction_before = [], [], (width, width), False
-    for position in range(num_cells):
+    kept = relaxation.kept_modules
+    for position, distinct in enumerate(seq):
         reduction = position in reductions
         channels *= 2 if reduction else 1
         shape = num_nodes, cin, channels, reduction, reduction_before
-        cells.append(Cell(relaxation, *shape, unroll=unroll, remat=remat))
+        own = None if kept is None else kept[distinct]
+        cells.append(Cell(relaxation, *shape, kept=own, unroll=unroll, remat=remat))
         widths.append(channels)
         cin, reduction_before = (cin[1], num_nodes * channels), reduction
     return cells, tuple(widths), cin[1]

@@ -15,23 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddarts_jax.configuration import default_config
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, save_array, write_json
-from ddarts_jax.genotypes import distance
-from ddarts_jax.genotypes.genotype import (
-    Genotype,
-    existing_nodes,
-    parse,
-    reduction_positions,
-)
+from ddarts_jax.genotypes import derivation, distance
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import layout, metrics
-from ddarts_jax.searching import budget, discretisation, early_stop, methods, perturbation
+from ddarts_jax.searching import budget, discretisation, early_stop, methods, perturbation, stages
 from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
@@ -63,7 +59,11 @@ def search_step(
 
 
 def build(
-    config, dataset: Dataset, dtype, start: Genotype | None = None
+    config,
+    dataset: Dataset,
+    dtype,
+    start: Genotype | None = None,
+    stage: stages.Stage | None = None,
 ) -> tuple[Supernet, Variables, jax.Array]:
     """Builds the supernet that the config asks for, with random weights.
 
@@ -73,18 +73,19 @@ def build(
         dtype: compute dtype.
         start: the network that defines the supernet's cells, their sequence and the alphas; None:
             random alphas near 0.
+        stage: of a search in stages; None: the last one, with all candidates.
 
     Returns:
         The structure, its variables and the alphas.
     """
     settings = config.search
-    method, options = methods.find(settings.method), settings.get(settings.method) or {}
+    stage = stage or stages.Stage(settings.num_cells)
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
     if start is None:
-        structure = {"num_cells": settings.num_cells, "num_nodes": settings.num_nodes}
-        if method.share_cells(options):
-            reductions = reduction_positions(settings.num_cells)
-            kinds = [p in reductions for p in range(settings.num_cells)]
+        structure = {"num_cells": stage.num_cells, "num_nodes": settings.num_nodes}
+        if _shared(settings):
+            reductions = reduction_positions(stage.num_cells)
+            kinds = [p in reductions for p in range(stage.num_cells)]
             # Of one or two cells all are reductions.
             structure["seq"] = [sorted(set(kinds)).index(kind) for kind in kinds]
     else:
@@ -104,8 +105,11 @@ def build(
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         remat=settings.remat,
-        relaxation=method.relaxation,
+        relaxation=methods.find(settings.method).relaxation,
         **mixing(settings),
+        kept=stage.kept,
+        skip_dropout=stage.skip_dropout,
+        epochs=(settings.warmup_epochs, settings.epochs) if stage.skip_dropout else (0, 1),
         key=weights_key,
     )
     if start is None:
@@ -113,6 +117,11 @@ def build(
     else:
         alphas = net.relaxation.encode(start, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
+
+
+def _shared(settings) -> bool:
+    """Whether the method has one architecture for all normal cells and one for the reduction cells."""
+    return methods.find(settings.method).share_cells(settings.get(settings.method) or {})
 
 
 def mixing(settings) -> dict:
@@ -127,12 +136,19 @@ def mixing(settings) -> dict:
 
 def derive(alphas, net: Supernet, settings) -> Genotype:
     """Parses alphas [cells, E, columns] by the config's `parse` section."""
-    alphas, rule = jnp.asarray(alphas), net.relaxation
-    return parse(
-        *(jax.device_get(rule.probabilities(alphas)), rule.primitives),
-        *(settings.method, settings.threshold, net.reductions, net.sharing),
-        strengths=jax.device_get(rule.strengths(alphas)) if rule.edge_strengths else None,
+    rule = net.relaxation
+    strengths = rule.strengths(jnp.asarray(alphas)) if rule.edge_strengths else None
+    return derivation.by_rule(
+        *(settings, _probabilities(alphas, net), rule.primitives, net.reductions, net.sharing),
+        strengths=jax.device_get(strengths),
     )
+
+
+def _probabilities(alphas, net: Supernet) -> np.ndarray:
+    """The shares of the primitives, [distinct cells, E, O], `derivation.DROPPED` where one is gone."""
+    shares = np.asarray(net.relaxation.probabilities(jnp.asarray(alphas)))
+    kept = net.relaxation.kept_primitives
+    return shares if kept is None else np.where(kept, shares, derivation.DROPPED)
 
 
 class Found(NamedTuple):
@@ -166,7 +182,8 @@ def run(
     Writes `config.json`, `alphas.npy` (float32 [cells, E, columns]), `genotype.json`, both for every
     epoch in `alphas/` and `genotypes/`, checkpoints in `checkpoints/search/`; with a start also
     `start_genotype.json`, the starting alphas parsed like the result, to which distances refer; with a
-    selection by perturbation `removals.npy`.
+    selection by perturbation `removals.npy`. In a search in stages these are the last one's; the same
+    files of the others are in `stages/<number>`.
 
     Args:
         config: the whole config.
@@ -189,6 +206,19 @@ def run(
             raise UserError(f"Search method {settings.method!r} has no alphas, so no alpha_loss.")
         genotype = method.run(config, dataset, workdir, writer, dtype)
         return Found(genotype, np.load(workdir / layout.ALPHAS))
+
+    def run_stage(stage, workdir, writer):
+        return _run(config, dataset, workdir, writer, dtype, start, alpha_loss, stage)
+
+    last = stages.run_earlier(settings, _shared(settings), workdir, run_stage)
+    return run_stage(last, workdir, writer)
+
+
+def _run(
+    config, dataset: Dataset, workdir: Path, writer, dtype, start, alpha_loss, stage: stages.Stage
+) -> Found:
+    """Runs one stage of a search, in most searches the only one; see `run`."""
+    settings = config.search
     splits = dataset.halves(config.seed)
     extra_epochs = 0 if start is None else settings.start.epochs
     fixed_epochs = extra_epochs + settings.warmup_epochs
@@ -196,13 +226,15 @@ def run(
     plan = schedule.schedule(
         min(map(len, splits)), config.data.batch_size, epochs, config.chunk_steps
     )
-    net, variables, alphas = build(config, dataset, dtype, start)
+    net, variables, alphas = build(config, dataset, dtype, start, stage)
     _tell_sizes(settings, net, variables, alphas, plan, splits, fixed_epochs)
     budgets = budget.of(config, net, dataset)
     init, step = search_step(
         *(net, settings, plan.total, fixed_epochs * plan.epoch, alpha_loss, epochs, budgets)
     )
     identity, origin = {}, None
+    if stage.kept is not None:  # the candidates that earlier stages have left
+        identity["kept"] = stage.kept
     if budgets:  # which follow from the network that is trained, too
         identity["budget"] = {each.kind: round(float(each.fixed), 6) for each in budgets}
     if start is not None:
@@ -288,9 +320,8 @@ def _result(
         genotype = perturbation.select(net, added)
         return budget.within(budgets, genotype, added[..., :-1], net.primitives, 0.0)
     genotype = _never_empty(derive(alphas, net, settings), alphas, net, settings)
-    probabilities = np.asarray(net.relaxation.probabilities(jnp.asarray(alphas)))
     threshold = settings.threshold if settings.method == "sparse" else 0.0
-    return budget.within(budgets, genotype, probabilities, net.primitives, threshold)
+    return budget.within(budgets, genotype, _probabilities(alphas, net), net.primitives, threshold)
 
 
 def _never_empty(genotype: Genotype, alphas, net: Supernet, settings) -> Genotype:
@@ -351,11 +382,12 @@ def make_end_epoch(
         genotype.save(_genotype_file(workdir, epoch))
         alphas = np.asarray(state.alphas, np.float32)
         save_array(workdir / "alphas" / f"epoch_{epoch:04d}.npy", alphas)
-        probabilities = net.relaxation.probabilities(state.alphas)
+        probabilities = _probabilities(state.alphas, net)
+        left = probabilities[probabilities != derivation.DROPPED]
         record = means | {
             "learning_rate_weights": optim.weights_learning_rate(state.weights_optimizer),
             "learning_rate_alphas": optim.alphas_learning_rates(state.alphas_optimizer),
-            "decided": jnp.mean((probabilities > 0.9) | (probabilities < 0.1)),
+            "decided": np.mean((left > 0.9) | (left < 0.1)),
         }
         if measure_gap:
             record |= measure_gap(state.variables, state.alphas, genotype)
@@ -386,11 +418,12 @@ def _tell_other_parsing(workdir: Path, parse) -> None:
     """Warns if the epochs were parsed by another rule than the result, as `report` does too."""
     path = workdir / layout.SUPERNET
     found = read_json(path, "Description of the supernet") if path.is_file() else {}
-    if found.get("parse", parse.to_dict()) != parse.to_dict():
+    before = default_config().parse.to_dict() | found.get("parse", parse.to_dict())
+    if before != parse.to_dict():
         _logger.warning(
             "search: only the result is parsed by %s; genotypes and discretisation gaps of the epochs "
             "that were searched before remain those of %s",
-            *(parse.to_dict(), found["parse"]),
+            *(parse.to_dict(), before),
         )
 
 

@@ -67,11 +67,12 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
     """Returns the optimizers of all cells as one transformation of the alphas.
 
     Each cell owns its moments, its count, its learning rate and its place in the schedule: every
-    leaf of the state has the cells on its leading axis, and no cell depends on another.
+    leaf of the state has the cells on its leading axis, and no cell depends on another, but for the
+    clipping, where it is asked for: P-DARTS clips by the norm over all cells.
 
     Args:
       settings: `config.search.alphas`: learning_rate, final_learning_rate, cell_learning_rates,
-        weight_decay (L2 in the gradient, as PyTorch's Adam), b1, b2.
+        weight_decay (L2 in the gradient, as PyTorch's Adam), b1, b2, clip.
       steps: number of updates over which the learning rates fall.
 
     Returns:
@@ -102,6 +103,8 @@ def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransfor
     def update(
         gradients: jax.Array, state: optax.OptState, alphas: jax.Array
     ) -> tuple[jax.Array, optax.OptState]:
+        if settings.clip:
+            gradients, _ = optax.clip_by_global_norm(settings.clip).update(gradients, None)
         # The peaks are in the state, where `init` put them; the one given here is not used.
         return jax.vmap(adam(first, fall).update)(gradients, state, alphas)
 

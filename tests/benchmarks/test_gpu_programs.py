@@ -19,7 +19,7 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
-from ddarts_jax.searching import discretisation
+from ddarts_jax.searching import discretisation, stages
 from ddarts_jax.tasks import export, scoring
 from ddarts_jax.training import evaluate, train
 
@@ -124,7 +124,11 @@ def test_variants_of_the_search(few, variant):
     config = small_config()
     config.search.update_from_flattened_dict(_VARIANTS[variant])
     image = (32, 32, 3) if variant == "strided stem" else _IMAGE
-    check(gpu_program.search_program(config, image))
+    stage = None
+    if variant == "the pieces of other methods":  # with the second of two stages
+        kept = ((True, False, True), (True, True, False))
+        stage = stages.Stage(1, (kept,), skip_dropout=0.3)
+    check(gpu_program.search_program(config, image, stage=stage))
 
 
 @needs_compiler

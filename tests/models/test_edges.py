@@ -46,7 +46,7 @@ def all_results(net, variables, gates, images):
 
 
 def test_joined_edges_compute_what_single_ones_do(x64, own):
-    """Every primitive, strided and not, in float64: results, statistics, gradients."""
+    """Every primitive, strided and not, with dropout: results, statistics, gradients in float64."""
     net, variables = supernet.build(
         num_cells=1,
         num_nodes=2,
@@ -55,10 +55,14 @@ def test_joined_edges_compute_what_single_ones_do(x64, own):
         image_channels=1,
         primitives=(own, *spaces.DARTOPTI_PRIMITIVES),
         reductions=(0,),
+        skip_dropout=0.4,
         key=jax.random.key(0),
     )
     variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
-    gates = jnp.array(np.random.default_rng(0).uniform(0.1, 1, net.alphas_shape))
+    gates = np.random.default_rng(0).uniform(0.1, 1, net.alphas_shape)
+    drawn = net.gates(jnp.array(gates), 0.0, jax.random.key(1))
+    assert drawn.shape == (1, 5, gates.shape[-1] + 2)
+    gates = jnp.concatenate([gates, drawn[..., -2:]], -1)
     images = jnp.array(normal(1, 3, 7, 6, 1))
     results = {}
     for name in backend.IMPLEMENTATIONS["edges"]:

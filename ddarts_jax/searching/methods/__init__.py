@@ -17,6 +17,7 @@ _MODULES = {
     "darts_second": "darts_second",
     "pc_darts": "pc_darts",
     "fairdarts": "fairdarts",
+    "p_darts": "p_darts",
     "darts_minus": "darts_minus",
     "beta_darts": "beta_darts",
     "gdas": "gdas",

@@ -102,7 +102,7 @@ def measure(
         labels: [B].
         options: zero_one_weight, ablation.weight, ablation.removal and microbatch, as in
             `config.search.ddarts`.
-        key: random key; used only by `ablation.removal = "random"`.
+        key: random key of what is drawn: dropout, and the gates of `ablation.removal = "random"`.
         gradient: gradient of the ablated networks, "full" or "none"; see `contributions`.
         progress: see `Relaxation.gates`.
 
@@ -114,7 +114,7 @@ def measure(
     ablation = options.ablation
     table = None
     if ablation.removal == "random":
-        gates = net.gates(alphas, progress)
+        gates = net.gates(alphas, progress, key)
         shape = *gates.shape[:2], len(net.primitives)
         table = jax.random.uniform(key, shape, alphas.dtype)
         table = jnp.concatenate([table, gates[..., shape[-1] :]], -1)
@@ -125,6 +125,7 @@ def measure(
         images,
         labels,
         progress=progress,
+        key=key,
         ablate=ablation.weight != 0,
         gradient=gradient,
         table=table,

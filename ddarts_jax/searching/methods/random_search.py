@@ -16,7 +16,8 @@ from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import save_array
-from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse, reduction_positions
+from ddarts_jax.genotypes import derivation
+from ddarts_jax.genotypes.genotype import Genotype, num_edges, reduction_positions
 from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.runs import facts, identity, layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
@@ -40,10 +41,7 @@ def draw(config, dataset, rng: np.random.Generator) -> tuple[np.ndarray, Genotyp
     reductions = reduction_positions(settings.num_cells)
     for _ in range(_DRAWS):
         probabilities = rng.uniform(size=shape)
-        genotype = parse(
-            *(probabilities, primitives, config.parse.method, config.parse.threshold),
-            reductions,
-        )
+        genotype = derivation.by_rule(config.parse, probabilities, primitives, reductions)
         try:
             train.cost(config, genotype, dataset)
         except UserError:

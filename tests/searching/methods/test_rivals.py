@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from ddarts_jax.training import optim
 
 ARRAYS = tiny.SHARED / "methods"
 needs_arrays = pytest.mark.skipif(not ARRAYS.is_dir(), reason="needs the rivals' parity arrays")
+
+_CANDIDATE = re.compile(r"cells\.(\d+)\._ops\.(\d+)\._ops\.(\d+)\.")
 
 # float64 against float64, summed in another order.
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -46,9 +49,19 @@ class Program:
 
     @property
     def alphas(self):
-        """Ours, [2, E, columns]."""
+        """Ours, [2, E, columns]; 7 in place of those of candidates that are gone."""
+        own = self.both("alphas")
+        if (kept := self.kept) is not None:
+            own = jnp.full(kept.shape, 7.0).at[kept].set(own.ravel())
         betas = [self.both("betas")] if "betas_normal" in self.arrays else []
-        return jnp.concatenate([self.both("alphas"), *betas], -1)
+        return jnp.concatenate([own, *betas], -1)
+
+    @property
+    def kept(self):
+        """Which candidates are left, bool [2, E, candidates]; None: all."""
+        if "switches_normal" not in self.arrays:
+            return None
+        return np.stack([self.arrays[f"switches_{kind}"] for kind in self.meta["distinct"]])
 
     def batch(self, suffix=""):
         images = self[f"input{suffix}"].transpose(0, 2, 3, 1)
@@ -57,6 +70,8 @@ class Program:
     def build(self, **options):
         """Our supernet with the program's weights."""
         reductions, count = self.meta["reductions"], self.meta["num_cells"]
+        kept = self.kept
+        kept = None if kept is None or kept.all() else _hashable(kept.tolist())
         net, zeros = supernet.build(
             num_cells=count,
             num_nodes=self.meta["num_nodes"],
@@ -68,6 +83,7 @@ class Program:
             seq=[int(position in reductions) for position in range(count)],
             relaxation="softmax",
             none="none" in self.meta["primitives"],
+            kept=kept,
             key=None,
             **options,
         )
@@ -79,11 +95,30 @@ class Program:
         def load(keys, zeros):
             parts = jax.tree_util.keystr(keys, simple=True, separator="/").split("/")
             names = torch_names(parts, net.reductions, None, net)
-            own = [self.arrays[prefix + name].astype(np.float64) for name in names]
-            own = [x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T for x in own]
-            return jnp.asarray(np.stack(own) if "mixed" in parts else own[0]).reshape(zeros.shape)
+            rows = zeros if "mixed" in parts else [zeros]
+            own = [self.tensor(prefix + name, like.shape) for name, like in zip(names, rows)]
+            return jnp.asarray(own if "mixed" in parts else own[0])
 
         return jax.tree_util.tree_map_with_path(load, tree)
+
+    def tensor(self, name, shape):
+        """A tensor in our order of axes; NaN in place of those of candidates that are gone."""
+        if (kept := self.kept) is not None and (place := _CANDIDATE.search(name)):
+            # The program numbers the candidates that are left.
+            cell, edge, candidate = map(int, place.groups())
+            own = kept[int(cell in self.meta["reductions"]), edge]
+            if not own[candidate]:
+                return np.full(shape, np.nan)
+            number = own[:candidate].sum()
+            new = f"cells.{cell}.cell_ops.{edge}.m_ops.{number}."
+            name = f"{name[: place.start()]}{new}{name[place.end() :]}"
+        x = self.arrays[name].astype(np.float64)
+        x = x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+        return x.reshape(shape)
+
+
+def _hashable(nested):
+    return tuple(map(_hashable, nested)) if isinstance(nested, list) else nested
 
 
 @needs_arrays
@@ -91,6 +126,8 @@ class Program:
     ("name", "options", "progress"),
     [
         ("darts_none", {}, 0.0),
+        ("p_darts_stage2", {}, 0.0),
+        ("p_darts_stage3", {}, 0.0),
         ("pc_darts", {"partial_channels": 4, "edge_strengths": True}, 0.0),
         ("darts_minus", {"auxiliary_skip": 1.0}, 17 / 50),
         ("beta_darts", {}, 20 / 50),
@@ -116,6 +153,9 @@ def test_loss_and_gradient_of_the_public_program(name, options, progress):
     np.testing.assert_allclose(logits, program["logits_eval"], **EXACT)
     np.testing.assert_allclose(loss, program["ce_train"], **EXACT)
     gradient = program.both("ce_grad_alphas")
+    if net.relaxation.kept is not None:
+        assert not by_alphas[~program.kept].any()
+        by_alphas = by_alphas[program.kept].reshape(gradient.shape)
     if net.relaxation.edge_strengths:
         gradient = jnp.concatenate([gradient, program.both("ce_grad_betas")], -1)
     np.testing.assert_allclose(by_alphas, gradient, **EXACT)

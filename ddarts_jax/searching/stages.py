@@ -1,0 +1,100 @@
+"""A search in stages: ever deeper supernets with ever fewer candidates (P-DARTS, Chen et al. 2019).
+
+Each stage is a whole search with fresh weights and alphas. At its end every edge loses its weakest
+candidates, so that the next supernet can be deeper, more like the network that is trained in the end.
+Cells that share their alphas share what is left of them, too; individual cells hand it on by Algorithm 1
+of D-DARTS: a cell of the next stage has the candidates of the cell that it repeats.
+"""
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ddarts_jax.genotypes import derivation
+from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
+from ddarts_jax.runs.metrics import MetricsWriter
+
+_logger = logging.getLogger(__name__)
+
+
+class Stage(NamedTuple):
+    """What distinguishes a stage from the others.
+
+    Attributes:
+        num_cells: cells of its supernet.
+        kept: the candidates that its edges have, see `Relaxation.kept`; None: all.
+        skip_dropout: see `Relaxation.skip_dropout`.
+    """
+
+    num_cells: int
+    kept: tuple | None = None
+    skip_dropout: float = 0.0
+
+
+def run_earlier(settings, shared: bool, workdir: Path, run: Callable) -> Stage:
+    """Runs the stages before the last, each in `stages/<number>` of the workdir.
+
+    A stage that has ended is not repeated: it is continued at its end.
+
+    Args:
+        settings: section `search` of the config; the group of its method may have `stages`, the cells of
+            these supernets, `keep`, the candidates that an edge has left after each, and
+            `skip_dropout`, a rate for each stage and the last.
+        shared: whether cells share their alphas.
+        workdir: of the whole search.
+        run: `(stage, workdir, writer) -> search.Found`, one stage.
+
+    Returns:
+        The last stage.
+
+    Raises:
+        UserError: individual cells of a stage cannot be deepened to those of the next.
+    """
+    options = settings.get(settings.method) or {}
+    earlier = tuple(options.get("stages", ()))
+    if not earlier:
+        return Stage(settings.num_cells)
+    depths = (*earlier, settings.num_cells)
+    rates = options.skip_dropout or (0.0,) * len(depths)
+    # Before anything is searched, as it may be refused.
+    orders = None if shared else [_order(*pair) for pair in pairwise(depths)]
+    kept = None
+    for number, keep in enumerate(options.keep):
+        stage = Stage(depths[number], kept, rates[number])
+        _logger.info("search: stage %d of %d, %d cells", number + 1, len(depths), stage.num_cells)
+        folder = workdir / "stages" / str(number + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = MetricsWriter(folder)
+        try:
+            found = run(stage, folder, writer)
+        finally:
+            writer.close()
+        left = _left(found, keep)
+        if orders:
+            left = left[list(orders[number])]
+        kept = tuple(tuple(map(tuple, cell)) for cell in left.tolist())
+    _logger.info("search: stage %d of %d, %d cells", len(depths), len(depths), depths[-1])
+    return Stage(depths[-1], kept, rates[-1])
+
+
+def _left(found, keep: int) -> np.ndarray:
+    """The `keep` strongest candidates of every edge: bool [distinct cells, E, candidates]."""
+    alphas = np.asarray(found.supernet.relaxation.of_candidates(found.alphas))
+    before = np.isfinite(alphas)
+    own = alphas[before].reshape(*alphas.shape[:2], -1)
+    return derivation.prune(own, before, own.shape[-1] - keep)
+
+
+def _order(num_cells: int, deeper: int) -> tuple[int, ...]:
+    """For every cell of a deeper network the cell that it repeats (Algorithm 1)."""
+    numbered = Genotype(
+        genes=[[("skip_connect", 2, 0)]] * num_cells,
+        reductions=reduction_positions(num_cells),
+        concat=(2,),
+        seq=range(num_cells),
+    )
+    return numbered.expand(deeper).seq

@@ -189,6 +189,28 @@ def test_a_value_out_of_range_is_named(key, value):
         validate(config)
 
 
+def test_a_supernet_has_no_half_stem():
+    """The message says why, and that of a network may be one."""
+    config = default_config()
+    config.train.stem = "half"
+    validate(config)
+    config.search.stem = "half"
+    with pytest.raises(
+        UserError, match=r"search\.stem is 'half'.*\('plain', 'strided'\): a supernet"
+    ):
+        validate(config)
+
+
+def test_a_stem_is_imported_with_weights_alone():
+    """A genotype has none."""
+    config = config_lib.import_config()
+    config.update(genotype="ResNet18", checkpoint="x.npz", stem="half")
+    validate(config)
+    config.checkpoint = ""
+    with pytest.raises(UserError, match=r"config\.stem is 'half': without weights"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     "values, parts",
     [
@@ -403,7 +425,11 @@ def section(name, prefix):
         ("cifar100_search", "cifar100_train", {}),
         ("cifar10_smoke", "cifar10_train", {"epochs": 2, "channels": 4}),
         ("imagenet_search", "imagenet_train", {}),
-        ("imagenet_dartopti", "imagenet_train", {"channels": 64, "auxiliary_weight": 0.0}),
+        (
+            "imagenet_dartopti",
+            "imagenet_train",
+            {"channels": 64, "auxiliary_weight": 0.0, "stem": "half"},
+        ),
         *(
             (f"{data}_{start}", f"{data}_train", {"channels": 64, "auxiliary_weight": 0.0})
             for data in ("cifar10", "cifar100")
@@ -459,6 +485,7 @@ def test_dartopti_on_imagenet():
     assert (found["task"], found["data.batch_size"]) == ("train", 128)
     assert (found["search.channels"], found["train.channels"]) == (32, 64)
     assert found["search.stem"] == search["search.stem"] == "strided"
+    assert (found["train.stem"], search["train.stem"]) == ("half", "strided")
     for key in ("resized_crop", "color_jitter", "hue", "crop_padding"):
         assert search[f"search.augment.{key}"] == search[f"train.augment.{key}"]
 

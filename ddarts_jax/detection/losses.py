@@ -35,7 +35,9 @@ def smooth_l1(predictions, targets, beta: float = 0.0):
     Returns:
         [...]: the square / (2 beta) inside, the absolute difference - beta / 2 outside.
     """
-    difference = jnp.abs(predictions - targets)
+    difference = predictions - targets
+    # Not jnp.abs, whose gradient at 0 is 1.
+    difference = difference * jnp.sign(difference)
     if not beta:
         return difference
     return jnp.where(difference < beta, difference**2 / (2 * beta), difference - beta / 2)

@@ -47,8 +47,8 @@ class Tower(nnx.Module):
 
     def __call__(self, x):
         """Maps [B, H, W, channels] to float32 [B, H, W, outputs]."""
-        for convolution in self.hidden:
-            x = jax.nn.relu(convolution(x))
+        for hidden in self.hidden:
+            x = jax.nn.relu(hidden(x))
         return self.output(x).astype(jnp.float32)
 
 

@@ -27,7 +27,7 @@ def test_anchors_by_hand():
     own = anchors.grid((1, 2), 8, (2.0, 4.0))
     assert own.shape == (12, 4) and own.dtype == np.float32
     np.testing.assert_allclose(own[2:4], [[-8, -8, 8, 8], [-16, -16, 16, 16]])
-    np.testing.assert_allclose(own[8:10], own[2:4] + [8, 0, 8, 0])
+    np.testing.assert_allclose(own[8:10], own[2:4] + np.float32([8, 0, 8, 0]))
     sides = own[:, 2:] - own[:, :2]
     np.testing.assert_allclose(sides[:, 1] / sides[:, 0], np.tile([0.5, 0.5, 1, 1, 2, 2], 2), 1e-6)
     np.testing.assert_allclose(sides.prod(-1), np.tile([256, 1024], 6), 1e-6)

@@ -1,7 +1,6 @@
 """Matching of anchors and ground truth, by torchvision's rule."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -92,7 +92,7 @@ class Output(NamedTuple):
 
     def flat(self) -> tuple[jax.Array, jax.Array]:
         """The same with all anchors on one axis: [B, H W A, classes] and [B, H W A, 4]."""
-        return tuple(x.reshape(len(x), -1, x.shape[-1]) for x in self)
+        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in self)
 
 
 @dataclasses.dataclass(frozen=True)

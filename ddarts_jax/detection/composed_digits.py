@@ -135,10 +135,13 @@ def _grey(photograph: np.ndarray) -> np.ndarray:
 
 
 def _crop(draws: np.random.RandomState, photograph: np.ndarray) -> np.ndarray:
-    """Cuts a square out of a photograph and makes it a canvas, float64 [SIDE, SIDE]."""
+    """Cuts a square out of a photograph and makes it a canvas, float64 [SIDE, SIDE].
+
+    Of half the contrast, so that black or white ink can be read everywhere.
+    """
     side = draws.randint(_CROP_SIDES[0], _CROP_SIDES[1] + 1)
     y, x = (draws.randint(room - side + 1) for room in photograph.shape)
-    return _resized(photograph[y : y + side, x : x + side], SIDE).astype(np.float64)
+    return 64 + _resized(photograph[y : y + side, x : x + side], SIDE) / 2
 
 
 def _resized(square: np.ndarray, side: int) -> np.ndarray:

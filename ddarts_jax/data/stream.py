@@ -151,9 +151,7 @@ class ImageStream:
         return Batch(images, labels, weights)
 
 
-def read_ahead(
-    batch: Callable[[int], _T], first: int, end: int, num_workers: int
-) -> Iterator[_T]:
+def read_ahead(batch: Callable[[int], _T], first: int, end: int, num_workers: int) -> Iterator[_T]:
     """Yields the batches of the numbers from `first` to `end - 1`, which are made before they are needed.
 
     Worker processes take seconds to start; they end when the generator is closed or exhausted.

@@ -57,8 +57,8 @@ class CanvasStream:
         instances: the images and objects.
         batch_size: images in a batch, over all processes.
         sides: heights and widths of the canvases, see `canvases.default_canvases`.
-        short_side: pixels of an image's shorter side when resized, or the least and the most of them, from
-            which a number is drawn for each image of an epoch of training; 0: images keep their size.
+        short_side: pixels of an image's shorter side when resized, or the least and the most of them,
+            between which each image of an epoch of training draws; 0: images keep their size.
         long_side: the most pixels of the longer side.
         channels: 1 for grey, 3 for RGB.
         training: see above.
@@ -89,6 +89,7 @@ class CanvasStream:
     white: int = 0
     process_index: int = 0
     process_count: int = 1
+    _dealt: canvases.Deal = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
         if self.batch_size % self.process_count:
@@ -96,20 +97,25 @@ class CanvasStream:
                 f"train.batch_images={self.batch_size} cannot be split evenly over "
                 f"{self.process_count} processes."
             )
-        if self.training and not len(self.instances.trained_images):
+        if self.training:
+            self._check_training()
+        rows = self.instances.trained_images if self.training else np.arange(len(self.instances))
+        within = canvases.resized(
+            self.instances.sizes[rows], np.max(self.short_side), self.long_side
+        )
+        least = self.batch_size if self.training else 1
+        object.__setattr__(self, "_dealt", canvases.deal(rows, within, self.sides, least))
+
+    def _check_training(self) -> None:
+        """UserError where nothing can be trained with; a warning where objects are left out."""
+        rows = self.instances.trained_images
+        if not len(rows):
             raise UserError(
                 f"{self.instances.name} has no image to train with: an image needs sides of at least 32 "
                 "pixels and an object that is no crowd, of at least one pixel a side."
             )
-        if not self.batches_per_epoch:
-            largest = max(map(len, self._dealt.groups))
-            raise UserError(
-                f"train.batch_images={self.batch_size} is larger than the images of every canvas (at most "
-                f"{largest}): use at most {largest}, or fewer data.canvases."
-            )
-        counts = self.instances.counts[self.instances.trained_images]
-        left_out = np.maximum(counts - self.max_objects, 0).sum()
-        if self.training and left_out:
+        left_out = np.maximum(self.instances.counts[rows] - self.max_objects, 0).sum()
+        if left_out:
             _logger.warning(
                 "%d objects are left out of training: of an image with more than max_objects=%d the "
                 "largest take part",
@@ -121,16 +127,6 @@ class CanvasStream:
         bare = dataclasses.replace(self.instances, segmentations=())
         return self.__dict__ | {"instances": bare}
 
-    @functools.cached_property
-    def _dealt(self) -> canvases.Deal:
-        chosen = np.arange(len(self.instances))
-        if self.training:
-            chosen = self.instances.trained_images
-        largest = np.max(self.short_side)
-        within = canvases.resized(self.instances.sizes[chosen], largest, self.long_side)
-        least = self.batch_size if self.training else 1
-        return canvases.deal(chosen, within, self.sides, least)
-
     @property
     def batches_per_epoch(self) -> int:
         """Batches in an epoch; in an evaluation including the padded ones."""
@@ -138,14 +134,11 @@ class CanvasStream:
             return canvases.batches_per_epoch(self._dealt, self.batch_size)
         return len(canvases.one_pass(self._dealt, self.batch_size))
 
-    @functools.cached_property
+    @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Height, width and channels of the canvases that have batches; each is a program to compile."""
-        least = self.batch_size if self.training else 1
-        used = [len(group) >= least for group in self._dealt.groups]
-        return tuple(
-            (*side, self.channels) for side, filled in zip(self._dealt.canvases, used) if filled
-        )
+        filled = zip(self._dealt.canvases, self._dealt.groups)
+        return tuple((*sides, self.channels) for sides, group in filled if len(group))
 
     @functools.cached_property
     def num_objects(self) -> int:

@@ -107,7 +107,8 @@ def deal(
         least: images that a canvas needs: the size of a batch in training.
 
     Raises:
-        UserError: a canvas whose sides are not multiples of 32; an image that no canvas holds.
+        UserError: a canvas whose sides are not multiples of 32; an image that no canvas holds; no canvas
+            with enough images.
     """
     canvases = _by_area(map(tuple, canvases))
     for canvas in canvases:
@@ -122,11 +123,17 @@ def deal(
             f"No canvas of {', '.join(f'{h} x {w}' for h, w in canvases)} holds every image (height x "
             f"width up to {height} x {width}): add to data.canvases or make data.short_side smaller."
         )
+    most = np.bincount(choice).max()
     for number in range(len(canvases)):
         few = np.flatnonzero(choice == number)
         if len(few) < least:
             choice[few] = _smallest(within[few], canvases, number + 1)
     left_out = (choice == len(canvases)).sum()
+    if left_out == len(images):
+        raise UserError(
+            f"train.batch_images={least} is larger than the images of every canvas: use at most {most}, "
+            "or fewer data.canvases."
+        )
     if left_out:
         _logger.warning(
             "%d images are left out of training: no canvas that holds them has the %d of a batch",
@@ -136,7 +143,9 @@ def deal(
     return Deal(canvases, groups)
 
 
-def _smallest(within: np.ndarray, canvases: Sequence[tuple[int, int]], first: int = 0) -> np.ndarray:
+def _smallest(
+    within: np.ndarray, canvases: Sequence[tuple[int, int]], first: int = 0
+) -> np.ndarray:
     """Returns for each image the first canvas from `first` on that holds it, or else their number.
 
     Args:

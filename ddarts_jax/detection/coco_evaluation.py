@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,11 +118,15 @@ def evaluate(
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    precision = judge.eval["precision"]  # [thresholds, recalls, classes, sizes, 1, 10 or 100 detections]
-    by_class = np.array([
-        [_mean_of_known(precision[:, :, label, size, -1]) for size in range(len(SIZES))]
-        for label in range(instances.num_classes)
-    ])
+    precision = judge.eval[
+        "precision"
+    ]  # [thresholds, recalls, classes, sizes, 1, 10 or 100 detections]
+    by_class = np.array(
+        [
+            [_mean_of_known(precision[:, :, label, size, -1]) for size in range(len(SIZES))]
+            for label in range(instances.num_classes)
+        ]
+    )
     numbers = dict(zip(NAMES, map(float, judge.stats), strict=True))
     return Evaluation(numbers, by_class, precision[:, :, :, 0, -1])
 

@@ -83,8 +83,8 @@ def read(annotations: str, images: str) -> Instances:
     categories = sorted(tables["categories"], key=lambda category: category["id"])
     if len(categories) > _MOST_CLASSES:
         raise UserError(
-            f"Annotation file {annotations} has {len(categories)} categories: at most {_MOST_CLASSES} can "
-            "be told apart; merge some."
+            f"Annotation file {annotations} has {len(categories)} categories: at most {_MOST_CLASSES} "
+            "can be told apart; merge some."
         )
     labels = {category["id"]: label for label, category in enumerate(categories)}
     _check_references(tables["annotations"], "image_id", image_rows, annotations)
@@ -120,9 +120,13 @@ def _table(content: Mapping, key: str, file: str) -> list[dict]:
             "annotations, as COCO's instances_*.json."
         )
     if not rows and key != "annotations":
-        raise UserError(f"Annotation file {file} has an empty list {key!r}: there is nothing to learn.")
+        raise UserError(
+            f"Annotation file {file} has an empty list {key!r}: there is nothing to learn."
+        )
     for number, row in enumerate(rows):
-        missing = [each for each in _KEYS[key] if each not in row] if isinstance(row, dict) else ["id"]
+        missing = (
+            [each for each in _KEYS[key] if each not in row] if isinstance(row, dict) else ["id"]
+        )
         if missing:
             raise UserError(
                 f"Entry {number} of {key!r} in {file} has no {missing[0]!r}: each needs "
@@ -229,7 +233,9 @@ def _check_outline(annotation: dict, height: int, width: int, file: str) -> None
         return
     where = f"The segmentation of annotation {annotation['id']} in {file}"
     if isinstance(outline, dict):
-        if outline.get("size") != [height, width] or not isinstance(outline.get("counts"), (str, list)):
+        if outline.get("size") != [height, width] or not isinstance(
+            outline.get("counts"), (str, list)
+        ):
             raise UserError(
                 f"{where} is an RLE of size {outline.get('size')!r:.40}, but its image has height and "
                 f"width {[height, width]}: correct or remove it."

@@ -87,8 +87,9 @@ class Instances:
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes these images and objects from others, as JSON, for `Checkpoints`."""
-        arrays = (self.image_ids, self.sizes, self.owners, self.boxes, self.labels, self.crowd)
-        checksum = functools.reduce(lambda crc, a: zlib.crc32(a.tobytes(), crc), arrays, 0)
+        arrays = [self.image_ids, self.sizes, self.owners, self.boxes, self.labels, self.crowd]
+        arrays += [image for image in self.images if not isinstance(image, str)]
+        checksum = functools.reduce(lambda crc, each: zlib.crc32(each.tobytes(), crc), arrays, 0)
         return {"images": len(self), "objects": len(self.boxes), "crc32": f"{checksum:08x}"}
 
     def objects(self, row: int) -> slice:
@@ -112,19 +113,19 @@ class Instances:
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """int [n], the number of objects that each image trains with."""
+        """Number of objects that each image trains with, int [n]."""
         return np.bincount(self.owners[self._trained], minlength=len(self))
 
     @functools.cached_property
     def _corners(self) -> np.ndarray:
-        """float64 [m, 4]: x1, y1, x2, y2, clipped to the image."""
+        """x1, y1, x2, y2 of the boxes, clipped to their image, float64 [m, 4]."""
         corners = np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], 1)
         height, width = self.sizes[self.owners].T
         return np.clip(corners, 0, np.stack([width, height] * 2, 1))
 
     @functools.cached_property
     def _trained(self) -> np.ndarray:
-        """bool [m]."""
+        """Which objects a detector is trained with, bool [m]."""
         sides = self._corners[:, 2:] - self._corners[:, :2]
         inside = (sides > 1 - 1e-6).all(1)  # x + 1 - x is not always 1
         return inside & ~self.crowd & ~self.ignore & (self.areas > 0)

@@ -3,7 +3,6 @@
 import json
 
 import coco_folder
-import numpy as np
 import pytest
 import tiny
 from coco_folder import changed, content
@@ -67,7 +66,10 @@ POLYGON = [[0, 0, 5, 5]]
         (changed("annotations", 0, image_id=99), "Annotation 5 in .* image_id 99, which is not"),
         (changed("annotations", 0, image_id=[4]), r"Annotation 5 in .* image_id \[4\], which"),
         (changed("annotations", 0, category_id=1), "Annotation 5 in .* category_id 1, which"),
-        (content(annotations=[each | {"bbox": BAD} for each in OBJECTS]), "4 of 4 boxes in .* first"),
+        (
+            content(annotations=[each | {"bbox": BAD} for each in OBJECTS]),
+            "4 of 4 boxes in .* first",
+        ),
         (changed("annotations", 0, area="big"), "Annotation 5 in .* has the area 'big'"),
         (changed("annotations", 0, segmentation=POLYGON), "annotation 5 in .* at least 3 points"),
         (changed("annotations", 0, segmentation=[[*"abcdefg"]]), "annotation 5 in .* at least 3"),
@@ -92,7 +94,7 @@ def test_missing_files(tmp_path):
     path, _ = coco_folder.write(tmp_path)
     with pytest.raises(UserError, match=r"nothing\.json does not exist"):
         coco_json.read(str(tmp_path / "nothing.json"), str(tmp_path))
-    with pytest.raises(UserError, match="3 of 3 images .* or name the folder"):
+    with pytest.raises(UserError, match=r"3 of 3 images .* or name the folder"):
         coco_json.read(path, str(tmp_path))
 
 
@@ -150,7 +152,11 @@ def test_real_files(name, images, objects, classes):
     paths = [str(root / part) for part in ("train.json", "", "test.json", "")]
     pair = coco_json.read_pair(*paths)
     for found, num_images, num_objects in zip(pair, images, objects):
-        assert (len(found), len(found.boxes), found.class_names) == (num_images, num_objects, classes)
+        assert (len(found), len(found.boxes), found.class_names) == (
+            num_images,
+            num_objects,
+            classes,
+        )
         for row in range(len(found)):
             height, width, _ = found.read(row, 3).shape
             boxes, labels = found.ground_truth(row)

@@ -55,6 +55,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+def options_of(search: ConfigDict) -> Mapping[str, Any]:
+    """Returns the options of the chosen method, given section `search`; empty if it has none."""
+    return search.get(search.method) or {}
+
+
 # {former dotted key: present one}. Add a line for a renamed key: flags and older runs keep working.
 FORMER_NAMES: dict[str, str] = {
     "search.zero_one_weight": "search.ddarts.zero_one_weight",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddarts_jax.configuration import options_of
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
@@ -90,7 +91,7 @@ def make_step(
         (images [B, H, W, C], labels [B]) and metrics are scalars or [cells].
     """
     weights_optimizer, alphas_optimizer = optimizers(settings, total_steps, fixed_steps)
-    options = settings.get(settings.method) or {}
+    options = options_of(settings)
 
     def init(variables, alphas):
         return fresh(variables, alphas, weights_optimizer, alphas_optimizer)

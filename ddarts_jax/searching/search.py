@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddarts_jax.configuration import default_config
+from ddarts_jax.configuration import default_config, options_of
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
@@ -121,7 +121,7 @@ def build(
 
 def _shared(settings) -> bool:
     """Whether the method has one architecture for all normal cells and one for the reduction cells."""
-    return methods.find(settings.method).share_cells(settings.get(settings.method) or {})
+    return methods.find(settings.method).share_cells(options_of(settings))
 
 
 def mixing(settings) -> dict:
@@ -130,7 +130,7 @@ def mixing(settings) -> dict:
     Args:
         settings: section `search` of the config.
     """
-    options = settings.get(settings.method) or {}
+    options = options_of(settings)
     return {name: options[name] for name in _OF_RELAXATION if name in options}
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddarts_jax.configuration import options_of
 from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
 from ddarts_jax.runs.metrics import MetricsWriter
@@ -54,7 +55,7 @@ def run_earlier(settings, shared: bool, workdir: Path, run: Callable) -> Stage:
     Raises:
         UserError: individual cells of a stage cannot be deepened to those of the next.
     """
-    options = settings.get(settings.method) or {}
+    options = options_of(settings)
     earlier = tuple(options.get("stages", ()))
     if not earlier:
         return Stage(settings.num_cells)

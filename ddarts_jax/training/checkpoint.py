@@ -201,7 +201,11 @@ class Checkpoints:
             try:
                 leaves = self._read(step)
             except Exception as error:  # JSON, Orbax and TensorStore raise each their own
-                _logger.warning("Checkpoint %s is corrupt, trying the one before: %s", path, error)
+                # TensorStore appends its whole specification.
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                _logger.warning(
+                    "Checkpoint %s is corrupt, trying the one before: %.200s", path, reason
+                )
                 corrupt.append(path)
                 continue
             _check_fit(leaves, abstract_state, path)

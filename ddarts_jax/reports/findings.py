@@ -17,6 +17,11 @@ def findings(run: Run) -> list[str]:
     if moved is not None:
         start = (run.config.get("search.start.genotype") or "its start")[:200]
         sentences.append(f"The genotype's distance to {start} is {moved:.4f}.")
+    if earlier := len(list((run.workdir / "stages").glob("[0-9]*"))):
+        sentences.append(
+            f"The search had {earlier + 1} stages: this page shows the last one; the others are in the "
+            "folder stages."
+        )
     if run.network:
         sentences.append(_kept(run.network))
     return sentences

@@ -14,7 +14,9 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import edges
 from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.reports.findings import findings
 from ddarts_jax.runs.metrics import MetricsWriter
+from ddarts_jax.runs.run import read_run
 from ddarts_jax.searching import search, stages
 
 ARRAYS = tiny.SHARED / "methods"
@@ -146,6 +148,7 @@ def test_a_search_in_stages_and_its_continuation(tmp_path):
         for name, _, source in genes:
             assert kept[cell, source, 1 + NAMES.index(name)]
             assert name != "skip_connect" or cell == 1, "a normal cell may have none"
+    assert any("had 2 stages" in each for each in findings(read_run(tmp_path)))
     gates = np.asarray(found.supernet.gates(jnp.asarray(found.alphas)))
     assert gates.shape == (2, 2, 5) and not gates[..., :3][~kept[..., 1:]].any()
 

@@ -18,7 +18,7 @@ FLOORS = (
     {"configuration"},
     {"models", "data", "runs"},
     {"training", "predict"},
-    {"searching"},
+    {"searching", "detection"},
     {"reports"},
     {"tasks"},
     {"api"},

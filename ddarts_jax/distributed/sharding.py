@@ -121,6 +121,29 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
     )(*batches)
 
 
+def map_images(function: Callable, *batches):
+    """Applies a function to one image after another, on each device to its own images.
+
+    For what needs much memory for each image. It has no gradient with several devices.
+
+    Args:
+        function: maps one image's part of each batch to a tree of arrays.
+        batches: trees of arrays [B, ...], with equally many images per device.
+
+    Returns:
+        The trees of all images, stacked: arrays [B, ...].
+    """
+
+    def own(*batches):
+        return jax.lax.map(lambda image: function(*image), batches)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return own(*batches)
+    split = PartitionSpec("data")
+    return jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*batches)
+
+
 def on_each_device(step: Callable) -> Callable:
     """Makes every device run a step on its own share of the batches, as if it were alone.
 

@@ -1,0 +1,1 @@
+"""Object detection: boxes, anchors and their matching, the feature pyramid, RetinaNet."""

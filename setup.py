@@ -35,6 +35,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pillow>=13",
         "plotly>=7.1",
+        "pycocotools>=2.0.11",
         "safetensors>=0.8",
         "scikit-learn>=1.9",
         "tensorboardX>=2.6.5",

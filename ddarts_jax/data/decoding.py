@@ -100,18 +100,18 @@ def read_image(stream: BinaryIO, image_size: int, white: int = 65535) -> np.ndar
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def grey_or_rgb(image: Any, white: int = 65535) -> Any:
+def grey_or_rgb(image: Any, white: int = 65535, upright: bool = True) -> Any:
     """Decodes an open Pillow image of any mode to mode L if it is grey, else to RGB.
 
     16 bits are scaled to 8 so that `white` (0: 65535) becomes 255, transparent parts become white
-    (what they look like on a page), a palette or CMYK becomes RGB, the camera's rotation is applied,
-    and an animation is reduced to its first frame.
+    (what they look like on a page), a palette or CMYK becomes RGB, the camera's rotation is applied
+    unless `upright` is False, and an animation is reduced to its first frame.
     """
     from PIL import Image
 
     image.load()
     mode = "L" if image.mode in _GREY_MODES else "RGB"
-    image = _upright(image)
+    image = _upright(image) if upright else image
     if image.mode == "F":
         image = Image.fromarray(to_uint8(np.asarray(image), 1))
     elif image.mode in _16_BIT_MODES:

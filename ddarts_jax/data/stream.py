@@ -17,8 +17,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -32,6 +32,8 @@ from ddarts_jax.errors import UserError
 
 if TYPE_CHECKING:
     import jax
+
+_T = TypeVar("_T", bound=tuple)
 
 _AHEAD = 2  # batches on the device, and in the queue of the one thread
 
@@ -112,41 +114,15 @@ class ImageStream:
         return -(-len(self.records) // self.batch_size)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Yields this process's part of batch `first` and all after it.
+        """Yields this process's part of batch `first` and all after it; see `read_ahead`.
 
-        In training `first` is the number of steps done. Worker processes take seconds to start; they
-        end when the generator is closed or exhausted.
+        In training `first` is the number of steps done.
 
         Raises:
             UserError: an image cannot be read, or a worker process died.
         """
-        # For grain, a stream is one long list of batches: it divides the list among the workers and
-        # keeps its order.
         end = np.iinfo(np.int64).max if self.training else self.batches_per_epoch
-        if first >= end:
-            return
-        batches = grain.MapDataset.range(first, end).map(self._batch)
-        # A worker runs about three batches ahead by itself; without workers, one thread does.
-        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-        if self.num_workers:
-            read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        batches = batches.to_iter_dataset(read)
-        if self.num_workers:
-            # Grain reads its own flags, also in programs that do not parse flags with absl.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
-            workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=1)
-            batches = batches.mp_prefetch(workers, worker_init_fn=_start_worker)
-        with contextlib.closing(iter(batches)) as iterator:
-            try:
-                for batch in iterator:
-                    # Copies: what comes from a worker is in shared memory, a few ms per batch.
-                    yield Batch(*map(np.array, batch))
-            except RuntimeError as error:  # from grain, when a worker was killed
-                raise UserError(
-                    f"A process that decodes images died ({decoding.reason(error)}): if memory or "
-                    "/dev/shm ran short, use fewer data.num_workers; then the same command continues."
-                ) from error
+        return read_ahead(self._batch, first, end, self.num_workers)
 
     def _batch(self, number: int) -> Batch:
         """Reads and decodes this process's part of a batch."""
@@ -175,12 +151,59 @@ class ImageStream:
         return Batch(images, labels, weights)
 
 
+def read_ahead(batch: Callable[[int], _T], first: int, end: int, num_workers: int) -> Iterator[_T]:
+    """Yields the batches of the numbers from `first` to `end - 1`, which are made before they are needed.
+
+    Worker processes take seconds to start; they end when the generator is closed or exhausted.
+
+    Args:
+        batch: makes the batch of a number, a named tuple of arrays, from nothing but the number; pickled
+            for the workers.
+        first: number of the first batch.
+        end: number of the batch behind the last one.
+        num_workers: processes that make batches; 0: a thread of this one.
+
+    Raises:
+        UserError: `batch` raised it, or a worker process died.
+    """
+    if first >= end:
+        return
+    # For grain, this is one long list of batches: it divides the list among the workers and keeps its
+    # order.
+    batches = grain.MapDataset.range(first, end).map(batch)
+    # A worker runs about three batches ahead by itself; without workers, one thread does.
+    read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
+    if num_workers:
+        read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    batches = batches.to_iter_dataset(read)
+    if num_workers:
+        # Grain reads its own flags, also in programs that do not parse flags with absl.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+        batches = batches.mp_prefetch(workers, worker_init_fn=_start_worker)
+    with contextlib.closing(iter(batches)) as iterator:
+        try:
+            for made in iterator:
+                # Copies: what comes from a worker is in shared memory, a few ms per batch.
+                yield type(made)(*map(np.array, made))
+        except RuntimeError as error:  # from grain, when a worker was killed
+            raise UserError(
+                f"A process that decodes images died ({decoding.reason(error)}): if memory or "
+                "/dev/shm ran short, use fewer data.num_workers; then the same command continues."
+            ) from error
+
+
+def generator(seed: int, *numbers: int) -> np.random.RandomState:
+    """Returns the source of random numbers of a seed (any integer) and further numbers below 2^32."""
+    # RandomState: the stream of numbers is frozen for all versions of NumPy. It takes 32 bits each.
+    return np.random.RandomState([seed % 2**32, seed // 2**32 % 2**32, *numbers])
+
+
 @functools.lru_cache(maxsize=2)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of an epoch."""
-    # RandomState: the stream of numbers is frozen for all versions of NumPy.
-    seeds = [seed % 2**32, seed // 2**32 % 2**32, epoch]  # it takes 32 bits each
-    return np.random.RandomState(seeds).permutation(count)
+    return generator(seed, epoch).permutation(count)
 
 
 def _start_worker(worker_index: int, num_workers: int) -> None:
@@ -384,7 +407,7 @@ def pixel_statistics(
     return mean_std(batch.images[batch.weights > 0] for batch in stream.batches())
 
 
-def prefetch(batches: Iterator[Batch], sharding: "jax.sharding.Sharding") -> Iterator["Batch"]:
+def prefetch(batches: Iterator[_T], sharding: "jax.sharding.Sharding") -> Iterator[_T]:
     """Puts batches on the devices ahead of their use: one is on its way while another is used.
 
     Args:

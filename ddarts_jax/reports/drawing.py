@@ -30,7 +30,7 @@ def draw_distance_matrix(
     matrix = np.asarray(matrix)
     texts = np.where(matrix == 0, "0", np.char.mod("%.3f", matrix))
     figure, _ = _heatmap(names, matrix, texts, title)
-    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+    save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
 
 
 def draw_confusion(
@@ -49,7 +49,7 @@ def draw_confusion(
     figure, axes = _heatmap(names, shares, texts, title)
     axes.set_ylabel("class", color=INK)
     axes.set_xlabel("answer", color=INK)
-    _save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
+    save(figure, path_stem, bbox_inches="tight", pad_inches=0.15)
 
 
 def _heatmap(names, matrix: np.ndarray, texts: np.ndarray, title: str) -> tuple[Figure, Axes]:
@@ -131,10 +131,11 @@ def draw_distance_history(
         left.text(0, 1.02, "alphas fixed", size=9, color="#8a6a1f", transform=left.transAxes)
     if title:
         left.set_title(title, size=12, pad=20, color=INK, parse_math=False)
-    _save(figure, path_stem)
+    save(figure, path_stem)
 
 
-def _save(figure: Figure, path_stem, **layout) -> None:
+def save(figure: Figure, path_stem: str | os.PathLike, **layout) -> None:
+    """Writes a figure as `<path_stem>.svg` and `<path_stem>.png`; `layout` goes to `savefig`."""
     # Text stays text, which can be searched. A fixed salt and no date: equal pictures, equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddarts_jax"}):
         figure.savefig(f"{path_stem}.svg", metadata={"Date": None}, **layout)

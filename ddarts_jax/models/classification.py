@@ -27,7 +27,7 @@ POOL = 5  # side of the auxiliary head's pooling window, in pixels
 
 
 # Its stride, by stem: the head was designed for features of 8 x 8 (CIFAR) and 7 x 7 (ImageNet).
-POOL_STRIDE = {"plain": 3, "strided": 2}
+POOL_STRIDE = {"plain": 3, "half": 2, "strided": 2}
 
 
 class AuxiliaryHead(nnx.Module):

@@ -57,7 +57,7 @@ def cost(
         auxiliary: whether to count the parameters of the auxiliary head; it is not used in
             evaluation, so it never counts towards the MACs.
         image_channels: channels of the input images.
-        stem: "plain" or "strided".
+        stem: "plain", "half" or "strided".
         stem_multiplier: the plain stem has `stem_multiplier * channels` channels.
 
     Raises:
@@ -88,6 +88,24 @@ def cost(
         macs.total(),
         tuple(_size(weights["cells"][str(position)]) for position in positions),
         tuple(macs[f"cell_{position}"] for position in positions),
+    )
+
+
+def activations(run, *args) -> int:
+    """Counts the numbers that the convolutions of a function put out, by tracing it.
+
+    This is roughly what a gradient keeps of it; bytes follow from the compute dtype.
+
+    Args:
+        run: function of arrays.
+        *args: arrays, or their shapes and dtypes.
+    """
+    with backend.compiling_for("gpu"):  # uses convolutions where others use sums
+        closed = jax.make_jaxpr(run)(*args)
+    return sum(
+        equation.outvars[0].aval.size
+        for _, equation in _equations(closed.jaxpr)
+        if equation.primitive is lax.conv_general_dilated_p
     )
 
 

@@ -134,18 +134,6 @@ class ConvBN(Normalised):
         return convolve(x, self.kernel[...], self.stride, padding=self.padding)
 
 
-class StridedStem(nnx.Module):
-    """The stem for large images (DARTS, ImageNet): two strided 3x3 convolutions, quarter size."""
-
-    def __init__(self, cin, channels):
-        self.first = ConvBN(cin, channels // 2, 3, 2, affine=True, relu=False)
-        self.second = ConvBN(channels // 2, channels, 3, 2, affine=True)
-
-    def __call__(self, x, train):
-        """Maps [B, H, W, cin] to [B, H / 4, W / 4, channels]."""
-        return self.second(self.first(x, train), train)
-
-
 class FactorizedReduce(Normalised):
     """Halves the size without losing every second pixel: ReLU, two strided 1x1 convolutions, BN.
 

@@ -8,6 +8,7 @@ As in the supernet, the modules are built once and split; `forward` is a pure fu
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 
@@ -18,7 +19,7 @@ from flax import nnx
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import genotype as genotypes
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models import layers
+from ddarts_jax.models import layers, stems
 from ddarts_jax.models import primitives as prim
 from ddarts_jax.models.classification import POOL, POOL_STRIDE, AuxiliaryHead, Head
 from ddarts_jax.models.layers import Variables
@@ -108,14 +109,15 @@ class DerivedNetwork(nnx.Module):
         stem,
         stem_multiplier,
     ):
-        strided = stem == "strided"
+        large = stem != "plain"
         # Channels of the inputs of cell 0.
-        widths = [channels if strided else stem_multiplier * channels] * 2
-        if strided:
-            self.stem = layers.StridedStem(image_channels, channels)
+        widths = [channels if large else stem_multiplier * channels] * 2
+        if large:
+            self.stem = stems.StridedStem(image_channels, channels, stems.STRIDES[stem][0])
         else:
             self.stem = layers.ConvBN(image_channels, widths[0], 3, affine=True, relu=False)
-        self.second_stem = layers.ConvBN(channels, channels, 3, 2, affine=True) if strided else None
+        self.second_stem = layers.ConvBN(channels, channels, 3, 2, affine=True) if large else None
+        self.num_stems = len(stems.STRIDES[stem])
         self.cells = nnx.Dict()
         for position, entries in enumerate(genotype.cells):
             reduction = position in genotype.reductions
@@ -125,11 +127,11 @@ class DerivedNetwork(nnx.Module):
                 widths[-2:],
                 channels,
                 reduction,
-                position - 1 in genotype.reductions or (position == 0 and strided),
+                position - 1 in genotype.reductions or (position == 0 and large),
             )
             self.cells[str(position)] = cell
             widths.append(len(cell.nodes) * channels)
-        self.head = Head(widths[-1], num_classes)
+        self.head = Head(widths[-1], num_classes) if num_classes else None
         self.auxiliary_position = _auxiliary_position(genotype)
         auxiliary_width = widths[self.auxiliary_position + 2]
         head = (auxiliary_width, num_classes, POOL_STRIDE[stem])
@@ -163,6 +165,15 @@ class DerivedNetwork(nnx.Module):
                 stages.append(output)
         return stages
 
+    def read(self, images, train, levels, frozen_cells=0) -> tuple[jax.Array, ...]:
+        """Computes chosen feature maps, and nothing behind the last of them; see `features`."""
+        positions = (*(-1, -2)[: self.num_stems], *range(len(self.cells)))
+        last = max(map(positions.index, levels))
+        frozen = self.num_stems + frozen_cells if frozen_cells else 0
+        outputs = self._outputs(images, train, frozen=frozen)
+        maps = dict(zip(positions[: last + 1], outputs))
+        return tuple(maps[level] for level in levels)
+
     def run(self, images, train, scales=None):
         """Computes logits [B, classes] and, in training, those of the auxiliary head if there is one.
 
@@ -172,27 +183,38 @@ class DerivedNetwork(nnx.Module):
             scales: drop path's factors, [cells, nodes, B, 1, 1, 1]; None: 1.
         """
         auxiliary_logits = None
-        stems = 1 if self.second_stem is None else 2
+        place = self.num_stems + self.auxiliary_position
         for number, output in enumerate(self._outputs(images, train, scales)):
-            if train and self.auxiliary is not None and number == stems + self.auxiliary_position:
+            if train and self.auxiliary is not None and number == place:
                 with jax.named_scope("auxiliary"):
                     auxiliary_logits = self.auxiliary(output, train)
         with jax.named_scope("head"):
             return self.head(output, train), auxiliary_logits
 
-    def _outputs(self, images, train, scales=None):
-        """Yields the outputs of the stem's parts and of the cells, in order."""
+    def _outputs(self, images, train, scales=None, frozen=0):
+        """Yields the outputs of the stem's parts and of the cells, in order.
+
+        The first `frozen` of them are constants: they use the running statistics, and stop gradients.
+        """
+
+        def run(number, part, *inputs):
+            if number < frozen:
+                return jax.lax.stop_gradient(part(*inputs, False))
+            return part(*inputs, train)
+
         with jax.named_scope("stem"):
-            s0 = s1 = self.stem(images, train)
+            s0 = s1 = run(0, self.stem, images)
         yield s1
         if self.second_stem is not None:
             with jax.named_scope("stem"):
-                s1 = self.second_stem(s0, train)
+                s1 = run(1, self.second_stem, s0)
             yield s1
         for position in range(len(self.cells)):
+            cell = self.cells[str(position)]
+            if scales is not None:
+                cell = functools.partial(cell, scales=scales[position])
             with jax.named_scope(f"cell_{position}"):
-                cell_scales = None if scales is None else scales[position]
-                s0, s1 = s1, self.cells[str(position)](s0, s1, train, cell_scales)
+                s0, s1 = s1, run(self.num_stems + position, cell, s0, s1)
             yield s1
 
 
@@ -203,10 +225,9 @@ def _auxiliary_position(genotype: Genotype) -> int:
 
 def smallest_image(genotype: Genotype, stem: str = "plain") -> int:
     """Pixels per side that the images need for the auxiliary head."""
-    halvings = sum(r <= _auxiliary_position(genotype) for r in genotype.reductions)
-    halvings += 3 if stem == "strided" else 0
     needed = POOL + POOL_STRIDE[stem]  # two positions for the 2x2 convolution
-    return (needed - 1) * 2**halvings + 1  # halving rounds up
+    stride = stems.strides(genotype, stem)[_auxiliary_position(genotype)]
+    return (needed - 1) * stride + 1  # halving rounds up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +265,8 @@ def build(
         key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
-        The structure and its variables, whose fields have the keys stem, cells (by position), head
-        and auxiliary where these are not empty.
+        The structure and its variables, whose fields have the keys stem, second_stem, cells (by
+        position), head and auxiliary where these are not empty.
 
     Raises:
         UserError: see `build_module`.
@@ -288,12 +309,13 @@ def build_module(
     Args:
         genotype: what the cells compute, and which of them are reduction cells.
         channels: number of channels of the first cells' nodes.
-        num_classes: number of logits.
+        num_classes: number of logits; 0: no classifier, for feature maps alone.
         image_size: pixels per side.
         image_channels: channels of the input images.
         auxiliary: whether to add the auxiliary head, at the output of the last reduction cell.
-        stem: "plain" keeps the images' size; "strided", for large images, gives the first cell inputs
-            of a quarter and an eighth of that size (DARTS, ImageNet).
+        stem: "plain" keeps the images' size. For large images "half" gives the first cell inputs of a
+            half and a quarter of that size (the authors, ImageNet), "strided" of a quarter and an
+            eighth (DARTS, ImageNet); both have the same weights.
         stem_multiplier: the plain stem has this many times `channels`.
         rngs: the weights are drawn from its `params` stream; None leaves the kernels zero.
 
@@ -354,6 +376,35 @@ def forward(
     module = nnx.merge(network.graph, *variables)
     logits, auxiliary_logits = module.run(images, train, scales)
     return logits, auxiliary_logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def features(
+    network: Network, variables: Variables, images, train: bool, levels, *, frozen_cells: int = 0
+):
+    """Computes feature maps of chosen positions, for a detector or another use than classification.
+
+    Nothing behind the last of them runs. There is no drop path, and no ReLU behind a cell: these maps
+    are what the next cell, or the classifier, reads.
+
+    Args:
+        network: structure.
+        variables: weights and statistics.
+        images: [B, H, W, channels], normalised, in the compute dtype; H and W may differ.
+        train: whether BatchNorm uses the batch and updates its running statistics. Without it, scales
+            and biases can be trained all the same.
+        levels: positions to read, cells from 0 on, -1 the stem, -2 its second part.
+        frozen_cells: the stem and so many cells are constants: no gradient passes their outputs, and
+            they use the running statistics always. 0: nothing is.
+
+    Returns:
+        A tuple of arrays [B, h, w, c], one a level, in the order of `levels`; new statistics.
+
+    Raises:
+        ValueError: the network has no such position.
+    """
+    module = nnx.merge(network.graph, *variables)
+    maps = module.read(images, train, levels, frozen_cells)
+    return maps, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
 def drop_path_scales(key, drop_path, num_nodes, batch):

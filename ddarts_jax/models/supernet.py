@@ -20,7 +20,7 @@ from flax import nnx
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import spaces
 from ddarts_jax.genotypes.genotype import edges, reduction_positions
-from ddarts_jax.models import layers
+from ddarts_jax.models import layers, stems
 from ddarts_jax.models.classification import Head, cross_entropy
 from ddarts_jax.models.edges import StackedEdges
 from ddarts_jax.models.layers import Variables, apply
@@ -211,7 +211,7 @@ def build(
     seq = tuple(range(num_cells) if seq is None else seq)
     width = channels if stem == "strided" else stem_multiplier * channels
     if stem == "strided":
-        stem_module = layers.StridedStem(image_channels, width)
+        stem_module = stems.StridedStem(image_channels, width, 4)
     else:
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
     cells, widths, features = _cells(

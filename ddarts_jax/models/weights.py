@@ -37,6 +37,28 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
     return jax.tree.unflatten(jax.tree.structure(variables), [found[name] for name in wanted])
 
 
+def load_part(
+    path: Path | str, variables: Variables
+) -> tuple[Variables, dict[str, np.ndarray]]:
+    """Reads a part of a network, such as a backbone.
+
+    Args:
+        path: see `load_network`.
+        variables: of the part, for structure and shapes.
+
+    Returns:
+        The variables, and all other arrays of the file by name.
+
+    Raises:
+        UserError: see `load_network`.
+    """
+    wanted, found = named(variables), _read(path)
+    others = {name: found.pop(name) for name in set(found) - set(wanted)}
+    _refuse_differences(path, found, wanted)
+    leaves = [found[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves), others
+
+
 def load_start(path: Path | str, variables: Variables) -> tuple[Variables, list[str]]:
     """Reads the weights with which a training begins, perhaps of a network with other classes.
 

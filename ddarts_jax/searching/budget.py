@@ -30,7 +30,7 @@ from ddarts_jax.genotypes.genotype import (
     incoming_edges,
     nodes_of_edges,
 )
-from ddarts_jax.models import cost, supernet
+from ddarts_jax.models import cost, stems, supernet
 from ddarts_jax.models.relaxation import Relaxation
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.training import train
@@ -185,14 +185,14 @@ def _tables(config, net: Supernet, dataset) -> dict[str, np.ndarray]:
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
         primitives=net.primitives,
-        stem=config.train.stem,
-        stem_multiplier=config.train.stem_multiplier,
         reductions=order.reductions,
         seq=seq,
         key=None,
     )
     times = np.bincount(seq)[:, None, None]
-    sizes = {"params": None, "macs": dataset.image_size}
+    # No primitive is in the stem: of it only the size matters that it leaves to the cells.
+    size = -(-dataset.image_size // stems.STRIDES[config.train.stem][-1])
+    sizes = {"params": None, "macs": size}
     return {kind: times * cost.cost_table(trained, size) for kind, size in sizes.items()}
 
 

@@ -206,7 +206,10 @@ def evaluate(network: "Network", dataset: Dataset, batch_size: int = 256) -> dic
 
 
 def import_weights(
-    path: str | os.PathLike, genotype: Genotype, class_names: Iterable[str] | None = None
+    path: str | os.PathLike,
+    genotype: Genotype,
+    class_names: Iterable[str] | None = None,
+    stem: str = "",
 ) -> Network:
     """Loads the authors' PyTorch weights of a derived network.
 
@@ -214,6 +217,8 @@ def import_weights(
         path: of their state dict: `.pth.tar` (needs torch), or an `.npz` of its tensors.
         genotype: of the network, see `Genotype.load`.
         class_names: of the classes; None: "0", "1", ...
+        stem: of a network for large images, "half" or "strided", which its file does not tell; empty:
+            the likelier one.
 
     Returns:
         The network, which takes normalised images: the file does not tell their mean and deviation.
@@ -221,13 +226,13 @@ def import_weights(
     Raises:
         UserError: the file cannot be read, or is of another genotype or of a supernet.
     """
-    found = importing.load_torch(path, genotype)
+    found = importing.load_torch(path, genotype, stem=stem)
     if isinstance(found.net, Supernet):
         raise UserError(f"{path} holds the weights of a supernet, not of a derived network.")
     names = [str(k) for k in range(found.num_classes)] if class_names is None else [*class_names]
     if len(names) != found.num_classes:
         raise UserError(f"{path} is of {found.num_classes} classes, not of {len(names)}.")
-    sizes = {"channels": found.channels, "stem": "plain", "stem_multiplier": 3}
+    sizes = {"channels": found.channels, "stem": found.stem, "stem_multiplier": 3}
     return Network(genotype, found.net, found.variables, {"class_names": names}, sizes)
 
 

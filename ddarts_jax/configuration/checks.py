@@ -16,7 +16,8 @@ _CHOICES = {
     "backbone.stem": ("plain", "half", "strided"),
     "backbone.norm": ("auto", "frozen", "batch"),
     "search.selection": ("alphas", "perturbation"),
-    "train.stem": ("plain", "strided"),
+    "train.stem": ("plain", "half", "strided"),
+    "stem": ("", "half", "strided"),  # of an import
     "train.schedule": ("cosine", "exponential"),
     "batch_norm": ("global", "local"),
     "dtype": ("auto", "float32", "bfloat16", "float64"),
@@ -27,6 +28,16 @@ _CHOICES = {
     "search.ddarts.ablation.removal": ("zero", "random"),
     "search.authors_program.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts"),
+}
+
+
+# Values that are choices of a similar key: why they are none of this one.
+_WHY_NOT = {
+    (
+        "search.stem",
+        "half",
+    ): ": a supernet has no second stem, and 'strided' already gives its cells the "
+    "quarter of the size that they have in a network whose config.train.stem is 'half'"
 }
 
 
@@ -183,6 +194,11 @@ _CONFLICTS = (
         "evaluate, or leave config.weights empty",
     ),
     (
+        {"checkpoint": ("",), "stem": ("half", "strided")},
+        "without weights nothing is imported that has a stem; set config.checkpoint, or leave "
+        "config.stem empty",
+    ),
+    (
         {"train.schedule": ("cosine",), "train.decay": _SET},
         "a cosine does not use the decay; leave it at its default, or set "
         "config.train.schedule=exponential",
@@ -212,7 +228,8 @@ def validate(config: ConfigDict) -> None:
                 f"{flatten(TASKS[config.task]()).get(key)!r}."
             )
         if key in _CHOICES and value not in _CHOICES[key]:
-            raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}.")
+            why = _WHY_NOT.get((key, value), "")
+            raise UserError(f"config.{key} is {value!r}; it must be one of {_CHOICES[key]}{why}.")
         allowed = _RANGES.get(key) or _RANGES.get(key.rpartition(".")[2])
         if allowed and not (_is_finite(value) and allowed[1](value)):
             raise UserError(f"config.{key} is {value!r}; it must be {allowed[0]}.")

@@ -220,7 +220,9 @@ def _train() -> ConfigDict:
     train.epochs = 600
     train.num_cells = 0  # if more than searched, expand by Algorithm 1; 0: as searched
     train.channels = 36
-    train.stem = "plain"  # 'strided', for large images: a quarter and an eighth of the size
+    # For large images 'half', a half and a quarter of the size (the authors' networks for ImageNet with
+    # three reduction cells), or 'strided', a quarter and an eighth (DARTS).
+    train.stem = "plain"
     train.stem_multiplier = 3  # the plain stem has this many times `channels`
     train.learning_rate = 0.025  # at the first step, or after the warm-up
     # Then 'cosine' down to `final_learning_rate`, or 'exponential': times `decay` after every epoch,
@@ -280,6 +282,9 @@ def import_config() -> ConfigDict:
         ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
     )
     config.reductions = ()  # positions of the reduction cells, such as 2,5; empty: those of the text
+    # Stem of a network for large images, which its weights do not tell: 'half' or 'strided'; empty:
+    # 'half' where there are three reduction cells or more, else 'strided'.
+    config.stem = ""
     return config.lock()
 
 

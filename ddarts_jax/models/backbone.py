@@ -11,7 +11,6 @@ while scale and bias are trained as in MMDetection.
 import functools
 import itertools
 import logging
-import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -73,7 +72,7 @@ def choose_levels(genotype: Genotype, stem: str, finest: int, count: int) -> Lev
     positions = tuple(last[stride] for stride in found)
     if positions[0] < 0:
         _logger.warning(
-            "backbone: no cell has stride %d, so the stem stands in as the finest level; it is only a few "
+            "backbone: no cell has stride %d, so the stem stands in as the finest level; it is two "
             "convolutions deep, and small objects will suffer. A network trained with "
             "--config.train.stem=half has cells of that stride.",
             found[0],
@@ -85,7 +84,7 @@ def given_levels(genotype: Genotype, stem: str, positions: Sequence[int]) -> Lev
     """Returns the levels at given positions.
 
     Raises:
-        UserError: the network has no such position, or a level has not twice the stride of the one before.
+        UserError: the network has no such position, or the strides do not double from level to level.
     """
     known = strides(genotype, stem)
     if unknown := [position for position in positions if position not in known]:
@@ -172,8 +171,8 @@ def load(path: str | os.PathLike, variables: Variables) -> Variables:
 def frozen_cells(genotype: Genotype, levels: int) -> int:
     """Counts the cells that do not learn, where the finest levels are frozen.
 
-    As MMDetection's `frozen_stages`, which counts the stages of a ResNet whether the pyramid reads them or
-    not: frozen are the stem and the cells of the first `levels` strides.
+    Frozen are the stem and the cells of the first `levels` strides, whether the pyramid reads them or
+    not, as MMDetection's `frozen_stages` counts the stages of a ResNet.
 
     Args:
         genotype: of the whole network.
@@ -209,12 +208,11 @@ def learning(weights, frozen: int):
     return jax.tree_util.tree_map_with_path(learns, weights)
 
 
-def check_canvases(
+def check_canvas(
     net: network.Network,
     variables: Variables,
     levels: Levels,
     stem: str,
-    canvases: Sequence[tuple[int, int]],
     images: jax.ShapeDtypeStruct,
 ) -> None:
     """Refuses large images for a plain stem, whose first cells have as many pixels as the images.
@@ -224,21 +222,19 @@ def check_canvases(
         variables: of `build`.
         levels: that are read.
         stem: of the network.
-        canvases: (height, width) of the images.
-        images: [B, H, W, C], a batch of any size of canvas in the compute dtype.
+        images: shape [B, H, W, C] and compute dtype of a batch.
 
     Raises:
-        UserError: a side is longer than 256 pixels; the message tells about how much memory a training
+        UserError: a side is longer than 256 pixels; the message tells roughly how much memory a training
             step would need.
     """
-    height, width = max(canvases, key=lambda canvas: (max(canvas), math.prod(canvas)))
+    count, height, width, _ = images.shape
     if stem != "plain" or max(height, width) <= _LARGEST_PLAIN:
         return
-    batch = jax.ShapeDtypeStruct((images.shape[0], height, width, images.shape[3]), images.dtype)
     run = functools.partial(network.features, net, train=True, levels=levels.positions)
-    size = cost.activations(run, variables, batch) * images.dtype.itemsize
+    size = cost.activations(run, variables, images) * images.dtype.itemsize
     raise UserError(
         f"The backbone has the stem 'plain', which is for images of at most {_LARGEST_PLAIN} pixels a "
-        f"side: {images.shape[0]} of {height}x{width} pixels would need about {size / 1e9:,.0f} GB in a "
-        f"training step. Use a network that was trained with --config.train.stem=half or strided."
+        f"side: {count} of {height}x{width} pixels would need about {size / 1e9:,.1f} GB in a training "
+        f"step. Use a network that was trained with --config.train.stem=half or strided."
     )

@@ -92,7 +92,7 @@ def cost(
 
 
 def activations(run, *args) -> int:
-    """Counts the numbers that the convolutions of a function put out, by tracing it.
+    """Counts the numbers that the convolutions and products of a function put out, by tracing it.
 
     This is roughly what a gradient keeps of it; bytes follow from the compute dtype.
 
@@ -100,12 +100,12 @@ def activations(run, *args) -> int:
         run: function of arrays.
         *args: arrays, or their shapes and dtypes.
     """
-    with backend.compiling_for("gpu"):  # uses convolutions where others use sums
+    with backend.compiling_for("gpu"):  # uses only convolutions and products
         closed = jax.make_jaxpr(run)(*args)
     return sum(
         equation.outvars[0].aval.size
         for _, equation in _equations(closed.jaxpr)
-        if equation.primitive is lax.conv_general_dilated_p
+        if equation.primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
     )
 
 

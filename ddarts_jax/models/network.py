@@ -167,7 +167,7 @@ class DerivedNetwork(nnx.Module):
 
     def read(self, images, train, levels, frozen_cells=0) -> tuple[jax.Array, ...]:
         """Computes chosen feature maps, and nothing behind the last of them; see `features`."""
-        positions = (*(-1, -2)[: self.num_stems], *range(len(self.cells)))
+        positions = [*(-1, -2)[: self.num_stems], *range(len(self.cells))]
         last = max(map(positions.index, levels))
         frozen = self.num_stems + frozen_cells if frozen_cells else 0
         outputs = self._outputs(images, train, frozen=frozen)

@@ -37,9 +37,7 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
     return jax.tree.unflatten(jax.tree.structure(variables), [found[name] for name in wanted])
 
 
-def load_part(
-    path: Path | str, variables: Variables
-) -> tuple[Variables, dict[str, np.ndarray]]:
+def load_part(path: Path | str, variables: Variables) -> tuple[Variables, dict[str, np.ndarray]]:
     """Reads a part of a network, such as a backbone.
 
     Args:

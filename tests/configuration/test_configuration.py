@@ -403,7 +403,11 @@ def section(name, prefix):
         ("cifar100_search", "cifar100_train", {}),
         ("cifar10_smoke", "cifar10_train", {"epochs": 2, "channels": 4}),
         ("imagenet_search", "imagenet_train", {}),
-        ("imagenet_dartopti", "imagenet_train", {"channels": 64, "auxiliary_weight": 0.0}),
+        (
+            "imagenet_dartopti",
+            "imagenet_train",
+            {"channels": 64, "auxiliary_weight": 0.0, "stem": "half"},
+        ),
         *(
             (f"{data}_{start}", f"{data}_train", {"channels": 64, "auxiliary_weight": 0.0})
             for data in ("cifar10", "cifar100")
@@ -459,6 +463,7 @@ def test_dartopti_on_imagenet():
     assert (found["task"], found["data.batch_size"]) == ("train", 128)
     assert (found["search.channels"], found["train.channels"]) == (32, 64)
     assert found["search.stem"] == search["search.stem"] == "strided"
+    assert (found["train.stem"], search["train.stem"]) == ("half", "strided")
     for key in ("resized_crop", "color_jitter", "hue", "crop_padding"):
         assert search[f"search.augment.{key}"] == search[f"train.augment.{key}"]
 

@@ -1,15 +1,19 @@
 """Cost of a network: the authors' counts exactly, and parts counted by hand."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import zoo
 from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
-from ddarts_jax.models.cost import cost
+from ddarts_jax.models import network
+from ddarts_jax.models.cost import activations, cost
 
 
 def deep_cost(genotype, setting):
@@ -88,6 +92,13 @@ def test_the_article_s_other_networks_have_its_parameters(name, channels, num_cl
     assert f"{found.params / 1e6:.{digits}f}" == millions
 
 
+@pytest.mark.parametrize(("stem", "macs"), [("half", "8568"), ("strided", "2290")])
+def test_the_stem_of_the_article_s_network_on_imagenet(stem, macs):
+    """DO-2-ResNet18 has 53.4 M parameters there with either stem, and 8,619 M MACs with the half one."""
+    found = cost(zoo.load("DO-2-ResNet18"), 64, 1000, 224, stem=stem)
+    assert (f"{found.params / 1e6:.2f}", f"{found.macs / 1e6:.0f}") == ("53.38", macs)
+
+
 def test_an_unknown_primitive_of_a_published_cell_is_named():
     """AmoebaNet's 7x7 separable convolution is not one of ours; a text may have it all the same."""
     text = (
@@ -115,6 +126,17 @@ def test_cost_by_hand():
     assert found.cell_macs == (cell_macs,)
     assert found.params == (9 * 6 + 2 * 6) + cell_params + (8 * 3 + 3)
     assert found.macs == 16 * 9 * 6 + cell_macs + 8 * 3
+
+
+def test_activations_by_hand():
+    """What the convolutions of a network put out, for two images."""
+    net, variables = network.build(
+        ONE_CELL, channels=2, num_classes=0, image_channels=1, image_size=4, key=None
+    )
+    images = jax.ShapeDtypeStruct((2, 4, 4, 1), np.float32)
+    run = functools.partial(network.features, net, train=True, levels=(0,))
+    # Stem, two preprocessing layers, and a separable convolution's four at a quarter of the pixels.
+    assert activations(run, variables, images) == 2 * (16 * 6 + 2 * 16 * 4 + 4 * 4 * 4)
 
 
 def test_cost_of_the_auxiliary_head():

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
 from ddarts_jax.models import network
 from ddarts_jax.models.layers import Variables
 
@@ -169,25 +171,108 @@ def test_auxiliary_head_refuses_small_images():
         build(SMALL, 14, auxiliary=True)
 
 
-def test_strided_stem():
-    """The first cell reads a quarter and an eighth of the size; the auxiliary head 7 x 7 features."""
+@pytest.mark.parametrize(("stem", "sizes"), [("half", (32, 16)), ("strided", (16, 8))])
+def test_large_stems(stem, sizes):
+    """What the first cell reads, and the auxiliary head's 7 x 7 features; both have the same weights."""
     plain = Genotype(SMALL.genes[1:2], (), (2, 3))
-    net, variables = build(plain, 32, stem="strided")
+    net, variables = build(plain, 64, stem=stem)
     assert variables.weights["stem"]["first"]["kernel"].shape == (3, 3, 1, 2)
     assert variables.weights["stem"]["second"]["kernel"].shape == (3, 3, 2, 4)
     assert variables.weights["second_stem"]["kernel"].shape == (3, 3, 4, 4)
     assert set(variables.weights["cells"]["0"]["preprocess0"]) == {"even", "odd", "norm"}
-    jaxpr, (logits, _, _) = trace(net, variables, 32)
+    other = build(plain, 64, stem="half" if stem == "strided" else "strided")[1]
+    jax.tree.map(np.testing.assert_array_equal, variables, other)
+    jaxpr, (logits, _, _) = trace(net, variables, 64)
     assert logits.shape == (2, 5)
-    for size in (16, 8, 4):
+    for size in (32, *sizes, sizes[1]):
         assert f"f32[2,{size},{size}," in str(jaxpr)
+    assert f"f32[2,{sizes[1] // 2},{sizes[1] // 2}," not in str(jaxpr)
 
-    assert network.smallest_image(SMALL, "strided") == 97  # of 7 pixels, after 4 halvings
-    with pytest.raises(UserError, match="97x97"):
-        build(SMALL, 96, stem="strided", auxiliary=True)
-    net, variables = build(SMALL, 97, stem="strided", auxiliary=True)
-    _, (_, auxiliary, _) = trace(net, variables, 97)
+    smallest = 6 * 2 * 64 // sizes[1] + 1  # of 7 pixels, after the stem's halvings and one more
+    assert network.smallest_image(SMALL, stem) == smallest
+    with pytest.raises(UserError, match=f"{smallest}x{smallest}"):
+        build(SMALL, smallest - 1, stem=stem, auxiliary=True)
+    net, variables = build(SMALL, smallest, stem=stem, auxiliary=True)
+    _, (_, auxiliary, _) = trace(net, variables, smallest)
     assert auxiliary.shape == (2, 5)
+    # At a ResNet's last reduction cell images of 224 pixels are large enough with one stem alone.
+    resnet = network.smallest_image(HANDCRAFTED["ResNet18"], stem)
+    assert (resnet <= 224) == (stem == "half")
+    assert network.smallest_image(HANDCRAFTED["Xception"], stem) > 224
+
+
+# Feature maps.
+
+
+@pytest.fixture(scope="module")
+def read():
+    """A network with the half stem, its variables, and images that are no squares."""
+    cells = [
+        [("skip_connect", 2, 0), ("skip_connect", 3, 1)],
+        [("skip_connect", 2, 1), ("max_pool_3x3", 3, 0)],
+        [("skip_connect", 2, 0), ("simple_conv_1x1", 3, 1)],
+    ]
+    net, variables = build_random(Genotype(cells, (1,), (2, 3)), stem="half")
+    images = np.random.default_rng(1).normal(size=(2, 18, 16, 1)).astype(np.float32)
+    return net, variables, images
+
+
+def test_features_are_what_the_classifier_reads(read):
+    """In any order, each of its own size; with the statistics that `forward` gives."""
+    net, variables, images = read
+
+    @jax.jit
+    def run(variables, images):
+        maps, moved = network.features(net, variables, images, True, (2, -2, -1, 1))
+        still = network.features(net, variables, images, False, (2,))[1]
+        return maps, moved, still, network.forward(net, variables, images, True)
+
+    maps, moved, still, (logits, _, statistics) = run(variables, images)
+    assert [m.shape for m in maps] == [(2, 3, 2, 16), (2, 5, 4, 4), (2, 9, 8, 4), (2, 3, 2, 16)]
+    classifier = variables.weights["head"]["classifier"]
+    found = maps[0].mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(moved, statistics, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_equal(still, variables.statistics)
+
+
+def test_cells_behind_the_last_level_do_not_run(read):
+    """Nor does the classifier; a position that is not there is an error."""
+    net, variables, images = read
+
+    def run(variables):
+        return network.features(net, variables, images, True, (0, -1))
+
+    assert "cell_0" in (text := jax.jit(run).lower(variables).as_text(debug_info=True))
+    assert "cell_1" not in text and "cell_2" not in text and "head" not in text
+    with pytest.raises(ValueError, match="3"):
+        network.features(net, variables, images, True, (3,))
+    plain, small = build(SMALL)
+    with pytest.raises(ValueError, match="-2"):
+        network.features(plain, small, images, True, (-2,))
+
+
+@pytest.mark.parametrize(("train", "frozen"), [(False, 0), (True, 2), (False, 1)])
+def test_what_learns(read, train, frozen):
+    """With running statistics scales and biases do too; of frozen cells nothing, and nothing moves."""
+    net, variables, images = read
+
+    def loss(weights):
+        whole = Variables(weights, variables.statistics)
+        maps, statistics = network.features(net, whole, images, train, (0, 2), frozen_cells=frozen)
+        return sum(jnp.sum(m**2) for m in maps), statistics
+
+    gradient, statistics = jax.jit(jax.grad(loss, has_aux=True))(variables.weights)
+
+    def constant(path):
+        part, *rest = (key.key for key in path)
+        return part != "head" and frozen and (part != "cells" or int(rest[0]) < frozen)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.any(leaf != 0) == (path[0].key != "head" and not constant(path)), path
+    before = dict(jax.tree_util.tree_leaves_with_path(variables.statistics))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(statistics):
+        assert np.array_equal(leaf, before[path]) == (not train or bool(constant(path))), path
 
 
 @pytest.mark.usefixtures("library")

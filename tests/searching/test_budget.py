@@ -25,6 +25,12 @@ class Data:
     num_classes, channels, image_size, image_shape = 3, 1, 8, (8, 8, 1)
 
 
+class Large(Data):
+    """Images for a stem that makes them smaller, whose sizes do not divide."""
+
+    image_size, image_shape = 36, (36, 36, 1)
+
+
 @pytest.fixture(scope="module")
 def limited():
     """A config with limits that nothing exceeds, its supernet, and its budgets."""
@@ -46,6 +52,28 @@ def test_a_table_and_a_rest_are_what_a_network_costs(limited, seed):
     counted = train.cost(config, genotype.expand(8), Data)
     for each, exact in zip(budgets, (counted.params, counted.macs), strict=True):
         np.testing.assert_allclose(1e6 * each.cost(genotype, net.primitives), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["half", "strided"])
+def test_a_table_knows_the_size_that_the_stem_leaves(stem):
+    """What two networks differ in by the count is what they differ in by the table."""
+    config = tiny.config("")
+    config.search.update(num_cells=2, num_nodes=1, space=",".join(PRIMITIVES))
+    config.search.budget.macs = 50.0
+    config.train.update(channels=4, stem=stem)
+    net, _, _ = search.build(config, Large, "float32")
+    (own,) = budget.of(config, net, Large)
+    costs = []
+    for chosen in (2, 3):
+        probabilities = np.zeros((2, 2, 4))
+        probabilities[:, :, chosen] = 1
+        genotype = parse(probabilities, net.primitives, "darts", 0.0, net.reductions)
+        costs.append(
+            (1e6 * own.cost(genotype, net.primitives), train.cost(config, genotype, Large).macs)
+        )
+    assert costs[0] != costs[1]
+    for found, counted in costs:
+        np.testing.assert_allclose(found, counted, rtol=1e-5)
 
 
 def drawn(shares, kept):

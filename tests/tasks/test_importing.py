@@ -133,6 +133,13 @@ class Authors:
         self.tensor(f"{name}.weight", f"weights/{path}/classifier/kernel", (cout, cin))
         self.tensor(f"{name}.bias", f"weights/{path}/classifier/bias", (cout,))
 
+    def large_stem(self, c, image_channels):
+        """Adds the two stems of the network for large images."""
+        layers = [((c // 2, image_channels, 3, 3), "first/kernel"), (c // 2, "first/norm")]
+        layers += [(None, ""), ((c, c // 2, 3, 3), "second/kernel"), (c, "second/norm")]
+        self.sequential("stem0.", "stem", layers)
+        self.sequential("stem1.", "second_stem", convolutions(((c, c, 3, 3), "")))
+
     def stem(self, c, image_channels):
         """Adds the stem."""
         layers = [((3 * c, image_channels, 3, 3), "kernel"), (3 * c, "norm")]
@@ -178,15 +185,19 @@ GENOTYPE = Genotype([CELL], (1,), range(2, 7), seq=(0, 0, 0))
 NUM_CLASSES, IMAGE_CHANNELS = 5, 1
 
 
-def derived(auxiliary=True, dtype=np.float32):
-    """The authors' network of `GENOTYPE`, with 2 channels."""
+def derived(auxiliary=True, dtype=np.float32, genotype=GENOTYPE, large=False):
+    """The authors' network of a genotype, with 2 channels."""
     authors, c = Authors(affine=True, dtype=dtype), 2
-    authors.stem(c, IMAGE_CHANNELS)
-    cin = [3 * c, 3 * c]
-    for position, cell in enumerate(GENOTYPE.cells):
-        reduction = position in GENOTYPE.reductions
+    if large:
+        authors.large_stem(c, IMAGE_CHANNELS)
+    else:
+        authors.stem(c, IMAGE_CHANNELS)
+    cin = [c, c] if large else [3 * c, 3 * c]
+    for position, cell in enumerate(genotype.cells):
+        reduction = position in genotype.reductions
         c *= 2 if reduction else 1
-        authors.preprocess(position, cin, c, position - 1 in GENOTYPE.reductions)
+        halved = position - 1 in genotype.reductions or (position == 0 and large)
+        authors.preprocess(position, cin, c, halved)
         count = {}
         for name, node, source in cell:
             k = count[node, source] = count.get((node, source), -1) + 1
@@ -195,7 +206,7 @@ def derived(auxiliary=True, dtype=np.float32):
             stride = 2 if reduction and source < 2 else 1
             authors.primitive(f"cells.{position}._ops.{node}.{source}.{k}.", path, name, c, stride)
         cin = [cin[1], (len(existing_nodes(cell)) - 2) * c]
-        if reduction and auxiliary:
+        if position == max(genotype.reductions) and auxiliary:
             layers = [
                 (None, ""),
                 (None, ""),
@@ -246,14 +257,17 @@ def assert_holds(imported, authors):
     assert sizes == (2, NUM_CLASSES, IMAGE_CHANNELS)
 
 
-@pytest.mark.parametrize(("auxiliary", "dtype"), [(True, np.float32), (False, np.float64)])
-def test_derived_network_holds_every_tensor(tmp_path, auxiliary, dtype):
-    """All 12 primitives, several on an edge, a node that does not exist, the auxiliary head."""
-    authors = derived(auxiliary, dtype)
+@pytest.mark.parametrize(
+    ("auxiliary", "dtype", "large"),
+    [(True, np.float32, False), (False, np.float64, False), (True, np.float32, True)],
+)
+def test_derived_network_holds_every_tensor(tmp_path, auxiliary, dtype, large):
+    """All 12 primitives, several on an edge, a node that does not exist, auxiliary head, both stems."""
+    authors = derived(auxiliary, dtype, large=large)
     with jax.enable_x64(dtype == np.float64):
         imported = load_torch(authors.save(tmp_path / "x.npz"), GENOTYPE)
         assert_holds(imported, authors)
-    assert imported.auxiliary is auxiliary
+    assert (imported.auxiliary, imported.stem) == (auxiliary, "strided" if large else "plain")
     unused = [name for name in imported.unused if not name.endswith("num_batches_tracked")]
     assert {re.match(r"cells\.\d\._ops\.6\.5\.[01]\.op\.", name) is None for name in unused} == {
         False
@@ -678,6 +692,135 @@ def test_the_reductions_of_the_search_give_the_papers_parameters(
         run(import_config(genotype=str(path), reductions=reductions), tmp_path)
         genotype = Genotype.load(tmp_path / "genotype.json")
         assert cost(genotype, 36, 10, 32).params == params
+
+
+# Networks for large images, against PyTorch by its functions alone.
+
+STAGE = (("simple_conv_3x3", 2, 1), ("skip_connect", 3, 2), ("max_pool_3x3", 3, 0))
+RESNET = Genotype([STAGE], (1, 2, 3), (2, 3), (0, 0, 0, 0))
+
+
+def pytorch(state, images, stem):
+    """Logits, and those of the auxiliary head, of `RESNET` as the authors' network has it.
+
+    The head is evaluated as the rest is; in their program it only runs in training.
+    """
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    state = {name: torch.tensor(array) for name, array in state.items()}
+
+    def convolve(x, name, stride=1):
+        kernel = state[f"{name}.weight"]
+        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(x, name):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(x, *(state[f"{name}.{part}"] for part in names))
+
+    def relu_conv_norm(x, name, stride=1):
+        return norm(convolve(functional.relu(x), f"{name}.op.1", stride), f"{name}.op.2")
+
+    def reduce(x, name):
+        x = functional.relu(x)
+        parts = convolve(x, f"{name}.conv_1", 2), convolve(x[:, :, 1:, 1:], f"{name}.conv_2", 2)
+        return norm(torch.cat(parts, 1), f"{name}.bn")
+
+    def linear(x, name):
+        return functional.linear(x.flatten(1), state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def cell(s0, s1, position):
+        stride, name = 2 if position in RESNET.reductions else 1, f"cells.{position}"
+        # Before cell 1 alone nothing has halved the size since the cell before the last.
+        s0 = (relu_conv_norm if position == 1 else reduce)(s0, f"{name}.preprocess0")
+        s1 = relu_conv_norm(s1, f"{name}.preprocess1")
+        node = relu_conv_norm(s1, f"{name}._ops.2.1.0", stride)
+        return torch.cat([node, node + functional.max_pool2d(s0, 3, stride, 1)], 1)
+
+    x = norm(convolve(torch.tensor(images), "stem0.0", 2), "stem0.1")
+    x = convolve(functional.relu(x), "stem0.3", 1 if stem == "half" else 2)
+    s0 = norm(x, "stem0.4")
+    s1 = norm(convolve(functional.relu(s0), "stem1.1", 2), "stem1.2")
+    for position in range(RESNET.num_cells):
+        s0, s1 = s1, cell(s0, s1, position)
+
+    logits = linear(functional.avg_pool2d(s1, s1.shape[-1]), "classifier")
+    pooled = functional.avg_pool2d(functional.relu(s1), 5, 2)
+    head = norm(convolve(pooled, "auxiliary_head.features.2"), "auxiliary_head.features.3")
+    kernel = state["auxiliary_head.features.5.weight"]
+    head = norm(functional.conv2d(functional.relu(head), kernel), "auxiliary_head.features.6")
+    return logits, linear(functional.relu(head), "auxiliary_head.classifier")
+
+
+def tamed(authors):
+    """The same with variances above 0 and kernels of the size of trained ones."""
+    for name, array in authors.state.items():
+        if name.endswith("running_var"):
+            authors.state[name] = array**2 + 0.5
+        elif array.ndim == 4:
+            authors.state[name] = array * np.prod(array.shape[1:], dtype=array.dtype) ** -0.5
+    return authors
+
+
+@pytest.mark.parametrize(("stem", "size"), [("half", 224), ("strided", 448)])
+def test_a_network_for_large_images_computes_what_pytorch_does(tmp_path, stem, size):
+    """With 7x7 features at its end; the same weights give other logits with the other stem."""
+    authors = tamed(derived(genotype=RESNET, large=True))
+    images = np.random.default_rng(1).normal(size=(2, 1, size, size)).astype(np.float32)
+    expected, expected_auxiliary = pytorch(authors.state, images, stem)
+    path = authors.save(tmp_path / "x.npz")
+
+    def logits(stem):
+        imported = load_torch(path, RESNET, stem=stem)
+        module = nnx.merge(imported.net.graph, *imported.variables)
+        *_, last = module.read(jnp.asarray(images.transpose(0, 2, 3, 1)), False, (3,))
+        return module.head(last, False), lambda: module.auxiliary(last, False)
+
+    found, auxiliary = logits(stem)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(auxiliary(), expected_auxiliary, rtol=0, atol=1e-4)
+    other = logits("half" if stem == "strided" else "strided")[0]
+    assert np.abs(other - expected.numpy()).max() > 0.01
+
+
+def test_the_stem_that_weights_do_not_tell(tmp_path, caplog):
+    """It is assumed by the number of reduction cells, and said; a key says otherwise."""
+    path = derived(genotype=RESNET, large=True).save(tmp_path / "x.npz")
+    assert load_torch(path, RESNET).stem == "half"
+    (warning,) = caplog.messages
+    assert "With 3 reduction cells 'half'" in warning and "--config.stem=strided" in warning
+    caplog.clear()
+    assert load_torch(path, RESNET, stem="strided").stem == "strided"
+    assert dd.import_weights(path, RESNET, stem="half").sizes["stem"] == "half"
+    assert not caplog.messages
+    small = derived().save(tmp_path / "small.npz")
+    with pytest.raises(UserError, match="stem for small images, not 'half'"):
+        load_torch(small, GENOTYPE, stem="half")
+
+
+def test_a_run_of_a_network_for_large_images(tmp_path, capsys):
+    """Its stem is in the config and the summary, so that the workdir's network is the imported one."""
+    checkpoint = derived(genotype=RESNET, large=True).save(tmp_path / "x.npz")
+    RESNET.save(tmp_path / "x.json")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    files = {"genotype": str(tmp_path / "x.json"), "checkpoint": str(checkpoint)}
+    assert run(import_config(**files), workdir)["stem"] == "half"
+    assert "stem 'half'" in capsys.readouterr().out
+    settings, _ = trained_run.read(workdir)
+    assert (settings.train.stem, settings.data.image_size, settings.data.stream) == (
+        "half",
+        224,
+        True,
+    )
+    assert dd.load_network(workdir).sizes == dd.import_weights(checkpoint, RESNET).sizes
+
+
+def test_a_supernet_for_large_images_is_refused(tmp_path):
+    """Ours has no second stem."""
+    authors = searched()
+    authors.large_stem(2, IMAGE_CHANNELS)
+    with pytest.raises(UserError, match="supernet for large images"):
+        load_torch(authors.save(tmp_path / "x.npz"), None, stem="half")
 
 
 # Parity with the authors' program, in which all this was computed.

@@ -1,5 +1,6 @@
 """The authors' weights as variables of our networks, whose sizes follow from the tensors."""
 
+import logging
 import os
 import re
 from typing import NamedTuple
@@ -15,7 +16,10 @@ from ddarts_jax.models import network, supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.tasks.importing import checkpoints, names
 
-_STEM_MULTIPLIER = 3  # in all of the authors' networks
+_logger = logging.getLogger(__name__)
+
+_STEM_MULTIPLIER = 3  # in all of the authors' networks for small images
+_LARGE = "stem0.0.weight"  # only in their networks for large images
 _OTHER_GENOTYPE = "give the genotype that it was trained with"
 _NUMBER = "[0-9]{1,4}"
 
@@ -29,6 +33,7 @@ class Imported(NamedTuple):
         channels: number per node before the first reduction.
         num_classes: number of logits.
         image_channels: channels of the input images.
+        stem: a key of `stems.STRIDES`.
         auxiliary: whether there is an auxiliary head.
         used: names of the tensors that `variables` contains.
         unused: names of all other tensors.
@@ -39,6 +44,7 @@ class Imported(NamedTuple):
     channels: int
     num_classes: int
     image_channels: int
+    stem: str
     auxiliary: bool
     used: tuple[str, ...]
     unused: tuple[str, ...]
@@ -49,10 +55,12 @@ def load_torch(
     genotype: Genotype | None,
     *,
     primitives: tuple[str, ...] | None = None,
+    stem: str = "",
 ) -> Imported:
     """Loads the authors' weights; the names tell a derived network from a supernet.
 
-    The sizes follow from the tensors. Every parameter and statistic of our network is filled.
+    The sizes follow from the tensors, but for the strides of a stem for large images. Every parameter and
+    statistic of our network is filled.
 
     Args:
         path: see `read_tensors`.
@@ -60,20 +68,25 @@ def load_torch(
             cell is distinct.
         primitives: candidates of a supernet, in order; None: the space (`spaces.SPACES`) with as
             many as the file.
+        stem: of a network for large images, "half" or "strided"; empty: the one whose features have the
+            7x7 pixels that the authors' network pools, which the log tells.
 
     Raises:
         UserError: see `read_tensors`; a tensor is missing or has the wrong shape, or the file
-            belongs to another genotype.
+            belongs to another genotype or has another stem.
     """
     tensors = checkpoints.read_tensors(path)
     try:
-        return _load(tensors, genotype, primitives)
+        return _load(tensors, genotype, primitives, stem)
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
 
 
 def _load(
-    tensors: dict[str, np.ndarray], genotype: Genotype | None, primitives: tuple[str, ...] | None
+    tensors: dict[str, np.ndarray],
+    genotype: Genotype | None,
+    primitives: tuple[str, ...] | None,
+    stem: str,
 ) -> Imported:
     """Builds the network that the tensors fit and fills it; see `load_torch`."""
     sizes = _sizes(tensors)
@@ -85,8 +98,13 @@ def _load(
             f"it has {num_cells} cells with reductions={list(reductions)}, the genotype "
             f"{genotype.num_cells} cells with reductions={list(genotype.reductions)}; {_OTHER_GENOTYPE}"
         )
+    sizes["stem"] = _stem(tensors, reductions, stem)
     num_candidates = max(_numbers(r"cells\.#\._ops\.#\._ops\.(#)\.", tensors), default=-1) + 1
     if num_candidates:
+        if sizes["stem"] != "plain":
+            raise UserError(
+                "it contains a supernet for large images, whose second stem our supernet does not have"
+            )
         net, zeros = supernet.build(
             num_cells=num_cells,
             num_nodes=_num_nodes(tensors),
@@ -104,17 +122,18 @@ def _load(
         auxiliary = any(name.startswith("auxiliary_head.") for name in tensors)
         net, zeros = network.build(
             genotype,
-            image_size=network.smallest_image(genotype),
+            image_size=network.smallest_image(genotype, sizes["stem"]),
             auxiliary=auxiliary,
             key=None,
             **sizes,
         )
 
     used = []
+    halving = reductions if sizes["stem"] == "plain" else (-1, *reductions)
 
     def load(keys, zeros):
         parts = jax.tree_util.keystr(keys, simple=True, separator="/").split("/")
-        theirs = names.torch_names(parts, reductions, genotype, net)
+        theirs = names.torch_names(parts, halving, genotype, net)
         used.extend(theirs)
         if "mixed" not in parts:
             return jnp.asarray(_tensor(tensors, theirs[0], zeros.shape))
@@ -146,17 +165,45 @@ def _tensor(tensors, name, shape) -> np.ndarray:
 
 def _sizes(tensors) -> dict[str, int]:
     """Returns the sizes that the builders of our networks ask for, by argument."""
-    stem = _size(tensors, "stem.0.weight", 0)
-    if stem % _STEM_MULTIPLIER:
-        raise UserError(
-            f"stem.0.weight has {stem} channels, which is not {_STEM_MULTIPLIER} times the number of "
-            f"the first cell as in the authors' networks"
-        )
+    if _LARGE in tensors:
+        first, channels = _LARGE, _size(tensors, "stem0.3.weight", 0)
+    else:
+        first = "stem.0.weight"
+        channels, rest = divmod(_size(tensors, first, 0), _STEM_MULTIPLIER)
+        if rest:
+            raise UserError(
+                f"{first} has {tensors[first].shape[0]} channels, which is not {_STEM_MULTIPLIER} times "
+                f"the number of the first cell as in the authors' networks"
+            )
     return {
-        "channels": stem // _STEM_MULTIPLIER,
+        "channels": channels,
         "num_classes": _size(tensors, "classifier.weight", 0),
-        "image_channels": _size(tensors, "stem.0.weight", 1),
+        "image_channels": _size(tensors, first, 1),
     }
+
+
+def _stem(tensors, reductions, given) -> str:
+    """Returns the name of the stem: as given, or, of a network for large images, the likelier one.
+
+    The authors' network pools 7x7 features at its end. Images of 224 pixels become such features by the
+    stem "half" and three reduction cells, or by "strided" and two.
+    """
+    if _LARGE not in tensors:
+        if given:
+            raise UserError(
+                f"it has the stem for small images, not {given!r}: leave config.stem empty"
+            )
+        return "plain"
+    if given:
+        return given
+    stem, other = ("half", "strided") if len(reductions) > 2 else ("strided", "half")
+    _logger.warning(
+        "import: the weights fit the stems 'half' and 'strided' alike. With %d reduction cells %r is the "
+        "likelier one: the authors' network ends with features of 7x7 pixels for images of 224. "
+        "--config.stem=%s imports the other network.",
+        *(len(reductions), stem, other),
+    )
+    return stem
 
 
 def _doubled(tensors, channels) -> list[bool]:
@@ -177,8 +224,9 @@ def _doubled(tensors, channels) -> list[bool]:
 def _size(tensors, name, axis) -> int:
     if name not in tensors or tensors[name].ndim < 2 or not tensors[name].size:
         raise UserError(
-            f"it has no tensor {name}, or an empty one: it is not one of the authors' networks for "
-            f"small images (stem.0.weight, cells.0.preprocess1.op.1.weight, ..., classifier.weight)"
+            f"it has no tensor {name}, or an empty one: it is not one of the authors' networks "
+            f"(stem.0.weight or stem0.0.weight, cells.0.preprocess1.op.1.weight, ..., "
+            f"classifier.weight)"
         )
     return tensors[name].shape[axis]
 

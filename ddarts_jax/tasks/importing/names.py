@@ -17,7 +17,14 @@ _SEPARABLE = {
 _CONVOLUTION = {"kernel": "op.1", "norm": "op.2"}
 _POOL = {"norm": "1"}
 _LAYERS = {
-    "stem": {"kernel": "stem.0", "norm": "stem.1"},
+    "stem": {
+        "kernel": "stem.0",
+        "norm": "stem.1",
+        # Of the network for large images.
+        "first": {"kernel": "stem0.0", "norm": "stem0.1"},
+        "second": {"kernel": "stem0.3", "norm": "stem0.4"},
+    },
+    "second_stem": {"kernel": "stem1.1", "norm": "stem1.2"},
     "head": {"classifier": "classifier"},
     "auxiliary": {
         "project": "auxiliary_head.features.2",
@@ -56,7 +63,7 @@ def torch_names(
 
     Args:
         parts: the array's path in our tree of weights or of statistics.
-        reductions: positions of the reduction cells.
+        reductions: positions of the reduction cells; -1 among them: the second stem halves the size too.
         genotype: of a derived network.
         net: structure.
     """

@@ -21,7 +21,8 @@ from ddarts_jax.tasks.importing.conversion import Imported, load_torch
 
 _logger = logging.getLogger(__name__)
 
-_DATA = {10: "cifar10", 100: "cifar100"}  # what the authors' networks of so many classes learnt
+# What the authors' networks of so many classes learnt.
+_DATA = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -45,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
     if config.checkpoint:
-        imported = load_torch(config.checkpoint, genotype)
+        imported = load_torch(config.checkpoint, genotype, stem=config.stem)
         if isinstance(imported.net, supernet.Supernet):
             raise UserError(
                 f"checkpoint {config.checkpoint} contains a search supernet, which no task can "
@@ -56,6 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         summary |= {
             "channels": imported.channels,
             "num_classes": imported.num_classes,
+            "stem": imported.stem,
             "auxiliary": imported.auxiliary,
             "params": sum(leaf.size for leaf in jax.tree.leaves(counted)),
             "used": len(imported.used),
@@ -70,7 +72,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         other = [name for name in imported.unused if not name.endswith(".num_batches_tracked")]
         print(
             f"weights: {summary['params']:,} parameters, {imported.channels} channels, "
-            f"{imported.num_classes} classes, {'an' if imported.auxiliary else 'no'} auxiliary head\n"
+            f"stem {imported.stem!r}, {imported.num_classes} classes, "
+            f"{'an' if imported.auxiliary else 'no'} auxiliary head\n"
             f"tensors: {len(imported.used)} used, {len(imported.unused)} unused, of which "
             f"{len(imported.unused) - len(other)} are num_batches_tracked"
             + "".join(f"\n  unused: {name}" for name in other)
@@ -91,6 +94,9 @@ def _make_run(workdir: Path, imported: Imported, genotype: Genotype) -> None:
     config.task = "train"
     config.data.name = _DATA.get(imported.num_classes, "")
     config.train.channels = imported.channels
+    config.train.stem = imported.stem
+    if imported.stem != "plain":
+        config.data.image_size, config.data.stream = 224, True
     config.train.auxiliary_weight *= imported.auxiliary
     configuration.save(config, workdir / layout.CONFIG)
     unknown = ("name", "class_names", "mean", "std", "crop", "white", "num_train", "num_test")

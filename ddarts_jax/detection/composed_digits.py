@@ -1,9 +1,9 @@
 """The embedded detection data: real digits pasted on real photographs, composed here.
 
 scikit-learn's 1,797 handwritten digits (8x8) and its two sample photographs come with the package. Each
-canvas is a crop of a photograph, made grey, with 1 to 5 digits that do not overlap. Everything follows
-from fixed seeds; no digit of a test canvas is in a training canvas. It is made for trying things out, and
-is no benchmark.
+canvas is a crop of a photograph, made grey and of half its contrast, with 1 to 5 digits that do not
+overlap. Everything follows from fixed seeds; no digit of a test canvas is in a training canvas. It is
+made for trying things out, and is no benchmark.
 """
 
 from typing import NamedTuple

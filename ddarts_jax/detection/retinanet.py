@@ -92,7 +92,7 @@ class Output(NamedTuple):
 
     def flat(self) -> tuple[jax.Array, jax.Array]:
         """The same with all anchors on one axis: [B, H W A, classes] and [B, H W A, 4]."""
-        return tuple(x.reshape(len(x), -1, x.shape[-1]) for x in self)
+        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,47 +298,44 @@ def detections(
         limit: objects of each image at most.
     """
     every = net.anchors([output.size for output in outputs])
-    levels = [_candidates(own, *output.flat(), per_level) for own, output in zip(every, outputs)]
-    boxes, scores, classes = (jnp.concatenate(parts, 1) for parts in zip(*levels))
 
-    def suppress(boxes, scores, classes, size):
+    def detect(levels, size):
+        found = [_candidates(own, *level, per_level) for own, level in zip(every, levels)]
+        boxes, scores, classes = (jnp.concatenate(parts) for parts in zip(*found))
         boxes = bx.clip(boxes, size)
         kept, count = bx.nms(boxes, scores, classes, scores > score, nms, limit)
-        found = jnp.arange(limit) < count
+        real = jnp.arange(limit) < count
         return Detections(
-            jnp.where(found[:, None], boxes[kept], 0),
-            jnp.where(found, scores[kept], 0),
-            jnp.where(found, classes[kept], -1),
+            jnp.where(real[:, None], boxes[kept], 0),
+            jnp.where(real, scores[kept], 0),
+            jnp.where(real, classes[kept], -1),
             count,
         )
 
-    with jax.named_scope("nms"):
-        return sharding.map_images(suppress, boxes, scores, classes, sizes)
+    with jax.named_scope("detections"):
+        return sharding.map_images(detect, [output.flat() for output in outputs], sizes)
 
 
 def _candidates(own, logits, deltas, count):
-    """The most probable pairs of an anchor and a class of one level.
+    """The most probable pairs of an anchor and a class, of one level and image.
 
     They are among as many anchors, those with the most probable best classes: sorting these and then
     their pairs is quicker than sorting all pairs.
 
     Args:
         own: float32 [N, 4], the level's anchors.
-        logits: [B, N, classes].
-        deltas: [B, N, 4].
+        logits: [N, classes].
+        deltas: [N, 4].
         count: number of pairs, if there are so many.
 
     Returns:
-        Boxes [B, count, 4], scores and classes [B, count], the most probable first; of equal ones the
-        first anchor, then the first class.
+        Boxes [count, 4], scores and classes [count], the most probable first; of equal ones the first
+        anchor, then the first class.
     """
     num_classes = logits.shape[-1]
     _, best = lax.top_k(jax.nn.sigmoid(logits.max(-1)), min(count, len(own)))
     best = jnp.sort(best)  # so that pairs are in the order of all pairs
-    scores = jax.nn.sigmoid(jnp.take_along_axis(logits, best[..., None], 1))
-    scores, pairs = lax.top_k(
-        scores.reshape(len(scores), -1), min(count, best.shape[1] * num_classes)
-    )
-    best = jnp.take_along_axis(best, pairs // num_classes, 1)
-    deltas = jnp.take_along_axis(deltas, best[..., None], 1)
-    return bx.decode(deltas, jnp.asarray(own)[best]), scores, pairs % num_classes
+    scores = jax.nn.sigmoid(logits[best]).reshape(-1)
+    scores, pairs = lax.top_k(scores, min(count, len(scores)))
+    best = best[pairs // num_classes]
+    return bx.decode(deltas[best], jnp.asarray(own)[best]), scores, pairs % num_classes

@@ -197,24 +197,24 @@ class DerivedNetwork(nnx.Module):
         The first `frozen` of them are constants: they use the running statistics, and stop gradients.
         """
 
-        def run(number, part, *inputs):
+        def compute(number, part, *inputs):
             if number < frozen:
                 return jax.lax.stop_gradient(part(*inputs, False))
             return part(*inputs, train)
 
         with jax.named_scope("stem"):
-            s0 = s1 = run(0, self.stem, images)
+            s0 = s1 = compute(0, self.stem, images)
         yield s1
         if self.second_stem is not None:
             with jax.named_scope("stem"):
-                s1 = run(1, self.second_stem, s0)
+                s1 = compute(1, self.second_stem, s0)
             yield s1
         for position in range(len(self.cells)):
             cell = self.cells[str(position)]
             if scales is not None:
                 cell = functools.partial(cell, scales=scales[position])
             with jax.named_scope(f"cell_{position}"):
-                s0, s1 = s1, run(self.num_stems + position, cell, s0, s1)
+                s0, s1 = s1, compute(self.num_stems + position, cell, s0, s1)
             yield s1
 
 

@@ -189,6 +189,28 @@ def test_a_value_out_of_range_is_named(key, value):
         validate(config)
 
 
+def test_a_supernet_has_no_half_stem():
+    """The message says why, and that of a network may be one."""
+    config = default_config()
+    config.train.stem = "half"
+    validate(config)
+    config.search.stem = "half"
+    with pytest.raises(
+        UserError, match=r"search\.stem is 'half'.*\('plain', 'strided'\): a supernet"
+    ):
+        validate(config)
+
+
+def test_a_stem_is_imported_with_weights_alone():
+    """A genotype has none."""
+    config = config_lib.import_config()
+    config.update(genotype="ResNet18", checkpoint="x.npz", stem="half")
+    validate(config)
+    config.checkpoint = ""
+    with pytest.raises(UserError, match=r"config\.stem is 'half': without weights"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     "values, parts",
     [

@@ -44,9 +44,13 @@ def features(data) -> list[np.ndarray]:
 
     from ddarts_jax.ops.convolution import convolve
 
-    x, outputs = data["images"].transpose(0, 2, 3, 1), []
-    for number in range(5):
-        weights = convolution(data, f"backbone.body.convs.{number}")
-        x = jax.nn.relu(convolve(x, weights["kernel"], (2, 2)) + weights["bias"])
-        outputs.append(x)
-    return outputs
+    @jax.jit
+    def run(x, weights):
+        outputs = []
+        for own in weights:
+            x = jax.nn.relu(convolve(x, own["kernel"], (2, 2)) + own["bias"])
+            outputs.append(x)
+        return outputs
+
+    weights = [convolution(data, f"backbone.body.convs.{number}") for number in range(5)]
+    return run(data["images"].transpose(0, 2, 3, 1), weights)

@@ -128,8 +128,19 @@ def test_resizes_and_flips_are_drawn_for_each_image_and_epoch(images):
     ]
     assert {short for _, short, _ in seen} == {48, 49, 50}
     assert 0.3 < np.mean([flipped for *_, flipped in seen]) < 0.7
+    for row in {row for row, *_ in seen}:
+        assert len({(short, flipped) for number, short, flipped in seen if number == row}) > 1
     other = _take(_stream(images, **options, seed=1), 1)[0]
     assert not np.array_equal(other.rows, _take(stream, 1)[0].rows)
+
+
+def test_a_canvas_holds_whatever_is_drawn():
+    """An image is dealt by the largest size that it may have, so that epochs are equally long."""
+    found = coco_folder.in_memory([(60, 60)] * 4)
+    sides = [(64, 64), (96, 96)]
+    stream = _stream(found, sides=sides, short_side=(40, 80), long_side=80)
+    assert stream.shapes == ((96, 96, 1),)
+    assert {batch.images.shape for batch in _take(stream, 8)} == {(4, 96, 96, 1)}
 
 
 @settings(max_examples=40)

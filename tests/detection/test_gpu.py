@@ -1,0 +1,80 @@
+"""The detector's programs compile for described GPUs, over which images are split (no GPU is needed)."""
+
+import gpu_program
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddarts_jax.detection import retinanet
+from ddarts_jax.detection.matching import GroundTruth
+from ddarts_jax.distributed import sharding
+
+_REASON = gpu_program.unavailable()
+needs_compiler = pytest.mark.skipif(bool(_REASON), reason=_REASON)
+
+_BATCH = 4
+
+
+def compiled(function) -> str:
+    """Compiles `function(net, variables, features, truth)` for two devices, in bfloat16.
+
+    Args:
+        function: of a small detector; its results are those of each image, or of all.
+
+    Returns:
+        The program's text.
+    """
+    net, variables = retinanet.build((8,), (8,), 3, channels=8, levels=2, convs=1, key=None)
+    mesh = gpu_program.mesh(_BATCH, 2)
+    features = [jnp.zeros((_BATCH, 4, 2, 8), jnp.bfloat16)]
+    truth = GroundTruth(
+        np.zeros((_BATCH, 5, 4), np.float32),
+        np.zeros((_BATCH, 5), np.int32),
+        np.zeros((_BATCH, 2), np.int32),
+    )
+
+    @jax.jit
+    def run(variables, features, truth):
+        with sharding.over(mesh):
+            return function(net, variables, features, truth)
+
+    arguments = (
+        gpu_program.described(variables, sharding.replicated(mesh)),
+        *gpu_program.described((features, truth), sharding.batch_sharding(mesh)),
+    )
+    text = gpu_program.Program(run, arguments).compile().as_text()
+    assert gpu_program.describe(text)["kernels"] > 0
+    assert "f64[" not in text
+    return text
+
+
+@needs_compiler
+def test_losses_and_gradients():
+    """Only sums pass between the devices, in float32, and the loop over images has a known length."""
+
+    def gradient(net, variables, features, truth):
+        def total(weights):
+            outputs = retinanet.predict(net, variables._replace(weights=weights), features)
+            return sum(retinanet.loss(net, outputs, truth))
+
+        return jax.grad(total)(variables.weights)
+
+    text = compiled(gradient)
+    assert "while(" in text and not gpu_program.describe(text)["unknown_loops"]
+    kinds = set(gpu_program.collectives(text))
+    assert {operation for operation, _ in kinds} == {"all-reduce"}
+    assert {kind for _, kind in kinds} <= {"f32", "s32"}, kinds
+
+
+@needs_compiler
+def test_detections():
+    """Each device finds the objects of its own images, in rounds whose number depends on them."""
+
+    def detect(net, variables, features, truth):
+        outputs = retinanet.predict(net, variables, features)
+        return retinanet.detections(net, outputs, truth.sizes, per_level=16, limit=10)
+
+    text = compiled(detect)
+    assert gpu_program.describe(text)["unknown_loops"]
+    assert not gpu_program.collectives(text)

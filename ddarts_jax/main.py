@@ -114,8 +114,8 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison
     from ddarts_jax.runs import facts
-    from ddarts_jax.tasks import distances as compare
     from ddarts_jax.tasks import detection, evaluation, export, importing, pipeline, scoring
+    from ddarts_jax.tasks import distances as compare
     from ddarts_jax.training import compilation
 
     compilation.keep_programs()

@@ -79,7 +79,9 @@ _RANGES = {
     **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
     "weight": _NOT_NEGATIVE,
     # Of detectors.
-    **dict.fromkeys(("fpn.levels", "anchor.scale", "batch_images", "every", "per_level"), _POSITIVE),
+    **dict.fromkeys(
+        ("fpn.levels", "anchor.scale", "batch_images", "every", "per_level"), _POSITIVE
+    ),
     **dict.fromkeys(("max_objects", "long_side", "limit"), _POSITIVE),
     **dict.fromkeys(("frozen_levels", "head.convs", "warmup_steps"), _NOT_NEGATIVE),
     "head.prior": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
@@ -303,7 +305,11 @@ def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
 def _check_detection(values: Mapping[str, Any]) -> None:
     """Raises UserError if the sides or the decays of a detector's config make no sense."""
     sides = tuple(values.get("data.short_side", (0,)))
-    if len(sides) not in (1, 2) or min(sides) < 0 or (len(sides) == 2 and not 0 < sides[0] <= sides[1]):
+    if (
+        len(sides) not in (1, 2)
+        or min(sides) < 0
+        or (len(sides) == 2 and not 0 < sides[0] <= sides[1])
+    ):
         raise UserError(
             f"config.data.short_side is {sides}; it must be (pixels,), or (least, most), or (0,) for "
             "images as they are."

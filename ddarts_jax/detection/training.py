@@ -58,9 +58,7 @@ def make_step(detector: Detector, settings, plan: Schedule, weights):
     optimizer = optim.sgd(schedule, settings, mask=learning)
 
     def init(variables):
-        return DetectorState(
-            jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights)
-        )
+        return DetectorState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
 
     def loss_of(weights, statistics, images, truth):
         variables = Variables(weights, statistics)

@@ -22,8 +22,8 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
 from ddarts_jax.models import backbone, weights
-from ddarts_jax.reports import detection_drawing, drawing, report
-from ddarts_jax.runs import facts, identity, layout
+from ddarts_jax.reports import detection_drawing, report
+from ddarts_jax.runs import facts, layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
 from ddarts_jax.training import compilation, loop, optim, schedule
@@ -83,7 +83,9 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
     live = report.Live(workdir)
     try:
         if config.task == "detect":
-            variables = _train(config, source, data, detector, variables, workdir, dtype, clock, live)
+            variables = _train(
+                config, source, data, detector, variables, workdir, dtype, clock, live
+            )
             weights.save_network(workdir / layout.DETECTOR, variables)
             source.genotype.save(workdir / layout.NETWORK_GENOTYPE)
         else:
@@ -101,7 +103,9 @@ def _load(config, source: detectors.Source) -> Data:
     train, test = _instances(config.data)
     channels = source.channels or train.channels
     if channels < train.channels:
-        _logger.warning("detect: the backbone takes grey images, so those of the data are made grey")
+        _logger.warning(
+            "detect: the backbone takes grey images, so those of the data are made grey"
+        )
     if source.data:
         mean, std = (np.asarray(source.data[key], np.float32) for key in ("mean", "std"))
     else:
@@ -131,7 +135,9 @@ def _instances(settings) -> tuple[Instances, Instances]:
             "Name either config.data.root, the folder of COCO 2017, or all four of "
             f"{', '.join(f'config.data.{key}' for key in _PATHS)}."
         )
-    return coco_json.read_pair(*(coco_json.paths_of_2017(settings.root) if settings.root else given))
+    return coco_json.read_pair(
+        *(coco_json.paths_of_2017(settings.root) if settings.root else given)
+    )
 
 
 def _stream(config, instances: Instances, channels: int, training: bool) -> CanvasStream:
@@ -203,7 +209,15 @@ def _train(config, source, data: Data, detector, variables, workdir, dtype, cloc
         ):
             _keep(workdir, config, data)
             state = loop.run(
-                *("detect", feed.start(init(variables)), feed.compile, 1, plan, checkpoints, writer),
+                *(
+                    "detect",
+                    feed.start(init(variables)),
+                    feed.compile,
+                    1,
+                    plan,
+                    checkpoints,
+                    writer,
+                ),
                 *(config.checkpoint.every_minutes, end_epoch),
                 profile=workdir / "profile" / "detect" if config.profile else None,
             )

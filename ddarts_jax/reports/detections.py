@@ -30,9 +30,9 @@ def add(page: Page, run: Run) -> None:
     if isinstance(numbers, dict):
         page.table(
             "The twelve numbers of COCO",
-            "AP: average precision, over overlaps (IoU) from 0.5 to 0.95 where none is named; AR: average "
-            "recall, with at most so many detections an image. Objects are small up to 32 x 32 pixels and "
-            "large above 96 x 96; a gap: there are none.",
+            "AP: average precision, over overlaps (IoU) from 0.5 to 0.95 where none is named; AR: "
+            "average recall, with at most so many detections an image. Objects are small up to 32 x 32 "
+            "pixels and large above 96 x 96; a gap: there are none.",
             ("number", "percent"),
             [(key.replace("_", " "), _percent(value)) for key, value in numbers.items()],
         )

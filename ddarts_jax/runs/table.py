@@ -516,8 +516,8 @@ CHARTS = (
     Chart(
         "detect",
         "Average precision",
-        "Box AP on the test images, as COCO defines it: the mean over overlaps (IoU) from 0.5 to 0.95, and "
-        "that at an overlap of 0.5, which asks only that objects are found.",
+        "Box AP on the test images, as COCO defines it: the mean over overlaps (IoU) from 0.5 to 0.95, "
+        "and that at an overlap of 0.5, which asks only that objects are found.",
         (
             Metric(
                 "box_ap",
@@ -555,6 +555,24 @@ CHARTS = (
                 label="boxes",
             ),
         ),
+    ),
+    Chart(
+        "detect",
+        "Speed of the training",
+        "Images per second.",
+        (
+            Metric(
+                "images_per_second", "Speed of the training", "Images per second.", unit="images/s"
+            ),
+        ),
+        scale="from zero",
+    ),
+    Chart(
+        "detect",
+        "Time per epoch of the training",
+        "Seconds per epoch, without compiling and evaluation.",
+        (Metric("seconds", "Time per epoch", "Seconds, without compiling.", unit="s"),),
+        scale="from zero",
     ),
     Chart(
         "detect",
@@ -599,5 +617,5 @@ METRICS = {
     phase: {
         metric.key: metric for chart in CHARTS if chart.phase == phase for metric in chart.metrics
     }
-    for phase in ("search", "random", "train")
+    for phase in ("search", "random", "train", "detect")
 }

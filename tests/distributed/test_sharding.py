@@ -99,6 +99,30 @@ def test_a_sum_over_devices_counts_every_image_once(tmp_path):
     assert float(last_line(tmp_path, _SUMS, 8, timeout=200)) == 8 * 256
 
 
+_MAPPED = """
+import jax, jax.numpy as jnp
+from ddarts_jax.distributed import sharding
+
+mesh = sharding.data_mesh(8)
+
+
+@jax.jit
+def run(images):
+    with sharding.over(mesh):
+        return sharding.map_images(lambda x, y: x + 10 * y + 100 * jax.lax.axis_index("data"), *images)
+
+
+images = jnp.arange(8), jnp.ones(8, int)
+print(run(jax.device_put(images, sharding.batch_sharding(mesh))).tolist())
+"""
+
+
+def test_each_device_maps_its_own_images(tmp_path):
+    """In order, with as many results as there are images."""
+    found = json.loads(last_line(tmp_path, _MAPPED, 4, timeout=200))
+    assert found == [image + 10 + 100 * (image // 2) for image in range(8)]
+
+
 def test_local_batch_norm_averages_what_each_device_computes_alone(tmp_path):
     """A step on two devices is the mean of the steps of either half by itself, as in DDP."""
     data = tiny.write_noise(tmp_path / "noise.npz")

@@ -54,7 +54,6 @@ setup(
             "hypothesis>=6.170",
             "playwright>=1.65",
             "pytest>=9.2",
-            "pytest-cov>=7.1",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
         ],

@@ -127,7 +127,7 @@ def _hashable(nested):
     [
         ("darts_none", {}, 0.0),
         ("p_darts_stage2", {}, 0.0),
-        ("p_darts_stage3", {}, 0.0),
+        pytest.param("p_darts_stage3", {}, 0.0, marks=pytest.mark.slow),
         ("pc_darts", {"partial_channels": 4, "edge_strengths": True}, 0.0),
         ("darts_minus", {"auxiliary_skip": 1.0}, 17 / 50),
         ("beta_darts", {}, 20 / 50),

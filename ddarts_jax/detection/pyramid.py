@@ -37,13 +37,10 @@ class Pyramid(nnx.Module):
 
     def __call__(self, features: Sequence[jax.Array]) -> list[jax.Array]:
         """Maps features [B, H, W, C] of the inputs to those of all levels, the finest first."""
-        total, outputs = None, []
-        for lateral, output, feature in reversed(
-            list(zip(self.lateral, self.output, features, strict=True))
-        ):
-            own = lateral(feature)
-            total = own if total is None else own + _enlarged(total, own.shape[1:3])
-            outputs.insert(0, output(total))
+        sums = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
+        for fine in reversed(range(len(sums) - 1)):
+            sums[fine] += _enlarged(sums[fine + 1], sums[fine].shape[1:3])
+        outputs = [output(x) for output, x in zip(self.output, sums)]
         top = features[-1]
         for number, convolution in enumerate(self.top):
             top = convolution(jax.nn.relu(top) if number else top)

@@ -13,6 +13,7 @@ from .api import search as search
 from .api import train as train
 from .configuration import based_on as based_on
 from .configuration import default_config as default_config
+from .configuration import detection_config as detection_config
 from .configuration import without_augmentation as without_augmentation
 from .data.dataset import Dataset as Dataset
 from .errors import UserError as UserError

@@ -16,6 +16,7 @@ from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
 _logger = logging.getLogger("ddarts_jax")
 
 PHASES = ("pipeline", "search", "train", "evaluate")  # tasks whose workdir is that of a run
+DETECTION = ("detect", "detect_evaluate")  # likewise, of a detector
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +91,7 @@ def run(config, workdir: str | Path) -> dict:
         check_apart(workdir, config.data.name)
     workdir = create(workdir)
     with locked(workdir):
-        if config.task not in PHASES and (workdir / layout.METRICS).is_file():
+        if config.task not in PHASES + DETECTION and (workdir / layout.METRICS).is_file():
             raise UserError(
                 f"{workdir} holds a run, whose files task {config.task!r} would replace: name another "
                 "--workdir."
@@ -100,7 +101,7 @@ def run(config, workdir: str | Path) -> dict:
 
 def _run_task(config, workdir: Path) -> dict:
     """Runs the task; see `run`, which keeps other processes out of the workdir."""
-    clock = Clock(workdir, counts=config.task != "evaluate")
+    clock = Clock(workdir, counts=config.task not in ("evaluate", "detect_evaluate"))
     if config.task == "seeds":
         from ddarts_jax.tasks import seeds
 
@@ -113,8 +114,8 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison
     from ddarts_jax.runs import facts
+    from ddarts_jax.tasks import detection, evaluation, export, importing, pipeline, scoring
     from ddarts_jax.tasks import distances as compare
-    from ddarts_jax.tasks import evaluation, export, importing, pipeline, scoring
     from ddarts_jax.training import compilation
 
     compilation.keep_programs()
@@ -134,6 +135,8 @@ def _run_task(config, workdir: Path) -> dict:
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
+    if config.task in DETECTION:
+        return detection.run(config, workdir, dtype, clock)
     data = config.data
     if config.task == "evaluate":
         own = processes.from_main(lambda: evaluation.own_facts(config, workdir))

@@ -6,6 +6,7 @@ A file in configs/ returns `dd.default_config()` with some values changed; flags
 """
 
 from ddarts_jax.configuration.checks import validate
+from ddarts_jax.configuration.detection import detection_config
 from ddarts_jax.configuration.files import based_on, load, nearest_key, parse_flags, shipped
 from ddarts_jax.configuration.former import up_to_date
 from ddarts_jax.configuration.keys import (
@@ -33,6 +34,7 @@ __all__ = [
     "compare_config",
     "default_config",
     "defaults",
+    "detection_config",
     "differences",
     "distance_config",
     "export_config",

@@ -13,6 +13,8 @@ from ddarts_jax.genotypes import spaces
 
 _CHOICES = {
     "search.stem": ("plain", "strided"),
+    "backbone.stem": ("plain", "half", "strided"),
+    "backbone.norm": ("auto", "frozen", "batch"),
     "search.selection": ("alphas", "perturbation"),
     "train.stem": ("plain", "half", "strided"),
     "stem": ("", "half", "strided"),  # of an import
@@ -58,12 +60,12 @@ _RANGES = {
     "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
     "search.start.epochs": _NOT_NEGATIVE,
     **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
-    **dict.fromkeys(("num_nodes", "clip", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
+    **dict.fromkeys(("num_nodes", "chunk_steps", "keep_last", "score.seeds"), _POSITIVE),
+    "clip": _NOT_NEGATIVE,
     **dict.fromkeys(("strength", "from_epoch", "candidates"), _POSITIVE),
     **dict.fromkeys(("patience", "tolerance"), _NOT_NEGATIVE),
     "data.white": ("from 0 to 65535", lambda value: 0 <= value <= 65535),
     "search.num_cells": _POSITIVE,
-    "search.alphas.clip": _NOT_NEGATIVE,
     "parse.max_skips": ("-1 or more", lambda value: value >= -1),
     "train.num_cells": _NOT_NEGATIVE,
     **dict.fromkeys(
@@ -76,6 +78,14 @@ _RANGES = {
     **dict.fromkeys(("first_noise", "noise"), _NOT_NEGATIVE),
     **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
     "weight": _NOT_NEGATIVE,
+    # Of detectors.
+    **dict.fromkeys(
+        ("fpn.levels", "anchor.scale", "batch_images", "every", "per_level"), _POSITIVE
+    ),
+    **dict.fromkeys(("max_objects", "long_side", "limit"), _POSITIVE),
+    **dict.fromkeys(("frozen_levels", "head.convs", "warmup_steps"), _NOT_NEGATIVE),
+    "head.prior": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
+    **dict.fromkeys(("test.score", "test.nms"), _FRACTION),
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
     "decay": ("greater than 0 and at most 1", lambda value: 0 < value <= 1),
@@ -103,6 +113,10 @@ _ELEMENTS = {
     },
     "search.alphas.cell_learning_rates": _NUMBER,
     **dict.fromkeys(("networks", "overrides", "score.primitives"), _TEXT),
+    **dict.fromkeys(
+        ("backbone.levels", "data.short_side", "train.decay_epochs"), (int, "a whole number")
+    ),
+    "data.canvases": (tuple, "a pair (height, width)"),
 }
 
 
@@ -242,6 +256,7 @@ def validate(config: ConfigDict) -> None:
             f"config.seeds is {seeds}; it must be one or more different numbers "
             f"{_RANGES['seed'][0]}."
         )
+    _check_detection(values)
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
@@ -285,6 +300,35 @@ def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
                 f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
                 f"use it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
             )
+
+
+def _check_detection(values: Mapping[str, Any]) -> None:
+    """Raises UserError if the sides or the decays of a detector's config make no sense."""
+    sides = tuple(values.get("data.short_side", (0,)))
+    if (
+        len(sides) not in (1, 2)
+        or min(sides) < 0
+        or (len(sides) == 2 and not 0 < sides[0] <= sides[1])
+    ):
+        raise UserError(
+            f"config.data.short_side is {sides}; it must be (pixels,), or (least, most), or (0,) for "
+            "images as they are."
+        )
+    if max(sides) > values.get("data.long_side", max(sides)):
+        raise UserError(
+            f"config.data.short_side is {sides}, more than config.data.long_side, which is "
+            f"{values['data.long_side']}: make one of them larger."
+        )
+    for canvas in values.get("data.canvases", ()):
+        if len(canvas) != 2 or not all(isinstance(side, int) for side in canvas):
+            raise UserError(
+                f"config.data.canvases has {canvas}; each must be (height, width) in pixels."
+            )
+    decays = tuple(values.get("train.decay_epochs", ()))
+    if any(a >= b for a, b in zip((0, *decays), decays)):
+        raise UserError(
+            f"config.train.decay_epochs is {decays}; they must be ascending and 1 or more."
+        )
 
 
 def _check_stages(values: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddarts_jax.configuration.detection import detection_config
 from ddarts_jax.configuration.values import flatten, to_json
 from ddarts_jax.errors import UserError
 
@@ -205,7 +206,7 @@ def _search() -> ConfigDict:
     search.weights.final_learning_rate = 0.001  # at the last step
     search.weights.momentum = 0.9
     search.weights.weight_decay = 3e-4  # as L2 in the gradient
-    search.weights.clip = 5.0  # largest global norm of the gradient
+    search.weights.clip = 5.0  # largest global norm of the gradient; 0: any
 
     search.augment = ConfigDict()
     search.augment.crop_padding = 4  # pixels of zero padding before a random crop
@@ -236,7 +237,7 @@ def _train() -> ConfigDict:
     train.decay = 0.97  # used only by the schedule 'exponential'
     train.momentum = 0.9
     train.weight_decay = 3e-4  # as L2 in the gradient
-    train.clip = 5.0  # largest global norm of the gradient
+    train.clip = 5.0  # largest global norm of the gradient; 0: any
     train.drop_path = 0.2  # probability in the last epoch, rising linearly from 0
     train.auxiliary_weight = 0.4  # weight of the auxiliary head's loss; 0: no such head
     train.label_smoothing = 0.0
@@ -340,6 +341,7 @@ TASKS = {
     "export": export_config,
     "seeds": seeds_config,
     "score_operations": score_config,
+    **dict.fromkeys(("detect", "detect_evaluate"), detection_config),
 }
 
 

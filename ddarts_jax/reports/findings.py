@@ -101,9 +101,11 @@ def _progress(run: Run) -> str:
         took = f" after {duration(seconds)} in all its starts" if seconds is not None else ""
         note = f", of which {duration(compiling)} went into compiling" if took and compiling else ""
         return f"The run has ended{took}{note}."
-    for phase, name in (("train", "training"), ("search", "search")):
+    phases = (("detect", "detector's training"), ("train", "training"), ("search", "search"))
+    for phase, name in phases:
         if own := run.rows(phase):
-            epochs = [run.config.get(f"{phase}.epochs")]
+            section = "train" if phase == "detect" else phase
+            epochs = [run.config.get(f"{section}.epochs")]
             if phase == "search" and run.config.get("search.start.genotype"):
                 epochs.append(run.config.get("search.start.epochs"))
             planned = f" of {sum(epochs)}" if all(isinstance(e, int) for e in epochs) else ""
@@ -117,8 +119,13 @@ def _progress(run: Run) -> str:
 
 
 def _accuracies(run: Run) -> list[str]:
-    """Says how accurate network and supernet are."""
+    """Says how accurate detector, network and supernet are."""
     sentences = []
+    ap, ap50 = run.outcome("box_ap"), run.outcome("box_ap50")
+    if ap is not None and ap50 is not None:
+        sentences.append(
+            f"The detector reaches a box AP of {100 * ap:.1f} on the test images (AP50 {100 * ap50:.1f})."
+        )
     cost = _cost(run)
     accuracy, tested = run.outcome("test_accuracy"), rows.last(run.train, "accuracy")
     if accuracy is not None:

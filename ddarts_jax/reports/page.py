@@ -101,6 +101,18 @@ class Page:
         self._primitives.update(p for _, _, cell, _ in cells for p, _, _ in cell)
         self._add("cells", title=title, caption=caption, cells=cells)
 
+    def pictures(self, title: str, caption: str, pictures: Iterable[tuple[str, bytes]]) -> None:
+        """Adds pictures, unless there are none.
+
+        Args:
+            title: above them.
+            caption: below them.
+            pictures: (what one sees, content of a JPEG file).
+        """
+        found = [(text, base64.b64encode(content).decode()) for text, content in pictures]
+        if found:
+            self._add("pictures", title=title, caption=caption, pictures=found)
+
     def settling(
         self,
         caption: str,

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from ddarts_jax import configuration
 from ddarts_jax.genotypes.spaces import STRENGTH
-from ddarts_jax.reports import charts
+from ddarts_jax.reports import charts, detections
 from ddarts_jax.reports.findings import duration, findings, warnings
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
@@ -45,6 +45,7 @@ def write(workdir: str | Path) -> Path:
         ("search", "Search"),
         ("random", "Random search"),
         ("train", "Training of the network"),
+        ("detect", "Detector"),
     ):
         if run.rows(phase):
             page.heading(title)
@@ -56,6 +57,8 @@ def write(workdir: str | Path) -> Path:
                 page.chart("Share of each primitive", _SHARES, charts.of_shares(run.genotypes))
             if phase == "train":
                 _add_classes(page, run)
+    if run.detection:
+        detections.add(page, run)
     _add_cost(page, run)
     _add_settings(page, run)
     path = run.workdir / layout.REPORT
@@ -187,6 +190,7 @@ def _add_cost(page: Page, run: Run) -> None:
             ("search", run.search),
             ("random search", run.candidates),
             ("training", run.train),
+            ("detector", run.detect),
         )
         if own
     ]

@@ -21,5 +21,9 @@ NETWORK_SIZES = "network.json"  # its channels and stem, if there is no config
 EVALUATION = "evaluation.json"  # results on the test images, by class and by cell
 OTHER_EVALUATION = "evaluation-{}.json"  # those on other data, by their name
 
+DETECTOR = "detector.npz"  # weights and statistics of a detector
+DETECTION = "detection.json"  # how well it finds the objects of the test images
+DETECTIONS = "detections.json"  # what it finds there, in COCO's format
+
 EXPORT_WEIGHTS = "weights.safetensors"  # of an export
 EXPORT_META = "meta.json"  # of an export: preprocessing, class names, sizes of the network

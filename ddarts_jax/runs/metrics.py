@@ -47,7 +47,7 @@ class MetricsWriter:
         """Appends one line, and the numbers in it to TensorBoard at step `epoch`.
 
         Args:
-          phase: 'search', 'random' or 'train'.
+          phase: 'search', 'random', 'train' or 'detect'.
           epoch: counted from 1.
           metrics: numbers, strings and arrays, which may be nested in lists and dictionaries. A number
             that is not finite becomes null, because JSON has no NaN.

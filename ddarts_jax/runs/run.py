@@ -25,6 +25,7 @@ class Run:
         search: rows of the search's metrics, one per epoch.
         train: rows of the training's metrics, one per epoch.
         candidates: rows of a random search's metrics, one per candidate.
+        detect: rows of a detector's metrics, one per epoch.
         genotypes: {epoch of the search: parsed genotype}, ascending.
         probabilities: {epoch: float [distinct cells, E, O]} of the `columns`.
         columns: what the alphas' last axis holds, empty if it is not known: the candidates of the search,
@@ -32,6 +33,7 @@ class Run:
         relaxation: how alphas become probabilities: "sigmoid", or by a softmax.
         network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
+        detection: content of `detection.json`.
         summary: content of `summary.json`, which exists once the run has ended.
         versions: content of `versions.json`.
         data: content of `dataset.json`.
@@ -43,12 +45,14 @@ class Run:
     search: list[dict]
     train: list[dict]
     candidates: list[dict]
+    detect: list[dict]
     genotypes: dict[int, Genotype]
     probabilities: dict[int, np.ndarray]
     columns: tuple[str, ...]
     relaxation: str
     network: Genotype | None
     evaluation: dict
+    detection: dict
     summary: dict
     versions: dict
     data: dict
@@ -65,8 +69,13 @@ class Run:
         return next(reversed(self.genotypes.values()), None)
 
     def rows(self, phase: str) -> list[dict]:
-        """Returns the rows of phase "search", "random" or "train"."""
-        return {"search": self.search, "random": self.candidates, "train": self.train}[phase]
+        """Returns the rows of phase "search", "random", "train" or "detect"."""
+        return {
+            "search": self.search,
+            "random": self.candidates,
+            "train": self.train,
+            "detect": self.detect,
+        }[phase]
 
     def outcome(self, key: str) -> float | None:
         """Returns a number of the summary, None if it has no such number."""
@@ -110,12 +119,14 @@ def read_run(workdir: str | Path) -> Run:
         search=[row for row in found if row["phase"] == "search"],
         train=[row for row in found if row["phase"] == "train"],
         candidates=[row for row in found if row["phase"] == "random"],
+        detect=[row for row in found if row["phase"] == "detect"],
         genotypes=genotypes,
         probabilities=_read_probabilities(workdir, relaxation, genotypes, columns),
         columns=columns,
         relaxation=relaxation,
         network=next(iter([*networks, *reversed(genotypes.values())]), None),
         evaluation=_read_object(workdir / layout.EVALUATION),
+        detection=_read_object(workdir / layout.DETECTION),
         summary=_read_object(workdir / layout.SUMMARY),
         versions=_read_object(workdir / layout.VERSIONS),
         data=_read_object(workdir / layout.DATASET),

@@ -41,7 +41,7 @@ class Chart:
     """The metrics of a phase that are drawn together.
 
     Attributes:
-        phase: "search", "train" or "random", as in the rows.
+        phase: "search", "train", "random" or "detect", as in the rows.
         title: heading of the chart.
         caption: text below the chart.
         metrics: its curves, in order.
@@ -514,6 +514,85 @@ CHARTS = (
         scale="log",
     ),
     Chart(
+        "detect",
+        "Average precision",
+        "Box AP on the test images, as COCO defines it: the mean over overlaps (IoU) from 0.5 to 0.95, "
+        "and that at an overlap of 0.5, which asks only that objects are found.",
+        (
+            Metric(
+                "box_ap",
+                "Box AP of the detector",
+                "Mean over overlaps from 0.5 to 0.95, on the test images.",
+                label="AP",
+                unit="fraction",
+            ),
+            Metric(
+                "box_ap50",
+                "Box AP of the detector at an overlap of 0.5",
+                "On the test images.",
+                label="AP50",
+                unit="fraction",
+            ),
+        ),
+        scale="zero to one",
+    ),
+    Chart(
+        "detect",
+        "Loss",
+        "Loss on the training images: the focal loss of the classes, and the distance of the boxes.",
+        (
+            Metric("loss", "Loss of the detector", "Sum of both parts.", label="sum"),
+            Metric(
+                "loss_classification",
+                "Focal loss of the detector",
+                "Of all anchors and classes, by the number of positive anchors.",
+                label="classes",
+            ),
+            Metric(
+                "loss_boxes",
+                "Loss of the detector's boxes",
+                "Absolute difference of the coded boxes, by the number of positive anchors.",
+                label="boxes",
+            ),
+        ),
+    ),
+    Chart(
+        "detect",
+        "Speed of the training",
+        "Images per second.",
+        (
+            Metric(
+                "images_per_second", "Speed of the training", "Images per second.", unit="images/s"
+            ),
+        ),
+        scale="from zero",
+    ),
+    Chart(
+        "detect",
+        "Time per epoch of the training",
+        "Seconds per epoch, without compiling and evaluation.",
+        (Metric("seconds", "Time per epoch", "Seconds, without compiling.", unit="s"),),
+        scale="from zero",
+    ),
+    Chart(
+        "detect",
+        "Learning rate",
+        "Learning rate of SGD at the end of the epoch.",
+        (Metric("learning_rate", "Learning rate", "Learning rate of SGD, end of the epoch."),),
+    ),
+    Chart(
+        "detect",
+        "Norms of the steps",
+        "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
+        (
+            Metric(
+                "gradient_norm", "Norm of the gradient", "Global norm before clipping.", "gradient"
+            ),
+            Metric("update_norm", "Norm of the update", "Global norm of what SGD adds.", "update"),
+        ),
+        scale="log",
+    ),
+    Chart(
         "train",
         "Speed of the training",
         "Images per second.",
@@ -538,5 +617,5 @@ METRICS = {
     phase: {
         metric.key: metric for chart in CHARTS if chart.phase == phase for metric in chart.metrics
     }
-    for phase in ("search", "random", "train")
+    for phase in ("search", "random", "train", "detect")
 }

@@ -119,7 +119,7 @@ def make_chunk(step: Callable, plan: Schedule, settings, dtype, mesh: Mesh) -> C
             ]
             with sharding.over(mesh):
                 state, measured = step(state, key, *batches)
-            return _account(state, totals, measured, position)
+            return account(state, totals, measured, position)
 
         return lax.scan(body, running, length=plan.chunk)
 
@@ -131,7 +131,7 @@ def _roots(seed):
     return [jax.random.fold_in(jax.random.key(seed), 2**32 - k) for k in (1, 2)]
 
 
-def _account(state, totals, measured, position):
+def account(state, totals, measured, position):
     """Adds a step's metrics to the totals of its epoch, and returns which of them are finite."""
     totals = jax.tree.map(
         lambda total, new: jnp.where(position == 0, 0, total) + new.astype(total.dtype),
@@ -176,7 +176,7 @@ def make_streamed_step(
         position = state.step % plan.epoch
         with sharding.over(mesh):
             state, measured = step(state, key, *prepared)
-        return _account(state, totals, measured, position)
+        return account(state, totals, measured, position)
 
     return jax.jit(streamed_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 

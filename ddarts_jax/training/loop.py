@@ -158,7 +158,7 @@ class _Loop:
             "images_per_second": (self.step - first) * images / (seconds - earlier),
         }
         self.writer.write(self.phase, epoch, record)
-        self.checkpoints.save(self.step, running, record["accuracy"])
+        self.checkpoints.save(self.step, running, record.get("accuracy"))
         self.saved_at = time.monotonic()
         _logger.info("%s", _line(self.phase, epoch, plan, record))
         return running
@@ -217,9 +217,10 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
         mend = {
             "search": "set search.remat=True, a small search.ddarts.microbatch",
             "train": "set train.accumulate",
+            "detect": "set smaller data.canvases",
         }
         _logger.warning(
-            "%s: this exceeds the available memory; if it runs out, %s or lower data.batch_size",
+            "%s: this exceeds the available memory; if it runs out, %s or lower the batch size",
             *(phase, mend[phase]),
         )
 
@@ -244,7 +245,7 @@ def _check_finite(phase, step, plan, finite, checkpoints):
 
 
 def _line(phase, epoch, plan, record):
-    names = [name for name in ("loss", "accuracy", "distance_to_start") if name in record]
+    names = [name for name in ("loss", "accuracy", "box_ap", "distance_to_start") if name in record]
     shown = [f"{name} {record[name]:.4f}" for name in names]
     speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
     return f"{phase} {epoch}/{plan.epochs}: {', '.join(shown)} ({speed})"

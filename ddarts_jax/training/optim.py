@@ -1,5 +1,7 @@
 """Optimizers: SGD for the weights, and one Adam per cell for the alphas."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,6 +32,16 @@ def exponential(first: float, decay: float, epoch_steps: int) -> optax.Schedule:
     return optax.exponential_decay(first, epoch_steps, decay, staircase=True)
 
 
+def in_tenths(first: float, after: Sequence[int], warmup_steps: int) -> optax.Schedule:
+    """Returns the schedule of detectors: a tenth after each of some steps, and a warm-up.
+
+    In the first `warmup_steps` the rate rises linearly from a thousandth (MMDetection).
+    """
+    falling = optax.piecewise_constant_schedule(first, dict.fromkeys(after, 0.1))
+    rise = optax.linear_schedule(1e-3, 1.0, max(warmup_steps, 1))
+    return lambda count: falling(count) * (rise(count) if warmup_steps else 1.0)
+
+
 def weights_optimizer(
     settings: ConfigDict, steps: int, warmup_steps: int = 0
 ) -> optax.GradientTransformation:
@@ -50,12 +62,23 @@ def weights_optimizer(
     if warmup_steps:
         rise = optax.linear_schedule(0.0, first, warmup_steps)
         schedule = optax.join_schedules([rise, schedule], [warmup_steps])
+    return sgd(schedule, settings)
+
+
+def sgd(schedule: optax.Schedule, settings: ConfigDict, mask=None) -> optax.GradientTransformation:
+    """Returns PyTorch's SGD with clipping of the gradient's global norm.
+
+    Args:
+      schedule: of the learning rate, by step.
+      settings: momentum, weight_decay and clip; see `weights_optimizer`.
+      mask: a tree of booleans, the weights that decay; None: all.
+    """
 
     @optax.inject_hyperparams
     def sgd(learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(
-            optax.clip_by_global_norm(settings.clip),
-            optax.add_decayed_weights(settings.weight_decay),
+            *([optax.clip_by_global_norm(settings.clip)] if settings.clip else []),
+            optax.add_decayed_weights(settings.weight_decay, mask),
             optax.trace(settings.momentum),
             optax.scale_by_learning_rate(learning_rate),
         )

@@ -1,0 +1,78 @@
+"""Every key of the detection's configs with its default."""
+
+from ml_collections import ConfigDict
+
+
+def detection_config() -> ConfigDict:
+    """Returns the keys of configs/detect_*.py, locked: RetinaNet on COCO, as in the article."""
+    config = ConfigDict()
+    config.task = "detect"  # 'detect' (train, evaluate); 'detect_evaluate': the workdir's detector
+    config.seed = 0  # determines all randomness
+    # Compute dtype of convolutions. Boxes, scores and losses are always float32.
+    config.dtype = "auto"  # 'float32', 'bfloat16'; 'auto': bfloat16 on accelerators
+
+    config.backbone = ConfigDict()
+    config.backbone.run = ""  # workdir of a training, whose network it is, with its weights
+    # Without a run, a network with random weights:
+    config.backbone.genotype = ""  # as config.genotype of a training
+    config.backbone.channels = 64
+    config.backbone.stem = "half"  # 'plain' (small images), 'half', 'strided'
+    config.backbone.stem_multiplier = 3  # the plain stem has this many times `channels`
+    # Cells to read, by position (-1: the stem); empty: the last ones of strides 8, 16 and 32.
+    config.backbone.levels = ()
+    # Sizes of features, from the stem on, that are not trained; random weights must be, so 0 there.
+    config.backbone.frozen_levels = 1
+    # BatchNorm: 'frozen' (statistics of the run, never updated), 'batch'; 'auto': frozen with a run.
+    config.backbone.norm = "auto"
+
+    config.fpn = ConfigDict()
+    config.fpn.channels = 256  # of every level of the pyramid
+    config.fpn.levels = 5
+    config.anchor = ConfigDict()
+    config.anchor.scale = 4.0  # side of the smallest anchors, in strides
+    config.head = ConfigDict()
+    config.head.convs = 4  # hidden convolutions of each tower
+    config.head.prior = 0.01  # probability of each class at the start
+
+    config.data = ConfigDict()
+    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's.
+    config.data.name = "coco"
+    config.data.root = ""  # COCO 2017 as it unpacks, or name the four:
+    config.data.train_annotations = ""
+    config.data.train_images = ""
+    config.data.test_annotations = ""
+    config.data.test_images = ""
+    # Pixels of the resized image's shorter side, or the least and the most, drawn anew for each epoch;
+    # 0: images keep their size.
+    config.data.short_side = (800,)
+    config.data.long_side = 1333  # the most pixels of the longer side
+    config.data.canvases = ()  # (height, width) that images are padded to; empty: by the images' shapes
+    config.data.flip = True  # mirror half of the images
+    config.data.max_objects = 100  # of an image that train; of more, the largest
+    config.data.white = 0  # value of white in images of 16 bits; 0: as their brightest needs
+    config.data.num_workers = 2  # processes that decode; 0: only the program's own
+
+    config.train = ConfigDict()  # SGD
+    config.train.epochs = 12
+    config.train.batch_images = 16  # images per step, over all devices
+    config.train.learning_rate = 0.01  # for a batch of that size
+    config.train.decay_epochs = (8, 11)  # after which the learning rate is a tenth
+    config.train.warmup_steps = 500  # in which it rises linearly from a thousandth
+    config.train.momentum = 0.9
+    config.train.weight_decay = 1e-4  # as L2 in the gradient
+    config.train.clip = 0.0  # largest global norm of the gradient; 0: any
+
+    config.evaluate = ConfigDict()
+    config.evaluate.every = 1  # epochs between two evaluations; the last epoch is always evaluated
+    config.test = ConfigDict()  # which boxes count as detections
+    config.test.score = 0.05  # probability above which a box counts
+    config.test.nms = 0.5  # overlap (IoU) above which the worse of two boxes of a class is dropped
+    config.test.per_level = 1000  # boxes of each level that are looked at
+    config.test.limit = 100  # detections of an image
+
+    config.chunk_steps = 50  # steps between two looks at the losses
+    config.profile = False  # trace the second chunk, print its most expensive scopes
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_minutes = 10.0  # between two checkpoints within an epoch
+    config.checkpoint.keep_last = 2  # newest checkpoints that are kept
+    return config.lock()

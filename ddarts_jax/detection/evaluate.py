@@ -1,0 +1,71 @@
+"""What a detector finds in the test images, and how well that fits."""
+
+import contextlib
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddarts_jax.data.stream import prefetch
+from ddarts_jax.detection import coco_evaluation
+from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.canvas_stream import CanvasStream
+from ddarts_jax.detection.coco_evaluation import Evaluation
+from ddarts_jax.detection.detector import Detector
+from ddarts_jax.distributed import sharding
+from ddarts_jax.models.layers import Variables
+
+
+class Tested(NamedTuple):
+    """The result of a test.
+
+    Attributes:
+        results: all detections as COCO's results, see `coco_evaluation.results_of`.
+        evaluation: how well they fit the ground truth.
+    """
+
+    results: list[dict[str, Any]]
+    evaluation: Evaluation
+
+
+@functools.partial(jax.jit, static_argnames=("detector", "dtype", "mesh"))
+def _detect(variables, images, sizes, mean, std, *, detector, dtype, mesh):
+    images, sizes = sharding.split_batch((images, sizes), mesh)
+    images = detectors.prepared(images, sizes, mean, std, dtype)
+    with sharding.over(mesh):
+        found = detectors.detect(detector, variables, images, sizes)
+    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
+
+
+def evaluate_stream(
+    detector: Detector, variables: Variables, stream: CanvasStream, mean, std, dtype, mesh: Mesh
+) -> Tested:
+    """Finds the objects in all images of a stream of evaluation, and compares them with the truth.
+
+    Args:
+        detector: structure.
+        variables: weights and statistics.
+        stream: of evaluation, see `CanvasStream.training`.
+        mean: float32 [C] of the training's pixels, in units of [0, 1].
+        std: likewise.
+        dtype: compute dtype.
+        mesh: devices over which batches are split.
+    """
+    results = []
+    split = sharding.batch_sharding(mesh)
+    with contextlib.closing(prefetch(stream.batches(), split)) as batches:
+        for batch in batches:
+            found = _detect(
+                *(variables, batch.images, batch.sizes, np.asarray(mean), np.asarray(std)),
+                detector=detector,
+                dtype=dtype,
+                mesh=mesh,
+            )
+            rows, sizes, found = jax.device_get((batch.rows, batch.sizes, found))
+            valid = found.classes >= 0
+            results += coco_evaluation.results_of(
+                stream.instances, rows, sizes, found.boxes, found.scores, found.classes, valid
+            )
+    return Tested(results, coco_evaluation.evaluate(stream.instances, results))

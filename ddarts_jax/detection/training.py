@@ -1,0 +1,169 @@
+"""The training of a detector: its step, and the feed of batches on canvases."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from ddarts_jax.data.stream import prefetch
+from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection import retinanet
+from ddarts_jax.detection.canvas_stream import CanvasStream
+from ddarts_jax.detection.detector import Detector
+from ddarts_jax.detection.matching import GroundTruth
+from ddarts_jax.distributed import sharding
+from ddarts_jax.models.layers import Variables
+from ddarts_jax.training import feeds, optim
+from ddarts_jax.training.compilation import lower
+from ddarts_jax.training.schedule import Schedule
+
+
+class DetectorState(NamedTuple):
+    """The whole state of a training.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        variables: weights and statistics.
+        optimizer: SGD's state.
+    """
+
+    step: jax.Array
+    variables: Variables
+    optimizer: optax.OptState
+
+
+def make_step(detector: Detector, settings, plan: Schedule, weights):
+    """Builds the training step.
+
+    Args:
+        detector: structure.
+        settings: section `train` of the config.
+        plan: steps of an epoch.
+        weights: of the detector, for their structure.
+
+    Returns:
+        `init(variables) -> DetectorState` and `step(state, images, truth) -> (state, metrics)`, where
+        images are [B, H, W, C] from `detector.prepared`, truth is a `GroundTruth`, and metrics scalars.
+    """
+    schedule = optim.in_tenths(
+        settings.learning_rate,
+        [epoch * plan.epoch for epoch in settings.decay_epochs],
+        settings.warmup_steps,
+    )
+    learning = detectors.learning(detector, weights)
+    optimizer = optim.sgd(schedule, settings, mask=learning)
+
+    def init(variables):
+        return DetectorState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
+
+    def loss_of(weights, statistics, images, truth):
+        variables = Variables(weights, statistics)
+        outputs, statistics = detectors.run(detector, variables, images, train=True)
+        parts = retinanet.loss(detector.head, outputs, truth)
+        return parts.classification + parts.boxes, (parts, statistics)
+
+    def step(state: DetectorState, images, truth):
+        weights, statistics = state.variables
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (parts, statistics)), gradient = differentiate(weights, statistics, images, truth)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
+        variables = Variables(optax.apply_updates(weights, updates), statistics)
+        measured = {
+            "loss": loss,
+            "loss_classification": parts.classification,
+            "loss_boxes": parts.boxes,
+            "gradient_norm": optax.global_norm(gradient),
+            "update_norm": optax.global_norm(updates),
+        }
+        return DetectorState(state.step + 1, variables, optimizer_state), measured
+
+    return init, jax.jit(step)
+
+
+class Feed:
+    """Batches on canvases from a stream, with a compiled program for each canvas."""
+
+    def __init__(
+        self, stream: CanvasStream, step: Callable, plan: Schedule, mean, std, dtype, mesh: Mesh
+    ):
+        """Prepares; worker processes start with the first batch.
+
+        Args:
+            stream: of training.
+            step: from `make_step`.
+            plan: the schedule.
+            mean: float32 [C] of the pixels, in units of [0, 1].
+            std: likewise.
+            dtype: compute dtype.
+            mesh: devices over which batches are split.
+        """
+        self._stream, self._plan, self._mesh = stream, plan, mesh
+        self._open = None
+
+        def one_step(running: feeds.Running, images, truth: GroundTruth):
+            images, truth = sharding.split_batch((images, truth), mesh)
+            images = detectors.prepared(images, truth.sizes, mean, std, dtype)
+            state, totals = running
+            position = state.step % plan.epoch
+            with sharding.over(mesh):
+                state, measured = step(state, images, truth)
+            return feeds.account(state, totals, measured, position)
+
+        self._step = step
+        self._one_step = jax.jit(
+            one_step, donate_argnums=0, out_shardings=sharding.replicated(mesh)
+        )
+        self._dtype = dtype
+
+    def start(self, state: DetectorState) -> feeds.Running:
+        """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
+        shape = self._stream.shapes[0]
+        images, truth = self._shapes(shape)
+        images = jax.ShapeDtypeStruct(images.shape, self._dtype)
+        with sharding.over(self._mesh):
+            _, measured = jax.eval_shape(self._step, state, images, truth)
+        totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
+        return sharding.replicate(feeds.Running(state, totals), self._mesh)
+
+    def compile(self, running: feeds.Running) -> feeds.Program:
+        """Compiles the step for every canvas; the program that is told is that of the largest."""
+        programs = {
+            shape: lower(self._one_step, running, *self._shapes(shape)).compile()
+            for shape in self._stream.shapes
+        }
+
+        def advance(running, step):
+            if self._open is None:  # the step at which to begin is only known now
+                split = sharding.batch_sharding(self._mesh)
+                self._open = prefetch(self._stream.batches(step), split)
+            flags = []
+            for _ in range(self._plan.chunk):
+                batch = next(self._open)
+                truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
+                running, finite = programs[batch.images.shape[1:]](running, batch.images, truth)
+                flags.append(finite)
+            return running, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(flags))
+
+        return feeds.Program(advance, programs[self._stream.shapes[-1]])
+
+    def _shapes(self, canvas: tuple[int, int, int]):
+        """The shapes of a batch on a canvas [H, W, C]: images, and a `GroundTruth`."""
+        split = sharding.batch_sharding(self._mesh)
+        count, objects = self._plan.batch_size, self._stream.num_objects
+
+        def shaped(dtype, *shape):
+            return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=split)
+
+        truth = GroundTruth(
+            shaped(jnp.float32, objects, 4), shaped(jnp.int32, objects), shaped(jnp.int32, 2)
+        )
+        return shaped(jnp.uint8, *canvas), truth
+
+    def close(self) -> None:
+        """Ends the processes that decode."""
+        if self._open is not None:
+            self._open.close()

@@ -17,16 +17,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddarts_jax import files
 from ddarts_jax.data import crops, decoding
-from ddarts_jax.detection import draw_detections, exported
-from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import layout
+
+if TYPE_CHECKING:
+    from ddarts_jax.detection.draw_detections import Boxes
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def predict(
 
 def detect(
     directory: str | os.PathLike, paths: Sequence[str | os.PathLike], score: float = 0.3
-) -> Iterator[tuple[np.ndarray | None, Boxes | UserError]]:
+) -> Iterator[tuple[np.ndarray | None, "Boxes | UserError"]]:
     """Finds the objects in image files with an exported detector.
 
     Files are decoded like those of the training, but turned upright if the camera says so. They are
@@ -100,6 +102,8 @@ def detect(
     Raises:
         UserError: the folder holds no export of a detector that this version can run.
     """
+    from ddarts_jax.detection import exported  # reading ahead takes seconds to import
+
     if not 0 <= score <= 1:
         raise UserError(
             f"The least probability of an object, --score, is from 0 to 1, not {score}."
@@ -115,12 +119,17 @@ def detect(
             continue
         if (exported.resized(image.shape[:2], given) > given["canvas"]).any():
             _logger.warning(
-                "%s has %d x %d pixels, which the canvas of %d x %d does not hold as the training had "
-                "such images: it was made smaller.",
+                "%s has %d x %d pixels, more than the canvas of %d x %d holds at the training's scale: "
+                "it was made smaller, and small objects may be missed.",
                 *(path, image.shape[1], image.shape[0], *reversed(given["canvas"])),
             )
         found = exported.find(forward, image, given)
-        yield image, Boxes(*(part[found.scores >= score] for part in found))
+        yield (
+            image,
+            found._replace(
+                **{key: part[found.scores >= score] for key, part in found._asdict().items()}
+            ),
+        )
 
 
 def _meta_of(directory, kind: str) -> dict:
@@ -151,7 +160,12 @@ def read_meta(directory: str | os.PathLike) -> dict:
                 f"The export {directory} is of format {meta['format']!r}, but this version of "
                 f"ddarts_jax reads format {wanted}: use the version that wrote it."
             )
-        (_check_classifier if wanted == FORMATS["classifier"] else exported.check_meta)(meta)
+        if wanted == FORMATS["detector"]:
+            from ddarts_jax.detection import exported
+
+            exported.check_meta(meta)
+        else:
+            _check_classifier(meta)
     except OSError as error:
         raise UserError(
             f"{directory} is not a folder that task 'export' wrote: {path} cannot be read "
@@ -289,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
         "--draw", metavar="DIR", help="a folder for pictures with the objects found"
     )
     arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if hasattr(sys.stdout, "reconfigure"):  # names of files may be any bytes
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
@@ -318,6 +333,8 @@ def _classify_files(arguments: argparse.Namespace, names: Sequence[str]) -> bool
 
 def _detect_in_files(arguments: argparse.Namespace, names: Sequence[str]) -> bool:
     """Prints, and perhaps draws, the objects in each file; returns whether all could be read."""
+    from ddarts_jax.detection import draw_detections
+
     if arguments.top is not None:
         raise UserError(
             f"--top is for classifiers, but {arguments.export} is a detector: use --score."

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,6 @@ from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.coco_evaluation import Evaluation
 from ddarts_jax.detection.detector import Detector
-from ddarts_jax.detection.retinanet import Detections
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
 
@@ -55,29 +53,16 @@ def evaluate_stream(
         dtype: compute dtype.
         mesh: devices over which batches are split.
     """
-    mean, std = np.asarray(mean), np.asarray(std)
-
-    def find(images, sizes):
-        return _detect(
-            *(variables, images, sizes, mean, std), detector=detector, dtype=dtype, mesh=mesh
-        )
-
-    return evaluate_found(find, stream, mesh)
-
-
-def evaluate_found(find: Callable[..., Detections], stream: CanvasStream, mesh: Mesh) -> Tested:
-    """Compares what a function finds in all images of a stream with the truth.
-
-    Args:
-        find: maps images uint8 [B, H, W, C] on their canvas and sizes int32 [B, 2] to detections.
-        stream: of evaluation.
-        mesh: devices over which the batches that it gets are split.
-    """
     results = []
     split = sharding.batch_sharding(mesh)
     with contextlib.closing(prefetch(stream.batches(), split)) as batches:
         for batch in batches:
-            found = find(batch.images, batch.sizes)
+            found = _detect(
+                *(variables, batch.images, batch.sizes, np.asarray(mean), np.asarray(std)),
+                detector=detector,
+                dtype=dtype,
+                mesh=mesh,
+            )
             rows, sizes, found = jax.device_get((batch.rows, batch.sizes, found))
             valid = found.classes >= 0
             results += coco_evaluation.results_of(

@@ -22,6 +22,7 @@ def check_meta(meta: Mapping[str, Any]) -> None:
         not (isinstance(names, list) and all(isinstance(name, str) for name in names))
         or not all(type(side) is int and 0 <= side < 2**16 for side in sides)
         or min(height, width, given["long_side"]) == 0
+        or type(meta["detections"]["limit"]) is not int
         or given["channels"] not in (1, 3)
         or numbers.shape != (2, given["channels"])
         or not (np.isfinite(numbers).all() and numbers[1].min() > 0)

@@ -100,7 +100,7 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
 
 def _load(config, source: detectors.Source) -> Data:
     """Reads the images' descriptions; pixels are normalised as those that the backbone has learnt."""
-    train, test = load_instances(config.data)
+    train, test = _instances(config.data)
     channels = source.channels or train.channels
     if channels < train.channels:
         _logger.warning(
@@ -118,12 +118,8 @@ def _load(config, source: detectors.Source) -> Data:
     return Data(train, test, channels, mean, std)
 
 
-def load_instances(settings) -> tuple[Instances, Instances]:
-    """Returns the training and the test images that section `data` of a config names.
-
-    Raises:
-        UserError: it names none, or they cannot be read.
-    """
+def _instances(settings) -> tuple[Instances, Instances]:
+    """Returns the training and the test images that section `data` of a config names."""
     given = [settings[key] for key in _PATHS]
     if settings.name == _DIGITS:
         if settings.root or any(given):
@@ -144,18 +140,8 @@ def load_instances(settings) -> tuple[Instances, Instances]:
     )
 
 
-def open_stream(config, instances: Instances, channels: int, training: bool) -> CanvasStream:
-    """Opens the images of the training or of the test.
-
-    Args:
-        config: the whole config.
-        instances: the images.
-        channels: 1 for grey, 3 for RGB.
-        training: see `CanvasStream`.
-
-    Raises:
-        UserError: see `CanvasStream`.
-    """
+def _stream(config, instances: Instances, channels: int, training: bool) -> CanvasStream:
+    """Opens the images of the training or of the test."""
     settings = config.data
     sides = tuple(settings.short_side)
     rows = instances.trained_images if training else np.arange(len(instances))
@@ -179,7 +165,7 @@ def open_stream(config, instances: Instances, channels: int, training: bool) -> 
 def _train(config, source, data: Data, detector, variables, workdir, dtype, clock, live):
     """Trains from the newest checkpoint to the end; returns the variables."""
     settings = config.train
-    stream = open_stream(config, data.train, data.channels, training=True)
+    stream = _stream(config, data.train, data.channels, training=True)
     plan = schedule.schedule(
         stream.batches_per_epoch * settings.batch_images,
         *(settings.batch_images, settings.epochs, config.chunk_steps),
@@ -221,7 +207,7 @@ def _train(config, source, data: Data, detector, variables, workdir, dtype, cloc
                 config.checkpoint.keep_last,
             ) as checkpoints,
         ):
-            _keep(workdir, config, source, data)
+            _keep(workdir, config, data)
             state = loop.run(
                 *(
                     "detect",
@@ -259,13 +245,9 @@ def _identity(config, source: detectors.Source, data: Data) -> dict:
     return whole | {"task": "detect", "of_backbone": own}
 
 
-def _keep(workdir: Path, config, source: detectors.Source, data: Data) -> None:
+def _keep(workdir: Path, config, data: Data) -> None:
     """Writes what every run keeps: its config, the facts of its data, and its versions."""
-    whole = config.to_dict()
-    whole["backbone"] |= (
-        source.sizes
-    )  # so that the detector can be built without the backbone's run
-    configuration.save(whole, workdir / layout.CONFIG)
+    configuration.save(config.to_dict(), workdir / layout.CONFIG)
     kept = {
         "name": config.data.name,
         "class_names": list(data.train.class_names),
@@ -294,7 +276,7 @@ def _check_classes(workdir: Path, data: Data) -> None:
 
 
 def _evaluate(config, data: Data, detector, variables, dtype) -> Tested:
-    stream = open_stream(config, data.test, data.channels, training=False)
+    stream = _stream(config, data.test, data.channels, training=False)
     mesh = sharding.data_mesh(config.train.batch_images)
     return evaluate_stream(detector, variables, stream, data.mean, data.std, dtype, mesh)
 

@@ -257,11 +257,12 @@ def _describe(own: Trained) -> dict:
     """Returns the content of `meta.json`, without the checks."""
     settings, test, facts = own.settings, own.test, own.facts
     height, width, channels = own.canvas
+    files = isinstance(test.images[0], str)
     return {
         "format": FORMATS["detector"],
         "kind": "detector",
         # Only the last part of a path: the folders above it are private.
-        "data": Path(test.name).name,
+        "data": f"{settings.data.name}:{Path(test.name).name}" if files else settings.data.name,
         "class_names": list(test.class_names),
         "category_ids": test.category_ids.tolist(),
         "preprocessing": {

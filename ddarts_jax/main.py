@@ -10,6 +10,7 @@ from pathlib import Path
 from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
 from ddarts_jax.runs import layout
 from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
 
@@ -96,7 +97,20 @@ def run(config, workdir: str | Path) -> dict:
                 f"{workdir} holds a run, whose files task {config.task!r} would replace: name another "
                 "--workdir."
             )
+        _check_kind(config.task, workdir)
         return _run_task(config, workdir)
+
+
+def _check_kind(task: str, workdir: Path) -> None:
+    """Refuses a detector in the workdir of another run, and any other run in that of a detector."""
+    path = workdir / layout.CONFIG
+    found = read_json(path, "Config") if path.is_file() else None
+    found = found.get("task") if isinstance(found, dict) else None
+    if found in PHASES + DETECTION and (found in DETECTION) != (task in DETECTION):
+        raise UserError(
+            f"{workdir} holds a run of task {found!r}, with which task {task!r} has nothing to do: name "
+            "another --workdir."
+        )
 
 
 def _run_task(config, workdir: Path) -> dict:
@@ -135,8 +149,10 @@ def _run_task(config, workdir: Path) -> dict:
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
-    if config.task in DETECTION:
+    if config.task == "detect":
         return detection.run(config, workdir, dtype, clock)
+    if config.task == "detect_evaluate":
+        return detection.evaluate(config, workdir, dtype)
     data = config.data
     if config.task == "evaluate":
         own = processes.from_main(lambda: evaluation.own_facts(config, workdir))

@@ -116,7 +116,7 @@ _ELEMENTS = {
     **dict.fromkeys(
         ("backbone.levels", "data.short_side", "train.decay_epochs"), (int, "a whole number")
     ),
-    "data.canvases": (tuple, "a pair (height, width)"),
+    "data.canvases": ((tuple, list), "a pair (height, width)"),
 }
 
 

@@ -1,13 +1,14 @@
 """A detector: a network as the backbone, and RetinaNet above it.
 
-    detector, variables = build(config, source, data)
+    detector, variables = build(config, source, num_classes, channels, key)
     outputs, statistics = run(detector, variables, images, train)
+    found = detect(detector, variables, images, sizes)
 
 Modules are built once and split, as in `models.network`; what is computed are pure functions.
 """
 
 import dataclasses
-import logging
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,13 @@ from ddarts_jax.detection import retinanet
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import lookup
 from ddarts_jax.genotypes.genotype import Genotype
-from ddarts_jax.models import backbone, network
+from ddarts_jax.models import backbone, cost, network
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.runs import facts, layout
 from ddarts_jax.training import trained
 
-_logger = logging.getLogger(__name__)
-
 _FINEST, _COUNT = 8, 3  # stride of the finest level that RetinaNet reads, and their number
+_SIZES = ("channels", "stem", "stem_multiplier")
 
 
 class Source(NamedTuple):
@@ -37,7 +37,7 @@ class Source(NamedTuple):
         genotype: of the whole network.
         sizes: its channels, stem and stem_multiplier.
         weights: the file of its weights; None: random ones.
-        data: facts of the images that it was trained on; empty without weights.
+        data: facts of the images that it was trained on, see `facts.of_data`; empty without weights.
     """
 
     genotype: Genotype
@@ -45,26 +45,35 @@ class Source(NamedTuple):
     weights: Path | None
     data: dict
 
-    @property
-    def channels(self) -> int | None:
-        """Channels of the images that it takes; None: of any."""
-        return self.data["image_shape"][2] if self.data else None
-
 
 def find_source(settings) -> Source:
-    """Finds the backbone that section `backbone` of a config names.
+    """Finds the backbone that section `backbone` of a config names; a run goes before a genotype.
 
     Raises:
-        UserError: it names neither a run nor a genotype, or both; or the run has no trained network.
+        UserError: it names neither, the run has no trained network, or random weights were frozen.
     """
-    if bool(settings.run) == bool(settings.genotype):
+    if settings.run:
+        return _trained_source(settings)
+    if not settings.genotype:
         raise UserError(
-            "A detector needs a backbone: set either config.backbone.run, the workdir of a training, or "
+            "A detector needs a backbone: set config.backbone.run, the workdir of a training, or "
             "config.backbone.genotype, a network that begins with random weights."
         )
-    if settings.genotype:
-        sizes = {key: settings[key] for key in ("channels", "stem", "stem_multiplier")}
-        return Source(lookup.find_genotype(settings.genotype), sizes, None, {})
+    if settings.frozen_levels:
+        raise UserError(
+            f"config.backbone.frozen_levels is {settings.frozen_levels}, but without config.backbone.run "
+            "the weights are random and must be trained: set it to 0."
+        )
+    if settings.norm == "frozen":
+        raise UserError(
+            "config.backbone.norm is 'frozen', but without config.backbone.run there are no statistics "
+            "to keep: set it to batch or auto."
+        )
+    sizes = {key: settings[key] for key in _SIZES}
+    return Source(lookup.find_genotype(settings.genotype), sizes, None, {})
+
+
+def _trained_source(settings) -> Source:
     folder = Path(settings.run)
     exported = (folder / layout.EXPORT_META).is_file()
     weights = folder / (layout.EXPORT_WEIGHTS if exported else layout.NETWORK)
@@ -75,7 +84,7 @@ def find_source(settings) -> Source:
         )
     data = facts.of_weights(weights)
     sizes = trained.sizes_in(folder)
-    if data is None or data.get("mean") is None or len(sizes) < 3:
+    if data is None or data.get("mean") is None or len(sizes) < len(_SIZES):
         raise UserError(
             f"config.backbone.run={settings.run} does not tell what its network was trained on: evaluate "
             "an imported network once, or name the workdir of a training."
@@ -111,7 +120,7 @@ class Detector:
 
 
 def build(
-    config, source: Source, num_classes: int, image_channels: int, dtype
+    config, source: Source, num_classes: int, image_channels: int, key: jax.Array | None
 ) -> tuple[Detector, Variables]:
     """Builds the detector of a config.
 
@@ -120,30 +129,26 @@ def build(
         source: of the backbone.
         num_classes: number of classes.
         image_channels: channels of the images.
-        dtype: compute dtype.
+        key: random key of all weights that the source does not have; None leaves the kernels zero, for
+            weights that are loaded.
 
     Returns:
-        The structure and its variables: the weights of the source, or random ones.
+        The structure and its variables.
 
     Raises:
         UserError: the backbone has no such levels, or its weights do not fit its genotype.
     """
-    settings, key = config.backbone, jax.random.key(config.seed)
-    stem = source.sizes["stem"]
+    settings, stem = config.backbone, source.sizes["stem"]
     if settings.levels:
         levels = backbone.given_levels(source.genotype, stem, settings.levels)
     else:
         levels = backbone.choose_levels(source.genotype, stem, _FINEST, _COUNT)
-    if source.weights is None and settings.frozen_levels:
-        raise UserError(
-            f"config.backbone.frozen_levels is {settings.frozen_levels}, but without config.backbone.run "
-            "the weights are random and must be trained: set it to 0."
-        )
+    keys = (None, None) if key is None else [jax.random.fold_in(key, k) for k in (1, 2)]
     body, variables = backbone.build(
         source.genotype,
         levels,
         image_channels=image_channels,
-        key=jax.random.fold_in(key, 1) if source.weights is None else None,
+        key=keys[0] if source.weights is None else None,
         **source.sizes,
     )
     if source.weights is not None:
@@ -163,7 +168,7 @@ def build(
         convs=config.head.convs,
         scale=config.anchor.scale,
         prior=config.head.prior,
-        key=jax.random.fold_in(key, 2),
+        key=keys[1],
     )
     detector = Detector(
         backbone=body,
@@ -216,9 +221,10 @@ def run(detector: Detector, variables: Variables, images, train: bool):
     """
     weights = dict(variables.weights)
     body = Variables(weights.pop("backbone"), variables.statistics["backbone"])
+    batch_norm = train and detector.batch_norm
     with jax.named_scope("backbone"):
         maps, statistics = network.features(
-            *(detector.backbone, body, images, train and detector.batch_norm, detector.levels),
+            *(detector.backbone, body, images, batch_norm, detector.levels),
             frozen_cells=detector.frozen_cells,
         )
     outputs = retinanet.predict(detector.head, Variables(weights, {}), maps)
@@ -226,17 +232,32 @@ def run(detector: Detector, variables: Variables, images, train: bool):
 
 
 def detect(detector: Detector, variables: Variables, images, sizes) -> retinanet.Detections:
-    """Finds the objects in images [B, H, W, C] of heights and widths int32 [B, 2]."""
+    """Finds the objects in images [B, H, W, C], from `prepared`, of heights and widths int32 [B, 2]."""
     outputs, _ = run(detector, variables, images, train=False)
     options = {key: getattr(detector, key) for key in ("score", "nms", "per_level", "limit")}
     return retinanet.detections(detector.head, outputs, sizes, **options)
 
 
 def parameters(variables: Variables) -> dict[str, int]:
-    """Counts the trainable parameters of backbone, pyramid and heads."""
+    """Counts the weights of backbone, pyramid and heads."""
     counts = {
         name: sum(np.size(leaf) for leaf in jax.tree.leaves(part))
         for name, part in variables.weights.items()
     }
     heads = counts.pop("classes") + counts.pop("boxes")
     return counts | {"heads": heads}
+
+
+def macs(detector: Detector, variables: Variables, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Counts the multiply-accumulates of backbone, pyramid and heads for an image [H, W, C]."""
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    counts = cost.macs(functools.partial(run, detector, train=False), variables, image)
+    return {"backbone": counts["backbone"], "pyramid": counts["pyramid"], "heads": counts["head"]}
+
+
+def check_canvas(
+    detector: Detector, variables: Variables, stem: str, images: jax.ShapeDtypeStruct
+) -> None:
+    """Refuses canvases that are too large for the backbone, see `backbone.check_canvas`."""
+    own = Variables(variables.weights["backbone"], variables.statistics["backbone"])
+    backbone.check_canvas(detector.backbone, own, detector.levels, stem, images)

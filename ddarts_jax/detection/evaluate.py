@@ -5,14 +5,13 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from ddarts_jax.data.stream import prefetch
 from ddarts_jax.detection import coco_evaluation
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.coco_evaluation import Evaluation
+from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
@@ -40,29 +39,28 @@ def _detect(variables, images, sizes, mean, std, *, detector, dtype, mesh):
 
 
 def evaluate_stream(
-    detector: Detector, variables: Variables, stream: CanvasStream, mean, std, dtype, mesh: Mesh
+    detector: Detector, variables: Variables, stream: CanvasStream, pixels: Pixels, dtype
 ) -> Tested:
     """Finds the objects in all images of a stream of evaluation, and compares them with the truth.
 
     Args:
         detector: structure.
         variables: weights and statistics.
-        stream: of evaluation, see `CanvasStream.training`.
-        mean: float32 [C] of the training's pixels, in units of [0, 1].
-        std: likewise.
+        stream: of evaluation, see `CanvasStream.training`; its batches are split over all devices.
+        pixels: how images reach the detector.
         dtype: compute dtype.
-        mesh: devices over which batches are split.
+
+    Raises:
+        UserError: an image cannot be read, or batches do not divide over the devices.
     """
     results = []
+    mesh = sharding.data_mesh(stream.batch_size)
     split = sharding.batch_sharding(mesh)
+    variables, moments = sharding.replicate((variables, (pixels.mean, pixels.std)), mesh)
     with contextlib.closing(prefetch(stream.batches(), split)) as batches:
         for batch in batches:
-            found = _detect(
-                *(variables, batch.images, batch.sizes, np.asarray(mean), np.asarray(std)),
-                detector=detector,
-                dtype=dtype,
-                mesh=mesh,
-            )
+            arguments = variables, batch.images, batch.sizes, *moments
+            found = _detect(*arguments, detector=detector, dtype=dtype, mesh=mesh)
             rows, sizes, found = jax.device_get((batch.rows, batch.sizes, found))
             valid = found.classes >= 0
             results += coco_evaluation.results_of(

@@ -80,9 +80,14 @@ class Instances:
         return len(self.class_names)
 
     @property
+    def on_disk(self) -> bool:
+        """Whether the images are files."""
+        return isinstance(self.images[0], str)
+
+    @property
     def channels(self) -> int:
         """Channels of an image: those of pixels in memory; files are made RGB, as in `stream`."""
-        return 3 if isinstance(self.images[0], str) else self.images[0].shape[2]
+        return 3 if self.on_disk else self.images[0].shape[2]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -190,6 +195,20 @@ class Instances:
         )
 
 
+class Classes(NamedTuple):
+    """The classes of a detector, under the names that `Instances` has for them.
+
+    Attributes:
+        name: whose they are, for messages.
+        category_ids: int64 [K], ascending.
+        class_names: K names.
+    """
+
+    name: str
+    category_ids: np.ndarray
+    class_names: tuple[str, ...]
+
+
 @functools.cache
 def _tell_of_rotation(name: str) -> None:
     """Once a process for each data set."""
@@ -200,7 +219,7 @@ def _tell_of_rotation(name: str) -> None:
     )
 
 
-def in_classes_of(train: Instances, test: Instances) -> Instances:
+def in_classes_of(train: Instances | Classes, test: Instances) -> Instances:
     """Returns the test images with their objects labelled by the classes of the training images.
 
     Objects of categories that training does not have are left out, with a warning: no detector can find
@@ -264,3 +283,19 @@ def pixel_statistics(
     """
     rows = np.unique(np.linspace(0, len(instances) - 1, num_images).astype(int))
     return mean_std(instances.read(row, channels, white)[None] for row in rows)
+
+
+def white_of_some(instances: Instances, num_images: int = 1000) -> int:
+    """Returns the value of white in images of 16 bits, judged by some images spread evenly over all.
+
+    Returns:
+        See `decoding.white_of`; 0 also for images in memory, which have 8 bits.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    if not instances.on_disk:
+        return 0
+    rows = np.unique(np.linspace(0, len(instances) - 1, num_images).astype(int))
+    files = [instances.images[row] for row in rows]
+    return decoding.white_of(max(decoding.read_file(file, decoding.brightest) for file in files))

@@ -13,6 +13,7 @@ from ddarts_jax.data.stream import prefetch
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection import retinanet
 from ddarts_jax.detection.canvas_stream import CanvasStream
+from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
 from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.distributed import sharding
@@ -88,7 +89,13 @@ class Feed:
     """Batches on canvases from a stream, with a compiled program for each canvas."""
 
     def __init__(
-        self, stream: CanvasStream, step: Callable, plan: Schedule, mean, std, dtype, mesh: Mesh
+        self,
+        stream: CanvasStream,
+        step: Callable,
+        plan: Schedule,
+        pixels: Pixels,
+        dtype,
+        mesh: Mesh,
     ):
         """Prepares; worker processes start with the first batch.
 
@@ -96,33 +103,30 @@ class Feed:
             stream: of training.
             step: from `make_step`.
             plan: the schedule.
-            mean: float32 [C] of the pixels, in units of [0, 1].
-            std: likewise.
+            pixels: how images reach the detector.
             dtype: compute dtype.
             mesh: devices over which batches are split.
         """
-        self._stream, self._plan, self._mesh = stream, plan, mesh
+        self._stream, self._step, self._plan = stream, step, plan
+        self._dtype, self._mesh = dtype, mesh
         self._open = None
 
         def one_step(running: feeds.Running, images, truth: GroundTruth):
             images, truth = sharding.split_batch((images, truth), mesh)
-            images = detectors.prepared(images, truth.sizes, mean, std, dtype)
+            images = detectors.prepared(images, truth.sizes, pixels.mean, pixels.std, dtype)
             state, totals = running
             position = state.step % plan.epoch
             with sharding.over(mesh):
                 state, measured = step(state, images, truth)
             return feeds.account(state, totals, measured, position)
 
-        self._step = step
         self._one_step = jax.jit(
             one_step, donate_argnums=0, out_shardings=sharding.replicated(mesh)
         )
-        self._dtype = dtype
 
     def start(self, state: DetectorState) -> feeds.Running:
         """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
-        shape = self._stream.shapes[0]
-        images, truth = self._shapes(shape)
+        images, truth = self._shapes(self._stream.shapes[0])
         images = jax.ShapeDtypeStruct(images.shape, self._dtype)
         with sharding.over(self._mesh):
             _, measured = jax.eval_shape(self._step, state, images, truth)
@@ -130,7 +134,7 @@ class Feed:
         return sharding.replicate(feeds.Running(state, totals), self._mesh)
 
     def compile(self, running: feeds.Running) -> feeds.Program:
-        """Compiles the step for every canvas; the program that is told is that of the largest."""
+        """Compiles the step for every canvas; the program that is told about is that of the largest."""
         programs = {
             shape: lower(self._one_step, running, *self._shapes(shape)).compile()
             for shape in self._stream.shapes

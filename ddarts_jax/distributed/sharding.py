@@ -17,12 +17,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ddarts_jax.errors import UserError
 
 
-def data_mesh(batch_size: int, devices=None) -> Mesh:
+def data_mesh(batch_size: int, devices=None, key: str = "data.batch_size") -> Mesh:
     """A mesh of all devices over which a batch is split evenly.
 
     Args:
         batch_size: images per step, over all devices.
         devices: the devices; None: all.
+        key: of the config that says so, for the message.
 
     Raises:
         UserError: when the batch does not divide evenly; the message names the nearest sizes that do.
@@ -33,8 +34,7 @@ def data_mesh(batch_size: int, devices=None) -> Mesh:
         below, above = batch_size // count * count, -(-batch_size // count) * count
         nearest = " or ".join(str(size) for size in (below, above) if size)
         raise UserError(
-            f"data.batch_size={batch_size} cannot be split evenly over {count} devices: "
-            f"use {nearest}."
+            f"{key}={batch_size} cannot be split evenly over {count} devices: use {nearest}."
         )
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 

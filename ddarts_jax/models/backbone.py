@@ -211,7 +211,7 @@ def learning(weights, frozen: int):
 def check_canvas(
     net: network.Network,
     variables: Variables,
-    levels: Levels,
+    positions: Sequence[int],
     stem: str,
     images: jax.ShapeDtypeStruct,
 ) -> None:
@@ -220,7 +220,7 @@ def check_canvas(
     Args:
         net: of `build`.
         variables: of `build`.
-        levels: that are read.
+        positions: of the levels that are read.
         stem: of the network.
         images: shape [B, H, W, C] and compute dtype of a batch.
 
@@ -231,7 +231,7 @@ def check_canvas(
     count, height, width, _ = images.shape
     if stem != "plain" or max(height, width) <= _LARGEST_PLAIN:
         return
-    run = functools.partial(network.features, net, train=True, levels=levels.positions)
+    run = functools.partial(network.features, net, train=True, levels=tuple(positions))
     size = cost.activations(run, variables, images) * images.dtype.itemsize
     raise UserError(
         f"The backbone has the stem 'plain', which is for images of at most {_LARGEST_PLAIN} pixels a "

@@ -75,20 +75,31 @@ def cost(
         key=None,
     )
     image = jax.ShapeDtypeStruct((1, image_size, image_size, image_channels), jnp.float32)
-    run = functools.partial(networks.forward, network, train=False)
-    with backend.compiling_for("gpu"):  # uses only convolutions and products, which are counted
-        closed = jax.make_jaxpr(run)(variables, image)
+    counts = macs(functools.partial(networks.forward, network, train=False), variables, image)
     weights = variables.weights
-    macs = collections.Counter()
-    for scope, equation in _equations(closed.jaxpr):
-        macs[scope] += _macs(equation)
     positions = range(genotype.num_cells)
     return Cost(
         _size(weights),
-        macs.total(),
+        counts.total(),
         tuple(_size(weights["cells"][str(position)]) for position in positions),
-        tuple(macs[f"cell_{position}"] for position in positions),
+        tuple(counts[f"cell_{position}"] for position in positions),
     )
+
+
+def macs(run, *args) -> collections.Counter:
+    """Counts the multiply-accumulates of a function by tracing it.
+
+    Args:
+        run: function of arrays.
+        *args: arrays, or their shapes and dtypes.
+
+    Returns:
+        {outermost `jax.named_scope`: multiply-accumulates of convolutions and products in it}.
+    """
+    counts = collections.Counter()
+    for scope, equation in _traced(run, *args):
+        counts[scope] += _macs(equation)
+    return counts
 
 
 def activations(run, *args) -> int:
@@ -100,11 +111,9 @@ def activations(run, *args) -> int:
         run: function of arrays.
         *args: arrays, or their shapes and dtypes.
     """
-    with backend.compiling_for("gpu"):  # uses only convolutions and products
-        closed = jax.make_jaxpr(run)(*args)
     return sum(
         equation.outvars[0].aval.size
-        for _, equation in _equations(closed.jaxpr)
+        for _, equation in _traced(run, *args)
         if equation.primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
     )
 
@@ -148,13 +157,18 @@ def _primitive_cost(name: str, channels: int, stride: int, size: int | None) -> 
     if size is None:
         return _size(nnx.to_pure_dict(weights))
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    with backend.compiling_for("gpu"):
 
-        def run(image):
-            return nnx.merge(graph, weights, statistics)(image, False)
+    def run(image):
+        return nnx.merge(graph, weights, statistics)(image, False)
 
-        closed = jax.make_jaxpr(run)(image)
-    return sum(_macs(equation) for _, equation in _equations(closed.jaxpr))
+    return macs(run, image).total()
+
+
+def _traced(run, *args) -> Iterator[tuple[str, JaxprEqn]]:
+    """Traces a function; see `_equations`."""
+    with backend.compiling_for("gpu"):  # uses only convolutions and products, which are counted
+        closed = jax.make_jaxpr(run)(*args)
+    return _equations(closed.jaxpr)
 
 
 def _size(tree) -> int:

@@ -151,6 +151,11 @@ def run(config, workdir: Path) -> dict:
     for found in runs:
         if not found.config:
             raise UserError(f"Run {found.workdir} has no config.json, which would identify it.")
+        if found.is_detector:
+            raise UserError(
+                f"Run {found.workdir} is that of a detector, and only searches and trainings are "
+                "compared: its numbers are in its summary.json and report.html."
+            )
     groups = group(runs)
     networks = {number: found.network for number, found in enumerate(runs, 1) if found.network}
     matrices = {

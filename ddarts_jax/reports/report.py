@@ -200,7 +200,8 @@ def _add_cost(page: Page, run: Run) -> None:
     if None not in totals:
         page.table(
             "Parameters and MACs",
-            "Cost of the derived network for one image; a MAC is a multiplication with an addition.",
+            "Cost for one image, of a detector's largest canvas; a MAC is a multiplication with an "
+            "addition.",
             ("part", "kind", "parameters", "MACs"),
             _parts(run, totals),
         )
@@ -223,7 +224,13 @@ def _add_cost(page: Page, run: Run) -> None:
 
 
 def _parts(run: Run, totals: list[float]) -> list[tuple]:
-    """Returns the rows of the cost table: cells where their costs are known, the rest, the sum."""
+    """Returns the rows of the cost table: the parts whose costs are known, the rest, the sum."""
+    own = [run.summary.get(key) for key in ("params_by_part", "macs_by_part")]  # of a detector
+    if all(isinstance(part, dict) for part in own):
+        counts = [
+            (name, "", *(rows.number(part.get(name)) for part in own)) for name in own[0] | own[1]
+        ]
+        return [*counts, ("detector", "", *totals)]
     parts = [_numbers(run.evaluation.get(key)) for key in ("cell_params", "cell_macs")]
     found = []
     if run.network and all(len(part) == run.network.num_cells for part in parts):
@@ -244,11 +251,11 @@ def _add_settings(page: Page, run: Run) -> None:
         ("part", "version"),
         [(key, str(value)) for key, value in configuration.flatten(run.versions).items()],
     )
-    defaults = configuration.flatten(configuration.default_config().to_dict())
+    defaults = configuration.defaults("detect" if run.is_detector else "pipeline")
     page.folded(
         "Config (bold: not the default)",
         [
-            (key, value, key in defaults and value != _as_json(defaults[key]))
+            (key, value, key in defaults and value != defaults[key])
             for key, value in sorted(run.config.items())
         ],
     )
@@ -258,7 +265,3 @@ def _numbers(values: Any) -> list[float]:
     """Returns a list of numbers as it is, and an empty list for anything else."""
     is_list = isinstance(values, list) and None not in map(rows.number, values)
     return values if is_list else []
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

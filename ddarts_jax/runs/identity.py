@@ -87,7 +87,7 @@ def check_phase(workdir: Path, phase: str, wanted: Mapping[str, Any]) -> None:
 
     Args:
         workdir: of the run; one without a checkpoint of the phase is free.
-        phase: "search" or "train".
+        phase: "search", "train" or "detect".
         wanted: see `defining`; which images they are is checked elsewhere.
 
     Raises:
@@ -160,8 +160,8 @@ def _refuse(
         return
     advice = "Use the same values, or another --workdir."
     keys = [line.partition(":")[0] for line in different]
-    if keys == ["train.epochs"] and content == "checkpoints":
-        workdir = path.parents[2]  # of checkpoints/train/config.json
+    if keys == ["train.epochs"] and path.parts[-3:-1] == ("checkpoints", "train"):
+        workdir = path.parents[2]
         network, genotype = workdir / layout.NETWORK, workdir / layout.NETWORK_GENOTYPE
         advice = (
             "Use the same value; a longer training is a new run, which can begin with these weights: "

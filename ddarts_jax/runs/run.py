@@ -68,6 +68,11 @@ class Run:
         """The newest parsed genotype of the search."""
         return next(reversed(self.genotypes.values()), None)
 
+    @property
+    def is_detector(self) -> bool:
+        """Whether it is the run of a detector."""
+        return self.config.get("task") == "detect"
+
     def rows(self, phase: str) -> list[dict]:
         """Returns the rows of phase "search", "random", "train" or "detect"."""
         return {

@@ -1,66 +1,81 @@
-"""The tasks 'detect', which trains and evaluates a detector, and 'detect_evaluate'."""
+"""The tasks 'detect', which trains and evaluates a detector, and 'detect_evaluate', which evaluates one.
+
+An evaluation of other test images than those of the training, or by another section `test` of the config,
+writes files of its own, and the run's results stay as they are.
+"""
 
 import contextlib
 import logging
-import os
-import zlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from ddarts_jax import configuration
-from ddarts_jax.detection import coco_evaluation, coco_json, composed_digits, draw_detections
+from ddarts_jax.configuration import differences
+from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
-from ddarts_jax.detection.canvases import default_canvases
+from ddarts_jax.detection.datasets import Pixels
+from ddarts_jax.detection.detector import Detector, Source
 from ddarts_jax.detection.evaluate import Tested, evaluate_stream
-from ddarts_jax.detection.instances import Instances, pixel_statistics
 from ddarts_jax.detection.training import Feed, make_step
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json, write_json
-from ddarts_jax.models import backbone, weights
+from ddarts_jax.files import write_json
+from ddarts_jax.models import weights
+from ddarts_jax.models.layers import Variables
 from ddarts_jax.reports import detection_drawing, report
-from ddarts_jax.runs import facts, layout
+from ddarts_jax.runs import layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
+from ddarts_jax.tasks import pipeline
 from ddarts_jax.training import compilation, loop, optim, schedule
 from ddarts_jax.training.checkpoint import Checkpoints
+from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
 
-_DIGITS, _COCO = "digits", "coco"
-_PATHS = ("train_annotations", "train_images", "test_annotations", "test_images")
 _PICTURES = 12
 _SHOWN = 0.3  # score from which on a detection is drawn
 
 
-class Data(NamedTuple):
-    """Images and objects, and how they reach the detector.
+class _Run(NamedTuple):
+    """Everything that a training is made of.
 
     Attributes:
-        train: images of the training.
-        test: images of the test.
-        channels: 1 for grey, 3 for RGB.
-        mean: float32 [C] of the pixels, in units of [0, 1].
-        std: likewise.
+        config: the whole config.
+        source: of the backbone.
+        detector: structure.
+        variables: weights and statistics at the start.
+        pixels: how images reach the detector.
+        training: stream of the training images.
+        test: stream of the test images.
+        dtype: compute dtype.
     """
 
-    train: Instances
-    test: Instances
-    channels: int
-    mean: np.ndarray
-    std: np.ndarray
+    config: ConfigDict
+    source: Source
+    detector: Detector
+    variables: Variables
+    pixels: Pixels
+    training: CanvasStream
+    test: CanvasStream
+    dtype: str
+
+    def evaluate(self, variables: Variables) -> Tested:
+        """Evaluates the detector with some weights on the test images."""
+        return evaluate_stream(self.detector, variables, self.test, self.pixels, self.dtype)
 
 
 def run(config, workdir: Path, dtype, clock: Clock) -> dict:
-    """Trains a detector, or continues to, and evaluates it; or evaluates the workdir's.
+    """Trains a detector, or continues to, and evaluates it.
 
-    Writes `detector.npz` (see `weights.save_network`), `network_genotype.json` (of the backbone),
-    `detections.json` (all detections of the test, in COCO's format), `detection.json` (the evaluation),
-    `summary.json`, pictures in `pictures/`, and what every run has.
+    Writes `detector.npz` (see `weights.save_network`), `detections.json` (all detections of the test, in
+    COCO's format), `detection.json` (the evaluation), `summary.json`, pictures in `pictures/`, what
+    `saved.keep` does, and metrics, checkpoints and report as every run.
 
     Args:
         config: the whole config.
@@ -72,275 +87,248 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
         The content of `summary.json`.
 
     Raises:
-        UserError: the user can fix the problem.
+        UserError: the user can fix the problem; nothing has been written where the workdir belongs to
+            another run.
         Stopped: a signal ended the run; the state is saved.
     """
     source = detectors.find_source(config.backbone)
-    data = _load(config, source)
-    detector, variables = detectors.build(
-        config, source, data.train.num_classes, data.channels, dtype
-    )
+    train, test = datasets.load(config.data)
+    identity = saved.identity_of(config, source, train)
+    saved.check(workdir, identity, train, test)
+    own = _prepare(config, source, train, test, dtype)
     live = report.Live(workdir)
+    writer = MetricsWriter(workdir, pipeline.after_epoch(clock, live))
     try:
-        if config.task == "detect":
-            variables = _train(
-                config, source, data, detector, variables, workdir, dtype, clock, live
-            )
-            weights.save_network(workdir / layout.DETECTOR, variables)
-            source.genotype.save(workdir / layout.NETWORK_GENOTYPE)
-        else:
-            _check_classes(workdir, data)
-            variables = weights.load_network(workdir / layout.DETECTOR, variables)
-        tested = _evaluate(config, data, detector, variables, dtype)
-        return _summarize(config, data, variables, tested, workdir, clock)
-    finally:
+        variables = _train(own, identity, workdir, writer)
+    except (Stopped, KeyboardInterrupt):
         clock.keep(compilation.spent())
         live.close()
+        raise
+    finally:
+        writer.close()
+    weights.save_network(workdir / layout.DETECTOR, variables)
+    tested = own.evaluate(variables)
+    _write_results(workdir, own.test, tested, "")
+    summary = _summarize(own, tested, workdir, clock)
+    live.close()
+    return summary
 
 
-def _load(config, source: detectors.Source) -> Data:
-    """Reads the images' descriptions; pixels are normalised as those that the backbone has learnt."""
-    train, test = _instances(config.data)
-    channels = source.channels or train.channels
-    if channels < train.channels:
-        _logger.warning(
-            "detect: the backbone takes grey images, so those of the data are made grey"
-        )
-    if source.data:
-        mean, std = (np.asarray(source.data[key], np.float32) for key in ("mean", "std"))
-    else:
-        mean, std = pixel_statistics(train, channels, white=config.data.white)
+def _prepare(config, source: Source, train, test, dtype) -> _Run:
+    """Builds the detector and opens the images; all that can be refused is refused here."""
+    sharding.data_mesh(config.train.batch_images, key="train.batch_images")
+    pixels = datasets.pixels_of(config.data, train, source.data)
+    streams = (
+        datasets.training_stream(config, train, pixels),
+        datasets.test_stream(config, test, pixels),
+    )
+    key = jax.random.key(config.seed)
+    detector, variables = detectors.build(config, source, train.num_classes, pixels.channels, key)
+    for canvas in streams[0].shapes:
+        images = jax.ShapeDtypeStruct((config.train.batch_images, *canvas), dtype)
+        detectors.check_canvas(detector, variables, source.sizes["stem"], images)
     _logger.info(
         "%s: %d training and %d test images, %d and %d objects of %d classes",
         *(config.data.name, len(train), len(test), len(train.boxes), len(test.boxes)),
         train.num_classes,
     )
-    return Data(train, test, channels, mean, std)
+    return _Run(config, source, detector, variables, pixels, *streams, dtype)
 
 
-def _instances(settings) -> tuple[Instances, Instances]:
-    """Returns the training and the test images that section `data` of a config names."""
-    given = [settings[key] for key in _PATHS]
-    if settings.name == _DIGITS:
-        if settings.root or any(given):
-            raise UserError(
-                "config.data.name is 'digits', which are composed here: leave config.data.root and the "
-                "paths of annotations and images empty, or set config.data.name=coco."
-            )
-        return composed_digits.load()
-    if settings.name != _COCO:
-        raise UserError(f"config.data.name is {settings.name!r}; it must be 'digits' or 'coco'.")
-    if bool(settings.root) == any(given) or (any(given) and not all(given)):
-        raise UserError(
-            "Name either config.data.root, the folder of COCO 2017, or all four of "
-            f"{', '.join(f'config.data.{key}' for key in _PATHS)}."
-        )
-    return coco_json.read_pair(
-        *(coco_json.paths_of_2017(settings.root) if settings.root else given)
-    )
-
-
-def _stream(config, instances: Instances, channels: int, training: bool) -> CanvasStream:
-    """Opens the images of the training or of the test."""
-    settings = config.data
-    sides = tuple(settings.short_side)
-    rows = instances.trained_images if training else np.arange(len(instances))
-    sizes = instances.sizes[rows] if len(rows) else instances.sizes
-    return CanvasStream(
-        instances=instances,
-        batch_size=config.train.batch_images,
-        sides=settings.canvases or default_canvases(sizes, max(sides), settings.long_side),
-        short_side=sides,
-        long_side=settings.long_side,
-        channels=channels,
-        training=training,
-        seed=config.seed,
-        flip=settings.flip,
-        max_objects=settings.max_objects,
-        num_workers=settings.num_workers if isinstance(instances.images[0], str) else 0,
-        white=settings.white,
-    )
-
-
-def _train(config, source, data: Data, detector, variables, workdir, dtype, clock, live):
-    """Trains from the newest checkpoint to the end; returns the variables."""
-    settings = config.train
-    stream = _stream(config, data.train, data.channels, training=True)
+def _train(own: _Run, identity: dict, workdir: Path, writer: MetricsWriter) -> Variables:
+    """Trains from the newest checkpoint to the end."""
+    config, settings = own.config, own.config.train
     plan = schedule.schedule(
-        stream.batches_per_epoch * settings.batch_images,
+        own.training.batches_per_epoch * settings.batch_images,
         *(settings.batch_images, settings.epochs, config.chunk_steps),
     )
+    init, step = make_step(own.detector, settings, plan, own.variables.weights)
     mesh = sharding.data_mesh(settings.batch_images)
-    for canvas in stream.shapes:
-        images = jax.ShapeDtypeStruct((settings.batch_images, *canvas), dtype)
-        levels = backbone.Levels(detector.levels, (), 0)
-        backbone.check_canvas(
-            *(detector.backbone, _body(variables), levels, source.sizes["stem"], images)
-        )
-    init, step = make_step(detector, settings, plan, variables.weights)
-    feed = Feed(stream, step, plan, data.mean, data.std, dtype, mesh)
-    counts = detectors.parameters(variables)
+    feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh)
     _logger.info(
         "detect: %s parameters, levels %s, canvases %s, batch %d, %d epochs of %d steps",
-        *(f"{sum(counts.values()):,}", detector.levels, [shape[:2] for shape in stream.shapes]),
+        f"{sum(detectors.parameters(own.variables).values()):,}",
+        *(own.detector.levels, [shape[:2] for shape in own.training.shapes]),
         *(settings.batch_images, plan.epochs, plan.epoch),
     )
 
     def end_epoch(epoch, state, means):
         record = means | {"learning_rate": optim.weights_learning_rate(state.optimizer)}
         if epoch % config.evaluate.every == 0 or epoch == plan.epochs:
-            numbers = _evaluate(config, data, detector, state.variables, dtype).evaluation.numbers
+            numbers = own.evaluate(state.variables).evaluation.numbers
             record |= {"box_ap": numbers["AP"], "box_ap50": numbers["AP50"]}
         return record
 
-    def after(workdir):
-        clock.keep(compilation.spent())
-        live.update()
-
-    writer = MetricsWriter(workdir, after)
-    try:
-        with (
-            contextlib.closing(feed),
-            Checkpoints(
-                workdir / "checkpoints" / "detect",
-                _identity(config, source, data),
-                config.checkpoint.keep_last,
-            ) as checkpoints,
-        ):
-            _keep(workdir, config, data)
-            state = loop.run(
-                *(
-                    "detect",
-                    feed.start(init(variables)),
-                    feed.compile,
-                    1,
-                    plan,
-                    checkpoints,
-                    writer,
-                ),
-                *(config.checkpoint.every_minutes, end_epoch),
-                profile=workdir / "profile" / "detect" if config.profile else None,
-            )
-    finally:
-        writer.close()
+    directory = workdir / "checkpoints" / "detect"
+    with (
+        contextlib.closing(feed),
+        Checkpoints(directory, identity, config.checkpoint.keep_last) as checkpoints,
+    ):
+        # Not reached if the workdir belongs to another run.
+        instances = own.training.instances, own.test.instances
+        saved.keep(workdir, config, own.source, *instances, own.pixels)
+        state = loop.run(
+            "detect",
+            feed.start(init(own.variables)),
+            feed.compile,
+            num_batches=1,
+            plan=plan,
+            checkpoints=checkpoints,
+            writer=writer,
+            every_minutes=config.checkpoint.every_minutes,
+            end_epoch=end_epoch,
+            profile=workdir / "profile" / "detect" if config.profile else None,
+        )
     return state.variables
 
 
-def _body(variables):
-    return variables._replace(
-        weights=variables.weights["backbone"], statistics=variables.statistics["backbone"]
-    )
-
-
-def _identity(config, source: detectors.Source, data: Data) -> dict:
-    """The values that define the training: checkpoints are resumed only if they match."""
-    whole = config.to_dict()
-    for key in ("evaluate", "test", "profile", "checkpoint"):
-        del whole[key]
-    for key in ("root", *_PATHS):  # which images they are says the checksum
-        del whole["data"][key]
-    del whole["backbone"]["run"]
-    crc = None if source.weights is None else zlib.crc32(source.weights.read_bytes())
-    own = {"genotype": source.genotype.to_dict(), "weights": crc, "images": data.train.identity}
-    return whole | {"task": "detect", "of_backbone": own}
-
-
-def _keep(workdir: Path, config, data: Data) -> None:
-    """Writes what every run keeps: its config, the facts of its data, and its versions."""
-    configuration.save(config.to_dict(), workdir / layout.CONFIG)
-    kept = {
-        "name": config.data.name,
-        "class_names": list(data.train.class_names),
-        "category_ids": data.train.category_ids.tolist(),
-        "channels": data.channels,
-        "mean": np.asarray(data.mean, np.float64).tolist(),
-        "std": np.asarray(data.std, np.float64).tolist(),
-        "train": data.train.identity,
-        "test": data.test.identity,
-    }
-    write_json(workdir / layout.DATASET, kept)
-    write_json(workdir / layout.VERSIONS, facts.versions())
-
-
-def _check_classes(workdir: Path, data: Data) -> None:
-    """Refuses data of other classes than the workdir's detector has learnt."""
-    path = workdir / layout.DATASET
-    if not path.is_file() or not (workdir / layout.DETECTOR).is_file():
-        raise UserError(f"There is no detector in {workdir}: run task 'detect' there first.")
-    own = read_json(path, "Facts of the training data").get("class_names")
-    if own != list(data.train.class_names):
-        raise UserError(
-            f"The detector in {workdir} was trained with the classes {own}, but the data have "
-            f"{list(data.train.class_names)}: name the data that it was trained on, or data like them."
-        )
-
-
-def _evaluate(config, data: Data, detector, variables, dtype) -> Tested:
-    stream = _stream(config, data.test, data.channels, training=False)
-    mesh = sharding.data_mesh(config.train.batch_images)
-    return evaluate_stream(detector, variables, stream, data.mean, data.std, dtype, mesh)
-
-
-def _summarize(config, data: Data, variables, tested: Tested, workdir: Path, clock) -> dict:
-    """Writes the results of the run and prints them; returns the summary."""
-    evaluation = tested.evaluation
-    coco_evaluation.write_results(workdir / layout.DETECTIONS, tested.results)
-    write_json(workdir / layout.DETECTION, coco_evaluation.facts(data.test, evaluation))
-    _draw(data, tested, workdir / "pictures")
-    counts = detectors.parameters(variables)
+def _summarize(own: _Run, tested: Tested, workdir: Path, clock: Clock) -> dict:
+    """Writes and prints what the run has come to; returns it."""
+    canvas = own.training.shapes[-1]
+    params = detectors.parameters(own.variables)
+    macs = detectors.macs(own.detector, own.variables, canvas)
+    numbers = tested.evaluation.numbers
     clock.keep(compilation.spent())
-    numbers = evaluation.numbers
     summary = {
-        "task": config.task,
-        "data": config.data.name,
+        "task": own.config.task,
+        "data": own.config.data.name,
         "box_ap": numbers["AP"],
         "box_ap50": numbers["AP50"],
         "box_ap75": numbers["AP75"],
-        "params": sum(counts.values()),
-        "params_by_part": counts,
+        "params": sum(params.values()),
+        "params_by_part": params,
+        "macs": sum(macs.values()),
+        "macs_by_part": macs,
+        "macs_canvas": canvas[:2],
         "seconds": round(clock.total(), 1),
         "compile_seconds": round(clock.compiling, 1),
         "workdir": str(workdir),
     }
     write_json(workdir / layout.SUMMARY, summary)
+    height, width, _ = canvas
     print(
-        f"box AP {100 * numbers['AP']:.1f}, AP50 {100 * numbers['AP50']:.1f}, AP75 "
-        f"{100 * numbers['AP75']:.1f} on {len(data.test)} test images; "
-        f"{sum(counts.values()):,} parameters"
+        f"parameters {summary['params']:,}, MACs {summary['macs']:,} for an image on {height} x {width} "
+        "pixels"
     )
-    print(f"Done in {summary['seconds']} s; results are in {workdir}.")
+    _print_numbers(own.test, tested)
+    compiling = summary["compile_seconds"]
+    note = f" ({compiling} s of them compiling)" if compiling else ""
+    print(f"Done in {summary['seconds']} s{note}; results are in {workdir}.")
     return summary
 
 
-def _draw(data: Data, tested: Tested, folder: Path) -> None:
+def evaluate(config, workdir: Path, dtype) -> dict:
+    """Evaluates the detector of a workdir on the test images of the config.
+
+    Writes `detections.json`, `detection.json` and `pictures/`; on other images than those of the
+    training's test, or by another section `test`, `detections-<name>.json` and so on in place of them.
+
+    Args:
+        config: the whole config. Besides the test images and section `test`, what it says about the
+            detector and the size of images must be what it was trained with.
+        workdir: of a task 'detect' that has ended.
+        dtype: compute dtype.
+
+    Returns:
+        The 12 numbers of COCO by name, and the paths of the files.
+
+    Raises:
+        UserError: there is no detector, or it was trained with other settings or classes.
+    """
+    own = saved.load(workdir, config.test)
+    _check_settings(config, own.config, workdir)
+    test = datasets.load_test(config.data, own.classes)
+    if test.identity == own.data.get("train"):
+        _logger.warning(
+            "detect_evaluate: the detector was trained on these very images: AP tells what it remembers"
+        )
+    stream = datasets.test_stream(config, test, own.pixels)
+    tested = evaluate_stream(own.detector, own.variables, stream, own.pixels, dtype)
+    same = test.identity == own.data.get("test") and config.test == own.config.test
+    paths = _write_results(workdir, stream, tested, "" if same else _name(test.name))
+    _print_numbers(stream, tested)
+    print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
+    report.Live(workdir).close()
+    return tested.evaluation.numbers | {key: str(path) for key, path in paths.items()}
+
+
+def _check_settings(config, own, workdir: Path) -> None:
+    """Refuses what a config says about a detector if it was trained with something else."""
+
+    def kept(config):
+        data = {key: config.data[key] for key in ("short_side", "long_side")}
+        parts = {key: config[key].to_dict() for key in ("fpn", "anchor", "head")}
+        return parts | {"data": data, "backbone": {"levels": config.backbone.levels}}
+
+    if different := differences(kept(own), kept(config)):
+        raise UserError(
+            f"The detector in {workdir} was trained with other settings (there, here): "
+            f"{'; '.join(different)}. Take its own config, --config={workdir / layout.CONFIG} "
+            "--config.task=detect_evaluate."
+        )
+
+
+def _name(data: str) -> str:
+    """Returns the name of test images for a file."""
+    return re.sub(r"[^\w.-]+", "_", Path(data).stem) or "data"
+
+
+def _print_numbers(stream: CanvasStream, tested: Tested) -> None:
+    numbers = tested.evaluation.numbers
+    said = ", ".join(f"{name} {100 * numbers[name]:.1f}" for name in ("AP", "AP50", "AP75"))
+    print(f"box {said} on {len(stream.instances)} test images")
+
+
+def _write_results(
+    workdir: Path, stream: CanvasStream, tested: Tested, name: str
+) -> dict[str, Path]:
+    """Writes detections, evaluation and pictures; with a name, as those of other data.
+
+    Returns:
+        The paths, by "detections", "detection" and "pictures".
+    """
+    ending = f"-{name}" if name else ""
+    paths = {
+        "detections": workdir / layout.DETECTIONS,
+        "detection": workdir / layout.DETECTION,
+        "pictures": workdir / "pictures",
+    }
+    paths = {key: path.with_stem(path.stem + ending) for key, path in paths.items()}
+    coco_evaluation.write_results(paths["detections"], tested.results)
+    facts = coco_evaluation.facts(stream.instances, tested.evaluation)
+    write_json(paths["detection"], {"data": stream.instances.name} | facts)
+    _draw(stream, tested, paths["pictures"])
+    return paths
+
+
+def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
     """Draws some test images with truth and detections, and how well all fit."""
     folder.mkdir(exist_ok=True)
-    test = data.test
+    test = stream.instances
     rows = np.unique(np.linspace(0, len(test) - 1, _PICTURES).astype(int))
     wanted = {int(test.image_ids[row]): row for row in rows}
     found = {row: [] for row in rows}
     for each in tested.results:
         if each["image_id"] in wanted and each["score"] >= _SHOWN:
             found[wanted[each["image_id"]]].append(each)
-    ranks = {int(number): label for label, number in enumerate(test.category_ids)}
     for number, row in enumerate(rows, 1):
-        own = found[row]
-        boxes = np.array([each["bbox"] for each in own], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        detected = draw_detections.Boxes(
-            boxes,
-            np.array([ranks[each["category_id"]] for each in own], int),
-            np.array([each["score"] for each in own]),
-        )
+        image = test.read(row, test.channels, stream.white)
         truth = draw_detections.Boxes(*test.ground_truth(row))
-        image = test.read(row, test.channels)
         path = folder / f"{number:02d}.png"
-        draw_detections.draw_pair(image, truth, detected, test.class_names, path)
-    name = os.path.basename(test.name)
-    precision = tested.evaluation.precision
+        draw_detections.draw_pair(image, truth, _boxes(test, found[row]), test.class_names, path)
+    title, evaluation = Path(test.name).name, tested.evaluation
     detection_drawing.draw_precision_recall(
-        precision, coco_evaluation.THRESHOLDS, folder / "precision_recall", name
+        evaluation.precision, coco_evaluation.THRESHOLDS, folder / "precision_recall", title
     )
     detection_drawing.draw_ap_by_class(
-        test.class_names, tested.evaluation.by_class[:, 0], folder / "ap_by_class", name
+        test.class_names, evaluation.by_class[:, 0], folder / "ap_by_class", title
     )
+
+
+def _boxes(test, results: list[dict]) -> draw_detections.Boxes:
+    """Returns results of an image as what is drawn."""
+    boxes = np.array([each["bbox"] for each in results], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    ids = np.array([each["category_id"] for each in results], np.int64)
+    scores = np.array([each["score"] for each in results])
+    return draw_detections.Boxes(boxes, np.searchsorted(test.category_ids, ids), scores)

@@ -38,7 +38,7 @@ def run(
     """Runs all epochs, starting from the newest checkpoint.
 
     Args:
-        phase: "search" or "train"; names metrics and messages.
+        phase: "search", "train" or "detect"; names metrics and messages.
         running: the initial state; donated.
         compile_: `(running) -> Program`.
         num_batches: number of batches that a step takes.

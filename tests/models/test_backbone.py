@@ -167,7 +167,7 @@ def test_large_images_need_another_stem():
     images = jax.ShapeDtypeStruct((16, 800, 1344, 1), jnp.float32)
     net, variables = backbone.build(GENOTYPE, LEVELS, **SIZES | {"stem": "plain"}, key=None)
     with pytest.raises(UserError, match=r"16 of 800x1344 .* [1-9]\d*\.\d GB.*train\.stem=half"):
-        backbone.check_canvas(net, variables, LEVELS, "plain", images)
+        backbone.check_canvas(net, variables, LEVELS.positions, "plain", images)
     small = jax.ShapeDtypeStruct((4, 256, 256, 1), jnp.float32)
-    backbone.check_canvas(net, variables, LEVELS, "plain", small)
-    backbone.check_canvas(net, variables, LEVELS, "half", images)
+    backbone.check_canvas(net, variables, LEVELS.positions, "plain", small)
+    backbone.check_canvas(net, variables, LEVELS.positions, "half", images)

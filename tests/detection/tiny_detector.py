@@ -1,0 +1,121 @@
+"""A tiny detector of bright and dark rectangles: COCO files, and a config that compiles quickly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tiny
+from PIL import Image
+
+from ddarts_jax import configuration, main
+
+SIZES = ((64, 64), (32, 60), (60, 40), (30, 64))  # height and width; one after the other
+CANVASES = ((32, 64), (64, 64))
+
+_CONFIG_FILE = """
+import ddarts_jax as dd
+
+
+def get_config():
+    config = dd.detection_config()
+    config.update_from_flattened_dict({values!r})
+    return config
+"""
+
+
+def write_images(folder: Path, count: int, seed: int = 0, sizes=SIZES) -> tuple[str, str]:
+    """Writes images with one or two rectangles each, and their annotations.
+
+    Args:
+        folder: created.
+        count: number of images.
+        seed: of everything.
+        sizes: height and width of the images, in turn.
+
+    Returns:
+        Path of the annotation file, and the folder of the images.
+    """
+    draws = np.random.RandomState(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in range(1, count + 1):
+        height, width = sizes[number % len(sizes)]
+        pixels = draws.randint(110, 140, (height, width, 3)).astype(np.uint8)
+        for half in range(draws.randint(1, 3)):  # one on top, one below
+            side = draws.randint(10, 16, 2)
+            x = draws.randint(width - side[0])
+            y = draws.randint(height // 2 - side[1] + 1) + half * (height // 2)
+            kind = draws.randint(2)
+            pixels[y : y + side[1], x : x + side[0]] = (20, 235)[kind]
+            box = [int(x), int(y), int(side[0]), int(side[1])]
+            own = {"id": len(annotations) + 1, "image_id": number, "category_id": (7, 3)[kind]}
+            annotations.append(own | {"bbox": box, "area": int(side.prod())})
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append(
+            {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        )
+    categories = [{"id": 7, "name": "dark"}, {"id": 3, "name": "bright"}]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    path = folder.with_suffix(".json")
+    path.write_text(json.dumps(content))
+    return str(path), str(folder)
+
+
+def write_data(directory: Path, train: int = 12, test: int = 5) -> dict[str, str]:
+    """Writes both splits; returns the keys of a config that name them."""
+    paths = (
+        *write_images(directory / "train", train, seed=0),
+        *write_images(directory / "test", test, seed=1),
+    )
+    names = ("train_annotations", "train_images", "test_annotations", "test_images")
+    return {f"data.{name}": path for name, path in zip(names, paths)}
+
+
+def values(directory: Path) -> dict:
+    """The values of the tiny config that are not the defaults, but for the paths of the data."""
+    genotype = directory / "genotype.json"
+    tiny.GENOTYPE.save(genotype)
+    return {
+        "backbone.genotype": str(genotype),
+        "backbone.channels": 4,
+        "backbone.frozen_levels": 0,
+        "fpn.channels": 8,
+        "fpn.levels": 3,
+        "anchor.scale": 2.0,
+        "head.convs": 1,
+        "data.short_side": (0,),
+        "data.num_workers": 0,
+        "train.epochs": 2,
+        "train.batch_images": 4,
+        "train.learning_rate": 0.02,
+        "train.decay_epochs": (),
+        "train.warmup_steps": 2,
+        "train.clip": 10.0,
+        "data.canvases": CANVASES,
+        "test.score": 0.005,
+        "test.per_level": 50,
+        "test.limit": 10,
+        "chunk_steps": 1,
+        "checkpoint.every_minutes": 0.0,
+    }
+
+
+def config(directory: Path, data: dict, **changes):
+    """The tiny config; changes as `train__epochs=3`."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    found = configuration.detection_config()
+    found.update_from_flattened_dict(values(directory) | data | changes)
+    configuration.validate(found)
+    return found
+
+
+def write_config(directory: Path) -> Path:
+    """Writes data and a config file that reads them; returns the file."""
+    path = directory / "tiny_detector.py"
+    path.write_text(_CONFIG_FILE.format(values=values(directory) | write_data(directory)))
+    return path
+
+
+def start(file: Path, workdir: Path, *overrides: str) -> int:
+    """Runs a config file in this process; returns the exit status."""
+    return main.main(["main", f"--config={file}", f"--workdir={workdir}", *overrides])

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
+from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.detection.evaluate import evaluate_found
 from ddarts_jax.detection.retinanet import Detections
@@ -129,19 +130,19 @@ def _compare(name: str, found: Sequence[Boxes], expected: Sequence[Boxes], pixel
     }
 
 
-def measure_ap(path: Path, stream: CanvasStream, mean: np.ndarray, std: np.ndarray) -> float:
+def measure_ap(path: Path, stream: CanvasStream, pixels: Pixels) -> float:
     """Returns the box AP of the program in the file `path` on all images of a stream.
 
     Args:
         path: `model.stablehlo`.
         stream: of evaluation, all images on the program's canvas.
-        mean: float32 [C] of the training's pixels, in units of [0, 1].
-        std: likewise.
+        pixels: how images reach the detector.
     """
     call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
 
     def find(images, sizes):
-        return Detections(*call(detectors.prepared(images, sizes, mean, std, jnp.float32), sizes))
+        images = detectors.prepared(images, sizes, pixels.mean, pixels.std, jnp.float32)
+        return Detections(*call(images, sizes))
 
     mesh = sharding.data_mesh(stream.batch_size, jax.devices()[:1])
     return evaluate_found(find, stream, mesh).evaluation.numbers["AP"]

@@ -52,6 +52,7 @@ def fitted(size: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
     Returns:
         int32 [2].
     """
+    size = np.asarray(size)
     scale = min(1.0, *(np.asarray(canvas) / size))
     return np.maximum(1, np.floor(size * scale + 0.5)).astype(np.int32)
 

@@ -12,7 +12,7 @@ setup(
         "ddarts_jax": ["__init__.pyi", "py.typed"],
         "ddarts_jax.genotypes": ["zoo.json"],
         "ddarts_jax.reports": ["page.css", "page.html.j2", "page.js"],
-        "ddarts_jax.tasks.export": ["README.md.jinja"],
+        "ddarts_jax.tasks.export": ["*.jinja"],
     },
     python_requires=">=3.11",
     # Windows has no wheel of array_record, and no locks as a workdir needs them.

@@ -2,11 +2,12 @@
 
     python -m ddarts_jax.main --config configs/export.py --config.run=RUN --config.output=DIR
 
-RUN is the workdir of a training. DIR gets `genotype.json`, `weights.safetensors`, `meta.json`
-(preprocessing, class names, accuracy, versions), `model.stablehlo` (runs with JAX alone), `README.md`
-(how to use them) and, after pip install 'ddarts_jax[onnx]', `model.onnx`. Each file is read again in a
-process without this package and compared with the trained network on the whole test set, for which the
-data must still be where they were. Own images:
+RUN is the workdir of a training, also of a detector. DIR gets `genotype.json`,
+`weights.safetensors`, `meta.json` (preprocessing, class names, accuracy, versions), `model.stablehlo`
+(runs with JAX alone), `README.md` (how to use them) and, after pip install 'ddarts_jax[onnx]',
+`model.onnx`. Each file is read again in a process without this package and compared with the trained
+network on the whole test set (a detector: on 50 test images, and by its AP), for which the data must
+still be where they were. Own images:
 
     python -m ddarts_jax.predict DIR IMAGE...
 """

@@ -1,27 +1,39 @@
-"""Classification of image files with an exported network.
+"""Classification of image files with an exported network, or detection with an exported detector.
 
     python -m ddarts_jax.predict EXPORT_DIR IMAGE... [--top 3]
+    python -m ddarts_jax.predict EXPORT_DIR IMAGE... [--score 0.3] [--draw DIR]
 
 Prints a line for each image: the file, then its most probable classes with their probabilities,
-separated by tabs. Runs the folder's `model.stablehlo`, which needs only JAX.
+separated by tabs. With a detector it prints a line for each object: the file, class, probability, and
+the box x1, y1, x2, y2 in pixels of the upright image. Runs the folder's `model.stablehlo`, which needs
+only JAX.
 """
 
 import argparse
 import functools
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddarts_jax import files
 from ddarts_jax.data import crops, decoding
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import layout
 
-FORMAT = 1  # of the folder; to be raised when an older reader would misread a newer folder
+if TYPE_CHECKING:
+    from ddarts_jax.detection.draw_detections import Boxes
+
+_logger = logging.getLogger(__name__)
+
+# Of the folder, by what it holds; to be raised when an older reader would misread a newer folder.
+FORMATS = {"classifier": 1, "detector": 2}
 _BATCH_SIZE = 64
 
 
@@ -48,8 +60,8 @@ def predict(
     """
     if top < 1:
         raise UserError(f"The number of classes per image, --top, must be 1 or more, not {top}.")
-    meta = read_meta(directory)
-    forward = _load_program(directory, meta)
+    meta = _meta_of(directory, "classifier")
+    forward = _load_classifier(directory, meta)
     results: list = [None] * len(paths)
     images, positions = [], []
     for position, path in enumerate(paths):
@@ -68,6 +80,71 @@ def predict(
     return results
 
 
+def detect(
+    directory: str | os.PathLike, paths: Sequence[str | os.PathLike], score: float = 0.3
+) -> Iterator[tuple[np.ndarray | None, "Boxes | UserError"]]:
+    """Finds the objects in image files with an exported detector.
+
+    Files are decoded like those of the training, but turned upright if the camera says so. They are
+    resized and put on the export's canvas as in the training; one that does not fit is made smaller,
+    with a warning.
+
+    Args:
+        directory: a folder that task 'export' wrote.
+        paths: image files, some of which may be missing or broken.
+        score: the least probability of an object; the program itself leaves out those below the
+            `detections.score` of `meta.json`.
+
+    Yields:
+        For each path its pixels, uint8 [h, w, C], and what was found there, the most probable object
+        first; or None and the UserError that says why this file cannot be used.
+
+    Raises:
+        UserError: the folder holds no export of a detector that this version can run.
+    """
+    from ddarts_jax.detection import exported  # reading ahead takes seconds to import
+
+    if not 0 <= score <= 1:
+        raise UserError(
+            f"The least probability of an object, --score, is from 0 to 1, not {score}."
+        )
+    meta = _meta_of(directory, "detector")
+    forward, given = _load_detector(directory, meta), meta["preprocessing"]
+    read = functools.partial(decoding.read_image, image_size=0, white=given["white"])
+    for path in paths:
+        try:
+            image = _decode(path, given["channels"], read)
+        except UserError as error:
+            yield None, error
+            continue
+        if (exported.resized(image.shape[:2], given) > given["canvas"]).any():
+            _logger.warning(
+                "%s has %d x %d pixels, more than the canvas of %d x %d holds at the training's scale: "
+                "it was made smaller, and small objects may be missed.",
+                *(path, image.shape[1], image.shape[0], *reversed(given["canvas"])),
+            )
+        found = exported.find(forward, image, given)
+        yield (
+            image,
+            found._replace(
+                **{key: part[found.scores >= score] for key, part in found._asdict().items()}
+            ),
+        )
+
+
+def _meta_of(directory, kind: str) -> dict:
+    """Reads the `meta.json` of an export that must be of a kind of `FORMATS`."""
+    meta = read_meta(directory)
+    if kind_of(meta) != kind:
+        raise UserError(f"The export {directory} is not that of a {kind}.")
+    return meta
+
+
+def kind_of(meta: dict) -> str:
+    """Returns what a `meta.json` describes, a key of `FORMATS`."""
+    return meta.get("kind", "classifier")  # which the exports before detectors do not tell
+
+
 def read_meta(directory: str | os.PathLike) -> dict:
     """Reads the `meta.json` of an export.
 
@@ -77,37 +154,71 @@ def read_meta(directory: str | os.PathLike) -> dict:
     path = Path(directory) / layout.EXPORT_META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
+        wanted = FORMATS[kind_of(meta)]
+        if meta["format"] != wanted:
             raise UserError(
                 f"The export {directory} is of format {meta['format']!r}, but this version of "
-                f"ddarts_jax reads format {FORMAT}: use the version that wrote it."
+                f"ddarts_jax reads format {wanted}: use the version that wrote it."
             )
-        names, given = meta["class_names"], meta["preprocessing"]
-        numbers = np.array([given["mean"], given["std"]], np.float32)
-        if (
-            not (isinstance(names, list) and all(isinstance(name, str) for name in names))
-            or not all(type(given[key]) is int for key in ("image_size", "channels"))
-            or type(given.get("white", 0)) is not int
-            or not 0 <= given.get("white", 0) <= 65535
-            or given["crop"] not in (None, crops.CENTRAL)
-            or numbers.shape != (2, given["channels"])
-            or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
-        ):
-            raise ValueError("class_names or preprocessing are not what an export holds")
+        if wanted == FORMATS["detector"]:
+            from ddarts_jax.detection import exported
+
+            exported.check_meta(meta)
+        else:
+            _check_classifier(meta)
     except OSError as error:
         raise UserError(
             f"{directory} is not a folder that task 'export' wrote: {path} cannot be read "
             f"({error.strerror})."
         ) from error
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is corrupt ({error!r}): export the network again.") from error
     return meta
 
 
-def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
+def _check_classifier(meta: dict) -> None:
+    """Raises an exception of any type unless a `meta.json` describes a classifier."""
+    names, given = meta["class_names"], meta["preprocessing"]
+    numbers = np.array([given["mean"], given["std"]], np.float32)
+    if (
+        not (isinstance(names, list) and all(isinstance(name, str) for name in names))
+        or not all(type(given[key]) is int for key in ("image_size", "channels"))
+        or type(given.get("white", 0)) is not int
+        or not 0 <= given.get("white", 0) <= 65535
+        or given["crop"] not in (None, crops.CENTRAL)
+        or numbers.shape != (2, given["channels"])
+        or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
+    ):
+        raise ValueError("class_names or preprocessing are not what an export holds")
+
+
+def _load_classifier(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
     """Loads the forward pass: uint8 images [B, H, W, C] to logits [B, classes]."""
+    given = meta["preprocessing"]
+    shape = (given["image_size"], given["image_size"], given["channels"])
+    forward = _load_program(directory, [shape], [(len(meta["class_names"]),)])
+    mean, std = (np.array(given[key], np.float32) for key in ("mean", "std"))
+    return lambda images: np.asarray(forward((images.astype(np.float32) / 255 - mean) / std))
+
+
+def _load_detector(directory, meta: dict) -> Callable:
+    """Loads the program; for its arguments see `exported.find`."""
+    canvas = (*meta["preprocessing"]["canvas"], meta["preprocessing"]["channels"])
+    limit = meta["detections"]["limit"]
+    return _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
+
+
+def _load_program(directory, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:
+    """Loads the program of an export, whose arrays have these shapes behind the batch."""
     import jax
     from jax import export
 
@@ -115,12 +226,11 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
 
     processes.devices()
     path = Path(directory) / "model.stablehlo"
-    given = meta["preprocessing"]
-    shape = (given["image_size"], given["image_size"], given["channels"])
     try:
         program = export.deserialize(bytearray(path.read_bytes()))
-        (images,), (logits,) = program.in_avals, program.out_avals
-        fits = images.shape[1:] == shape and logits.shape[1:] == (len(meta["class_names"]),)
+        shapes = [
+            [each.shape[1:] for each in avals] for avals in (program.in_avals, program.out_avals)
+        ]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a corrupt file raises nearly anything
@@ -128,37 +238,40 @@ def _load_program(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray]:
             f"{path} is corrupt, or of a version that JAX {jax.__version__} cannot read "
             f"({type(error).__name__}): export the network again."
         ) from error
-    if not fits:
+    if shapes != [inputs, outputs]:
         raise UserError(f"{path} does not belong to meta.json beside it: export the network again.")
     if backend.name() not in ("cpu", "gpu"):
         raise UserError(
             f"{path} is for CPU and CUDA, not for {backend.name()}: set JAX_PLATFORMS=cpu."
         )
-    forward = jax.jit(program.call)
-    mean, std = (np.array(given[key], np.float32) for key in ("mean", "std"))
-    return lambda images: np.asarray(forward((images.astype(np.float32) / 255 - mean) / std))
+    return jax.jit(program.call)
 
 
 def _read(path, preprocessing: dict) -> np.ndarray:
     """Decodes an image file as for training, to uint8 [image_size, image_size, channels]."""
-    from PIL import Image
-
     size, channels = preprocessing["image_size"], preprocessing["channels"]
     white = preprocessing.get("white", 0)
     if channels not in (1, 3):
         raise UserError(f"{path}: the network reads {channels} channels, image files have 1 or 3.")
-    if not os.path.isfile(path):
-        raise UserError(f"There is no image file {path}.")
     read = functools.partial(decoding.read_image, image_size=size, white=white)
     if preprocessing["crop"]:  # the network was trained on a stream
 
         def read(file):
             return crops.crop(file.read(), crops.central_box, size, white)
 
+    return _decode(path, channels, read)
+
+
+def _decode(path, channels: int, read: Callable) -> np.ndarray:
+    """Decodes an image file, by `read`, to uint8 [h, w, channels]."""
+    from PIL import Image
+
+    if not os.path.isfile(path):
+        raise UserError(f"There is no image file {path}.")
     image = decoding.read_file(Path(path), read)
     if channels < image.shape[2]:
         image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return np.broadcast_to(image, (size, size, channels))
+    return np.broadcast_to(image, (*image.shape[:2], channels))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -178,25 +291,92 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m ddarts_jax.predict",
-        description="Classifies image files with an exported network.",
+        description="Classifies image files with an exported network, or detects objects in them.",
     )
     parser.add_argument("export", metavar="EXPORT_DIR", help="a folder that task 'export' wrote")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image (3)")
+    parser.add_argument("--top", type=int, metavar="N", help="classes per image (3)")
+    parser.add_argument(
+        "--score", type=float, metavar="P", help="least probability of an object (0.3)"
+    )
+    parser.add_argument(
+        "--draw", metavar="DIR", help="a folder for pictures with the objects found"
+    )
     arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if hasattr(sys.stdout, "reconfigure"):  # names of files may be any bytes
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        results = predict(arguments.export, arguments.images, arguments.top)
+        meta = read_meta(arguments.export)
+        run = {"classifier": _classify_files, "detector": _detect_in_files}[kind_of(meta)]
+        return 0 if run(arguments, meta["class_names"]) else 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _classify_files(arguments: argparse.Namespace, names: Sequence[str]) -> bool:
+    """Prints the classes of each file; returns whether all could be read."""
+    if arguments.score is not None or arguments.draw is not None:
+        raise UserError(
+            f"--score and --draw are for detectors, but {arguments.export} is a classifier: use --top."
+        )
+    top = 3 if arguments.top is None else arguments.top
+    results = predict(arguments.export, arguments.images, top)
     for path, result in zip(arguments.images, results):
         if isinstance(result, UserError):
             print(f"error: {result}", file=sys.stderr)
         else:
             print(path, *(f"{name} {probability:.4f}" for name, probability in result), sep="\t")
-    return 2 if any(isinstance(result, UserError) for result in results) else 0
+    return not any(isinstance(result, UserError) for result in results)
+
+
+def _detect_in_files(arguments: argparse.Namespace, names: Sequence[str]) -> bool:
+    """Prints, and perhaps draws, the objects in each file; returns whether all could be read."""
+    from ddarts_jax.detection import draw_detections
+
+    if arguments.top is not None:
+        raise UserError(
+            f"--top is for classifiers, but {arguments.export} is a detector: use --score."
+        )
+    score = 0.3 if arguments.score is None else arguments.score
+    pictures = _picture_names(arguments.images, arguments.draw)
+    colours = draw_detections.class_colours(names)
+    readable = True
+    found = detect(arguments.export, arguments.images, score)
+    for path, picture, (image, result) in zip(arguments.images, pictures, found):
+        if isinstance(result, UserError):
+            print(f"error: {result}", file=sys.stderr)
+            readable = False
+            continue
+        for box, label, probability in zip(*result):
+            corners = (f"{corner:.2f}" for corner in box)
+            print(path, names[label], f"{probability:.4f}", *corners, sep="\t")
+        if picture:
+            drawn = draw_detections.draw(image, result, names, colours)
+            with files.writing(picture) as temporary:
+                drawn.save(temporary, "png")
+    return readable
+
+
+def _picture_names(paths: Sequence[str], folder: str | None) -> list[Path | None]:
+    """Creates a folder and names a picture there for each image file; None without a folder.
+
+    No name is that of an image: the folder may be that of the images.
+    """
+    if folder is None:
+        return [None] * len(paths)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder for pictures, --draw={folder}, cannot be made: {error.strerror}."
+        ) from error
+    stems, found = [Path(path).stem for path in paths], []
+    for number, stem in enumerate(stems, 1):
+        twice = f"-{number}" if stems.count(stem) > 1 else ""
+        found.append(Path(folder, f"{stem}{twice}-detections.png"))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prediction: an export and image files give the network's own answers, or clear sentences."""
+"""Prediction: an export and image files give the program's own answers, or clear sentences."""
 
 import json
 import shutil
@@ -257,3 +257,173 @@ def test_decoding_is_that_of_a_folder_of_training_images(digits, tmp_path):
     found = [[dict(result)[name] for name in _NAMES] for result in results]
     expected = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_allclose(sorted(found), sorted(expected.tolist()), atol=1e-5)
+
+
+_CANVAS = (32, 48)  # height and width
+
+
+def _find(images, sizes):
+    """A detector of three boxes: the image, its left half, and another by the first pixel."""
+    height, width = sizes.astype(jnp.float32).T
+    zero = jnp.zeros_like(height)
+    whole = jnp.stack([zero, zero, width, height], 1)
+    half = jnp.stack([zero, zero, width / 2, height], 1)
+    pixel = jnp.pad(10 + images[:, 0, 0], ((0, 0), (0, 1)))
+    batch = images.shape[0]
+    boxes = jnp.stack([whole, half, pixel], 1)
+    scores = jnp.broadcast_to(jnp.float32([0.9, 0.5, 0.25]), (batch, 3))
+    classes = jnp.broadcast_to(jnp.int32([1, 0, 1]), (batch, 3))
+    return boxes, scores, classes, jnp.full(batch, 3)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """An export of `_find`, for colour images of which the shorter side becomes 24 pixels."""
+    folder = tmp_path_factory.mktemp("detector") / "export"
+    folder.mkdir()
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *_CANVAS, 3), jnp.float32)
+    sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    program = jax.export.export(jax.jit(_find), platforms=("cpu", "cuda"))(images, sizes)
+    (folder / "model.stablehlo").write_bytes(program.serialize())
+    given = {"canvas": _CANVAS, "short_side": 24, "long_side": 40, "channels": 3, "white": 4095}
+    given |= {"mean": [_MEAN] * 3, "std": [_STD] * 3}
+    meta = {"format": 2, "kind": "detector", "class_names": ["cat", "dog"], "category_ids": [3, 9]}
+    meta |= {"preprocessing": given, "detections": {"limit": 3}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, image, seen",
+    [
+        ("rgb.png", Image.new("RGB", (60, 30), (255, 128, 0)), (255, 128, 0)),
+        ("small.jpg", Image.new("RGB", (8, 8), (200, 200, 200)), (200, 200, 200)),
+        ("grey.png", Image.new("L", (48, 48), 77), (77, 77, 77)),
+        ("16bit.png", Image.fromarray(np.full((48, 72), 2047, np.uint16)), (127, 127, 127)),
+        ("palette.png", Image.new("RGB", (50, 40), (9, 8, 7)).quantize(2), (9, 8, 7)),
+        ("cmyk.jpg", Image.new("CMYK", (40, 40), (0, 0, 0, 0)), (255, 255, 255)),
+        ("rgba.png", Image.new("RGBA", (40, 30), (10, 20, 30, 0)), (255, 255, 255)),
+        ("thin.png", Image.new("RGB", (400, 1), (255, 128, 0)), (255, 128, 0)),
+    ],
+)
+def test_detection_reads_files_of_every_kind(detector, tmp_path, name, image, seen):
+    """Boxes come back to the pixels of the file, whose colours the program has seen."""
+    image.save(tmp_path / name)
+    ((pixels, found),) = predict.detect(detector, [tmp_path / name], score=0)
+    width, height = image.size
+    assert pixels.shape == (height, width, 3) and (pixels == seen).all()
+    np.testing.assert_allclose(found.boxes[0], [0, 0, width, height], rtol=1e-6)
+    np.testing.assert_allclose(found.boxes[1], [0, 0, width / 2, height], rtol=1e-6)
+    ratio = min(24 / min(width, height), 40 / max(width, height))
+    size = np.maximum(1, np.floor(np.array([width, height]) * ratio + 0.5))
+    expected = (10 + (np.array(seen) / 255 - _MEAN) / _STD) * (np.array([width, height]) / size)[
+        [0, 1, 0]
+    ]
+    np.testing.assert_allclose(found.boxes[2][:3], expected, rtol=1e-5)
+    assert found.labels.tolist() == [1, 0, 1]
+
+
+def test_a_photograph_is_turned_upright(detector, tmp_path):
+    """Boxes are in pixels of the photograph as it is looked at."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    ((pixels, found),) = predict.detect(detector, [tmp_path / "photo.jpg"])
+    assert pixels.shape == (30, 20, 3)
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 20, 30], rtol=1e-6)
+
+
+def test_an_image_that_the_canvas_does_not_hold_is_made_smaller(detector, tmp_path, caplog):
+    """An upright image on a lying canvas: its boxes are right, and the user is told."""
+    for name, size in (("upright.png", (20, 40)), ("lying.png", (40, 20))):
+        Image.new("RGB", size).save(tmp_path / name)
+        ((_, found),) = predict.detect(detector, [tmp_path / name])
+        np.testing.assert_allclose(found.boxes[0], [0, 0, *size], rtol=1e-6)
+    (record,) = caplog.records
+    assert "upright.png has 20 x 40 pixels, more than the canvas of 48 x 32" in record.getMessage()
+
+
+def test_detections_are_printed_and_drawn(detector, tmp_path, capsys):
+    """A line an object, a picture an image; broken files a sentence; no image is overwritten."""
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (80, 40), "blue").save(tmp_path / "blue.png")
+    Image.new("L", (30, 30), 9).save(tmp_path / "other" / "blue.jpg")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    paths = [str(tmp_path / name) for name in ("blue.png", "broken.png", "other/blue.jpg")]
+    before = (tmp_path / "blue.png").read_bytes()
+    assert predict.main([str(detector), *paths, "--draw", str(tmp_path), "--score", "0.5"]) == 2
+    output, error = capsys.readouterr()
+    lines = [line.split("\t") for line in output.splitlines()]
+    assert lines[0] == [paths[0], "dog", "0.9000", "0.00", "0.00", "80.00", "40.00"]
+    assert lines[1] == [paths[0], "cat", "0.5000", "0.00", "0.00", "40.00", "40.00"]
+    assert [line[0] for line in lines] == [paths[0]] * 2 + [paths[2]] * 2
+    assert error.startswith("error: Cannot read") and "broken.png" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "blue.png").read_bytes() == before
+    pictures = sorted(path.name for path in tmp_path.glob("*-detections.png"))
+    assert pictures == ["blue-1-detections.png", "blue-3-detections.png"]
+    with Image.open(tmp_path / pictures[0]) as picture:
+        assert picture.size == (160, 80)  # small images are drawn twice as large
+        assert picture.getpixel((120, 60)) == (0, 0, 255) != picture.getpixel((1, 60))
+
+    assert predict.main([str(detector), paths[0]]) == 0
+    output, error = capsys.readouterr()
+    assert len(output.splitlines()) == 2 and not error  # from 0.3 on
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, capsys):
+    """Options of the other kind, values out of range and folders that are none are one sentence."""
+    image = tmp_path / "image.png"
+    Image.new("RGB", (4, 4)).save(image)
+
+    def error_of(folder, *arguments):
+        assert predict.main([str(folder), str(image), *arguments]) == 2
+        output, error = capsys.readouterr()
+        assert not output and error.count("\n") == 1 and error.startswith("error: ")
+        return error
+
+    assert "is a detector: use --score" in error_of(detector, "--top=2")
+    assert "is a classifier: use --top" in error_of(colour, "--score=0.5")
+    assert "is a classifier: use --top" in error_of(colour, f"--draw={tmp_path}")
+    assert "from 0 to 1, not 1.5" in error_of(detector, "--score=1.5")
+    assert "from 0 to 1, not nan" in error_of(detector, "--score=nan")
+    assert f"--draw={image}, cannot be made" in error_of(detector, f"--draw={image}")
+    with pytest.raises(UserError, match="not that of a detector"):
+        next(predict.detect(colour, [image]))
+    folder = _copy(detector, tmp_path / "export")
+    (folder / "model.stablehlo").write_bytes((colour / "model.stablehlo").read_bytes())
+    assert "does not belong to meta.json" in error_of(folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"format": 3}))
+    assert "of format 3, but this version of ddarts_jax reads format 2" in error_of(folder)
+    (folder / "meta.json").write_text(json.dumps(meta | {"kind": "poem"}))
+    assert "is corrupt" in error_of(folder)
+
+
+@given(
+    st.sampled_from([("kind",), ("class_names",), ("preprocessing",), ("detections", "limit")]
+    + [("preprocessing", key) for key in ("canvas", "short_side", "channels", "mean", "white")]),
+    _JSON,
+)  # fmt: skip
+def test_any_other_meta_json_of_a_detector_is_a_user_error_or_read(
+    detector, tmp_path_factory, where, value
+):
+    """Whatever stands in a place of meta.json, reading it gives a valid one or a UserError."""
+    meta = json.loads((detector / "meta.json").read_text())
+    inner = meta
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    folder.mkdir(exist_ok=True)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    try:
+        found = predict.read_meta(folder)
+    except UserError as error:
+        assert str(folder) in str(error)
+    else:
+        given = found["preprocessing"]
+        assert len(given["mean"]) == given["channels"] and min(given["canvas"]) > 0
+        assert isinstance(found["detections"]["limit"], int)

@@ -326,9 +326,10 @@ def export_config() -> ConfigDict:
     """Returns the keys of configs/export.py, locked."""
     config = ConfigDict()
     config.task = "export"
-    config.run = ""  # workdir of a trained network
+    config.run = ""  # workdir of a trained network or detector
     config.output = ""  # the folder to write
-    config.data = ""  # data.name of the training's images, if they have moved; empty: as it was
+    # data.name of the training's images, if they have moved (a detector: data.root); empty: as it was
+    config.data = ""
     config.data_dir = ""  # their data.data_dir, likewise
     return config.lock()
 

@@ -140,6 +140,11 @@ class CanvasStream:
         filled = zip(self._dealt.canvases, self._dealt.groups)
         return tuple((*sides, self.channels) for sides, group in filled if len(group))
 
+    @property
+    def images_by_canvas(self) -> dict[tuple[int, int], np.ndarray]:
+        """Of each canvas (height, width), the smallest first, the positions of its images."""
+        return dict(zip(self._dealt.canvases, self._dealt.groups))
+
     @functools.cached_property
     def num_objects(self) -> int:
         """G: `max_objects`, or the most that an image has, if those are fewer, but at least 1."""

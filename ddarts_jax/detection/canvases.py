@@ -42,6 +42,21 @@ def resized(sizes: np.ndarray, short_side: int, long_side: int) -> np.ndarray:
     return np.maximum(1, np.floor(sizes * scale + 0.5)).astype(np.int32)
 
 
+def fitted(size: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
+    """Makes an image smaller, its sides in proportion, if a canvas does not hold it.
+
+    Args:
+        size: integers [2], height and width in pixels.
+        canvas: height and width.
+
+    Returns:
+        int32 [2].
+    """
+    size = np.asarray(size)
+    scale = min(1.0, *(np.asarray(canvas) / size))
+    return np.maximum(1, np.floor(size * scale + 0.5)).astype(np.int32)
+
+
 def default_canvases(
     sizes: np.ndarray, short_side: int, long_side: int
 ) -> tuple[tuple[int, int], ...]:

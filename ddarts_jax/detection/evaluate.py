@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from ddarts_jax.data.stream import prefetch
 from ddarts_jax.detection import coco_evaluation
@@ -13,6 +15,7 @@ from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.coco_evaluation import Evaluation
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
+from ddarts_jax.detection.retinanet import Detections
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
 
@@ -53,14 +56,33 @@ def evaluate_stream(
     Raises:
         UserError: an image cannot be read, or batches do not divide over the devices.
     """
-    results = []
     mesh = sharding.data_mesh(stream.batch_size)
-    split = sharding.batch_sharding(mesh)
     variables, moments = sharding.replicate((variables, (pixels.mean, pixels.std)), mesh)
+
+    def find(images, sizes):
+        return _detect(
+            variables, images, sizes, *moments, detector=detector, dtype=dtype, mesh=mesh
+        )
+
+    return evaluate_found(find, stream, mesh)
+
+
+def evaluate_found(find: Callable[..., Detections], stream: CanvasStream, mesh: Mesh) -> Tested:
+    """Compares what a function finds in all images of a stream of evaluation with the truth.
+
+    Args:
+        find: maps images uint8 [B, H, W, C] on their canvas and sizes int32 [B, 2] to detections.
+        stream: of evaluation.
+        mesh: devices over which the batches that it gets are split.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    results = []
+    split = sharding.batch_sharding(mesh)
     with contextlib.closing(prefetch(stream.batches(), split)) as batches:
         for batch in batches:
-            arguments = variables, batch.images, batch.sizes, *moments
-            found = _detect(*arguments, detector=detector, dtype=dtype, mesh=mesh)
+            found = find(batch.images, batch.sizes)
             rows, sizes, found = jax.device_get((batch.rows, batch.sizes, found))
             valid = found.classes >= 0
             results += coco_evaluation.results_of(

@@ -97,6 +97,20 @@ class Instances:
         checksum = functools.reduce(lambda crc, each: zlib.crc32(each.tobytes(), crc), arrays, 0)
         return {"images": len(self), "objects": len(self.boxes), "crc32": f"{checksum:08x}"}
 
+    def select(self, rows: np.ndarray) -> "Instances":
+        """Returns the images at the positions `rows`, ascending, with their objects."""
+        own = np.flatnonzero(np.isin(self.owners, rows))
+        objects = ("boxes", "labels", "crowd", "ignore", "areas")
+        return dataclasses.replace(
+            self,
+            images=tuple(self.images[row] for row in rows),
+            image_ids=self.image_ids[rows],
+            sizes=self.sizes[rows],
+            owners=np.searchsorted(rows, self.owners[own]),
+            **{each: getattr(self, each)[own] for each in objects},
+            segmentations=tuple(self.segmentations[each] for each in own if self.segmentations),
+        )
+
     def objects(self, row: int) -> slice:
         """Returns which objects are in the image at position `row`."""
         return slice(*np.searchsorted(self.owners, (row, row + 1)))

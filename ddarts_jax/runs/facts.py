@@ -147,6 +147,11 @@ def of_weights(path: Path) -> dict[str, Any] | None:
         return of_run(path.parent)
     found = read_json(meta, "Description of an export")
     try:
+        if found.get("kind") == "detector":
+            raise UserError(
+                f"{path.parent} is the export of a detector, not of a network that classifies: name the "
+                "workdir or the export of a training."
+            )
         given = found["preprocessing"]
         shape = [given["image_size"], given["image_size"], given["channels"]]
         own = {

@@ -156,3 +156,19 @@ def test_a_pass_takes_each_image_once():
     assert [(canvas, rows.tolist()) for canvas, rows in batches] == [
         (0, [0, 1]), (0, [2, -1]), (2, [3, 4]), (2, [5, 6]),
     ]  # fmt: skip
+
+
+@given(
+    st.tuples(*[st.integers(1, 3000)] * 2),
+    st.sampled_from([(32, 32), (800, 1088), (1344, 800)]),
+)
+def test_an_image_is_made_smaller_until_the_canvas_holds_it(size, canvas):
+    """One that fits stays; of another, both sides shrink alike and one of them fills the canvas."""
+    found = canvases.fitted(size, canvas)
+    assert found.dtype == np.int32 and (found >= 1).all() and (found <= canvas).all()
+    if (np.array(size) <= canvas).all():
+        assert found.tolist() == [*size]
+    else:
+        scale = min(np.array(canvas) / size)
+        assert (abs(found - np.maximum(1, np.array(size) * scale)) <= 0.5 + 1e-6).all()
+        assert (found == canvas).any()

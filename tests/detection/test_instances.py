@@ -1,5 +1,6 @@
 """What is trained and what is evaluated, classes of two sets, and reading of stored pixels."""
 
+import dataclasses
 import logging
 
 import coco_folder
@@ -125,6 +126,19 @@ def test_grey_and_colour_become_what_is_asked_for():
         for channels in (1, 3):
             image = each.read(0, channels)
             assert image.shape == (32, 32, channels) and (image.reshape(-1)[channels:] == 100).all()
+
+
+def test_selected_images_keep_their_objects():
+    """Some of the images, with what is in each and with outlines where there are any."""
+    boxes = [[(1, 1, 5, 5)], [], [(2, 2, 6, 6), (3, 3, 7, 7)], [(4, 4, 8, 8)]]
+    whole = coco_folder.in_memory([(32, 32), (32, 40), (50, 60), (33, 34)], boxes)
+    outlined = dataclasses.replace(whole, segmentations=("a", None, "c", "d"))
+    for images, outlines in ((whole, ()), (outlined, (None, "c"))):
+        found = images.select(np.array([1, 2]))
+        assert found.image_ids.tolist() == [2, 3] and found.sizes.tolist() == [[32, 40], [50, 60]]
+        assert found.read(1, 1)[0, 0, 0] == 2  # its position before
+        assert found.counts.tolist() == [0, 2] and found.segmentations == outlines
+        np.testing.assert_array_equal(found.ground_truth(1).boxes, whole.ground_truth(2).boxes)
 
 
 def test_pixel_statistics_weigh_every_pixel_equally():

@@ -375,10 +375,10 @@ def test_without_a_working_converter_there_is_no_onnx_file(tmp_path, monkeypatch
         (tmp_path / "onnxruntime.py").write_text("")
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(UserError, match=r"jax2onnx fails .*ImportError\('another JAX'\)"):
-            formats.write_onnx(tmp_path / "model.onnx", jnp.sin, (8, 8, 1))
+            formats.write_onnx(tmp_path / "model.onnx", jnp.sin, {"images": (8, 8, 1)}, ["logits"])
     else:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        formats.write_onnx(tmp_path / "model.onnx", jnp.sin, (8, 8, 1))
+        formats.write_onnx(tmp_path / "model.onnx", jnp.sin, {"images": (8, 8, 1)}, ["logits"])
         assert "model.onnx was not written: install 'ddarts_jax[onnx]'" in caplog.text
     assert not (tmp_path / "model.onnx").exists()
     assert logging.root.manager.disable == logging.NOTSET

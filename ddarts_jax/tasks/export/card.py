@@ -1,6 +1,9 @@
-"""The model card of an export, rendered from the template `README.md.jinja` beside this module."""
+"""The model card of an export, rendered from a template beside this module."""
 
+import datetime
+import importlib.metadata
 import json
+import platform
 from pathlib import Path
 
 import jinja2
@@ -10,12 +13,40 @@ from ddarts_jax.tasks.export import snippets
 
 
 def model_card(meta: dict, genotype: Genotype) -> str:
-    """Renders the text of `README.md`.
+    """Renders the text of `README.md` for a classifier, from `README.md.jinja`.
 
     Args:
         meta: the content of `meta.json`, with the checks.
         genotype: of the exported network.
     """
+    return _rendered(
+        "README.md.jinja",
+        meta,
+        genotype,
+        size=meta["preprocessing"]["image_size"],
+        crop=meta["preprocessing"]["crop"],
+    )
+
+
+def detector_card(meta: dict, genotype: Genotype) -> str:
+    """Renders the text of `README.md` for a detector, from `detector.md.jinja`.
+
+    Args:
+        meta: the content of `meta.json`, with the checks.
+        genotype: of the backbone.
+    """
+    categories = dict(zip(meta["category_ids"], meta["class_names"]))
+    return _rendered(
+        "detector.md.jinja",
+        meta,
+        genotype,
+        numbers=meta["test"]["numbers"],
+        given=meta["preprocessing"],
+        categories=json.dumps(categories, ensure_ascii=False),
+    )
+
+
+def _rendered(template: str, meta: dict, genotype: Genotype, **own) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -23,14 +54,30 @@ def model_card(meta: dict, genotype: Genotype) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["thousands"] = "{:,}".format
-    return environment.get_template("README.md.jinja").render(
+    return environment.get_template(template).render(
         meta=meta,
         genotype=genotype,
-        size=meta["preprocessing"]["image_size"],
         channels=meta["preprocessing"]["channels"],
-        crop=meta["preprocessing"]["crop"],
         white=meta["preprocessing"]["white"],
         onnx="model.onnx" in meta["checks"],
         class_names=json.dumps(meta["class_names"], ensure_ascii=False),
         code=snippets,
+        **own,
     )
+
+
+def written() -> dict:
+    """Returns when and with what an export is written, for its `meta.json`."""
+    packages = ("ddarts_jax", "jax", "jaxlib", "flax")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in packages}
+        | {"python": platform.python_version()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # this package, run from its sources

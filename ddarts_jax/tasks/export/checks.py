@@ -16,6 +16,8 @@ _TOLERANCE = 1e-4
 
 # Packages that a user of the export need not have.
 OURS = ("ddarts_jax", "flax", "optax", "orbax", "ml_collections")
+# The files that compute, and the packages without which they do.
+MODELS = {"model.stablehlo": OURS, "model.onnx": (*OURS, "jax", "jax2onnx")}
 
 # A fresh process runs the code of the model card between these. Its arguments: a folder to write to,
 # the batch size, and the packages that it must not import.
@@ -69,8 +71,21 @@ def check(
     Raises:
         UserError: a file cannot be read, or does not agree.
     """
+    check_weights(folder, scratch, weights)
+    checks = {}
+    for name, absent in MODELS.items():
+        if (folder / name).is_file():
+            load = snippets.STABLEHLO if name == "model.stablehlo" else snippets.ONNX
+            code = snippets.PREPROCESS + load + _SAVE_LOGITS
+            run_fresh(code, folder, scratch, batch_size, absent)
+            checks[name] = _compare(name, np.load(scratch / "logits.npy"), expected)
+    return checks
+
+
+def check_weights(folder: Path, scratch: Path, weights: dict[str, np.ndarray]) -> None:
+    """Reads `weights.safetensors` in a fresh process; UserError unless it holds `weights`."""
     code = snippets.SAFETENSORS + _SAVE_WEIGHTS
-    run_fresh(code, folder, scratch, batch_size, (*OURS, "jax"))
+    run_fresh(code, folder, scratch, 1, (*OURS, "jax"))
     with np.load(scratch / "weights.npz") as found:
         same = set(found.files) == set(weights) and all(
             found[name].dtype == leaf.dtype and np.array_equal(found[name], leaf)
@@ -78,16 +93,6 @@ def check(
         )
     if not same:
         raise UserError("weights.safetensors does not hold the weights of the trained network.")
-    checks = {}
-    for name, load, absent in (
-        ("model.stablehlo", snippets.STABLEHLO, OURS),
-        ("model.onnx", snippets.ONNX, (*OURS, "jax", "jax2onnx")),
-    ):
-        if (folder / name).is_file():
-            code = snippets.PREPROCESS + load + _SAVE_LOGITS
-            run_fresh(code, folder, scratch, batch_size, absent)
-            checks[name] = _compare(name, np.load(scratch / "logits.npy"), expected)
-    return checks
 
 
 def run_fresh(

@@ -2,15 +2,20 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
 from flax import nnx
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.detector import Detector
+from ddarts_jax.detection.retinanet import Detections
 from ddarts_jax.errors import UserError
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
@@ -23,7 +28,41 @@ def write_models(folder: Path, net: Network, variables: Variables, dataset: Data
     """Writes `model.stablehlo` and, where its converter is installed, `model.onnx`."""
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     (folder / "model.stablehlo").write_bytes(stablehlo(net, variables, shape).serialize())
-    write_onnx(folder / "model.onnx", _portable(net, variables), shape)
+    inputs = {"images": ("batch", *shape)}
+    write_onnx(folder / "model.onnx", _portable(net, variables), inputs, ["logits"])
+
+
+def write_detector(
+    folder: Path, detector: Detector, variables: Variables, shape: tuple[int, int, int]
+) -> None:
+    """Writes `model.stablehlo` and, where its converter is installed, `model.onnx`, for one image.
+
+    Args:
+        folder: where to.
+        detector: structure.
+        variables: weights and statistics, which become constants.
+        shape: of the canvas, (H, W, C).
+    """
+
+    def find(images, sizes):
+        with backend.compiling_for("gpu"):
+            return tuple(detectors.detect(detector, variables, images, sizes))
+
+    def inputs(batch):
+        return {
+            "images": jax.ShapeDtypeStruct((batch, *shape), jnp.float32),
+            "sizes": jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        }
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    program = _exported(find, *inputs(batch).values())
+    (folder / "model.stablehlo").write_bytes(program.serialize())
+    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields)
+
+
+def write_weights(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes `weights.safetensors`."""
+    (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(weights))
 
 
 def _portable(net: Network, variables: Variables) -> Callable[[jax.Array], jax.Array]:
@@ -52,17 +91,24 @@ def stablehlo(
     """
     batch = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((*batch, *image_shape), jnp.float32)
-    forward = jax.jit(_portable(net, variables))
-    return jax.export.export(forward, platforms=("cpu", "cuda"))(images)
+    return _exported(_portable(net, variables), images)
 
 
-def write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
+def _exported(function: Callable, *inputs: jax.ShapeDtypeStruct) -> jax.export.Exported:
+    return jax.export.export(jax.jit(function), platforms=("cpu", "cuda"))(*inputs)
+
+
+def write_onnx(
+    path: Path, forward: Callable, inputs: Mapping[str, object], outputs: Sequence[str]
+) -> None:
     """Converts `forward` to ONNX; logs a warning instead where the converter is not installed.
 
     Args:
         path: file to write.
-        forward: maps images [batch, *shape] to logits.
-        shape: of one image.
+        forward: maps arrays to one or several.
+        inputs: names of its arguments and what they are: a float32 shape, in which a name is any size,
+            or a shape with a dtype.
+        outputs: names of its results.
 
     Raises:
         UserError: the converter fails.
@@ -76,11 +122,11 @@ def write_onnx(path: Path, forward: Callable, shape: tuple[int, ...]) -> None:
 
         model = jax2onnx.to_onnx(
             forward,
-            [("batch", *shape)],
+            list(inputs.values()),
             model_name="ddarts_jax",
             opset=20,
-            input_names=["images"],
-            output_names=["logits"],
+            input_names=list(inputs),
+            output_names=list(outputs),
         )
     except Exception as error:  # a converter that does not fit this JAX raises nearly anything
         raise UserError(

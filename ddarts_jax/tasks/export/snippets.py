@@ -36,6 +36,53 @@ def forward(x):
     return session.run(["logits"], {"images": x})[0]
 """
 
+DETECTOR_PREPROCESS = """\
+import json
+
+import numpy as np
+from PIL import Image
+
+with open("meta.json", encoding="utf-8") as file:
+    meta = json.load(file)
+given = meta["preprocessing"]
+mean, std = (np.array(given[key], np.float32) for key in ("mean", "std"))
+
+
+def place(image):  # uint8 [height, width, channels]
+    size = np.array(image.shape[:2])
+    if given["short_side"]:
+        ratio = min(given["short_side"] / min(size), given["long_side"] / max(size))
+        size = np.maximum(np.floor(size * ratio + 0.5), 1)
+    ratio = min(1, *given["canvas"] / size)  # where the canvas does not hold it
+    height, width = size = np.maximum(np.floor(size * ratio + 0.5), 1).astype(np.int32)
+    plane = Image.fromarray(image[..., 0] if given["channels"] == 1 else image)
+    plane = plane.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.array(plane, np.float32).reshape(height, width, -1)
+    placed = np.zeros((*given["canvas"], given["channels"]), np.float32)
+    placed[:height, :width] = (pixels / 255 - mean) / std
+    return placed[None], size[None]
+"""
+
+DETECT = """\
+def detect(image):  # uint8 [height, width, channels]
+    placed, size = place(image)
+    boxes, scores, classes, count = (np.array(array)[0] for array in forward(placed, size))
+    scale = (np.array(image.shape[:2]) / size[0])[[1, 0, 1, 0]]
+    return boxes[:count] * scale, scores[:count], classes[:count]
+"""
+
+DETECTOR_ONNX = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+
+
+def forward(images, sizes):
+    return session.run(
+        ["boxes", "scores", "classes", "count"], {"images": images, "sizes": sizes}
+    )
+"""
+
 SAFETENSORS = """\
 from safetensors.numpy import load_file
 

@@ -1,0 +1,250 @@
+"""The export of a detector: its files, its facts, and their check."""
+
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddarts_jax.detection import datasets, saved
+from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.canvas_stream import CanvasStream
+from ddarts_jax.detection.draw_detections import Boxes
+from ddarts_jax.detection.instances import Instances
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json, write_json
+from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.models.weights import named
+from ddarts_jax.predict import FORMATS
+from ddarts_jax.runs import layout
+from ddarts_jax.tasks.export import card, checks, detector_checks, formats
+from ddarts_jax.training import trained
+
+_logger = logging.getLogger(__name__)
+
+_COMPARED = 50  # test images on which the files are compared with the trained detector
+_MEASURED = ("images", "objects", "crowds", "numbers")  # by the training, of its test images
+# Difference of the AP that rounding explains: in float32 on a CPU, and elsewhere.
+_AP, _ROUGH_AP = 1e-3, 1e-2
+
+
+class Trained(NamedTuple):
+    """A trained detector and its test images.
+
+    Attributes:
+        source: workdir of the training.
+        own: what it keeps.
+        config: that of the training, with the place where the data are now, and one canvas.
+        measured: the evaluation by the training, content of `detection.json`.
+        test: the test images.
+        rows: positions of those that lie on the canvas.
+    """
+
+    source: Path
+    own: saved.Saved
+    config: ConfigDict
+    measured: dict
+    test: Instances
+    rows: np.ndarray
+
+    @property
+    def canvas(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return (*self.config.data.canvases[0], self.own.pixels.channels)
+
+    def stream(self, test: Instances) -> CanvasStream:
+        """Opens test images on the canvas."""
+        return datasets.test_stream(self.config, test, self.own.pixels)
+
+
+def is_run(source: Path) -> bool:
+    """Returns whether a folder is the workdir of a detector."""
+    try:
+        return json.loads((source / layout.CONFIG).read_bytes())["task"] == "detect"
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def load(source: Path, config: ConfigDict, output: Path) -> Trained:
+    """Loads the trained detector in the workdir `source`.
+
+    Args:
+        source: the workdir.
+        config: see `configuration.export_config`.
+        output: the folder to be written; detection data have no folder that it could disturb.
+
+    Raises:
+        UserError: there is none, or its test images cannot be loaded or are others.
+    """
+    own = saved.load(source)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own.variables)):
+        raise UserError("The trained detector has NaN or infinite weights: its training diverged.")
+    measured = read_json(source / layout.DETECTION, "Evaluation")
+    if not isinstance(measured, dict) or not measured.keys() >= {*_MEASURED}:
+        raise UserError(
+            f"{source / layout.DETECTION} is not the evaluation of a detector: run task "
+            "'detect_evaluate' there with the config of the training."
+        )
+    settings = _with_data(own.config, config, source)
+    test = datasets.load_test(settings.data, own.classes)
+    if own.data.get("test") != test.identity:
+        raise UserError(
+            f"The detector in {source} was tested on other images than those of {test.name} "
+            f"({own.data.get('test')}; now {test.identity}): bring the former back, or name the place "
+            "where they are now by config.data."
+        )
+    by_canvas = datasets.test_stream(settings, test, own.pixels).images_by_canvas
+    canvas = max(by_canvas, key=lambda canvas: len(by_canvas[canvas]))
+    settings.data.canvases = (canvas,)
+    return Trained(source, own, settings, measured, test, by_canvas[canvas])
+
+
+def _with_data(trained: ConfigDict, config: ConfigDict, source: Path) -> ConfigDict:
+    """Returns the config of a training with the place where its data are now."""
+    settings = trained.copy_and_resolve_references()
+    if config.data_dir:
+        raise UserError(
+            "config.data_dir is for data sets of TFDS, which detectors do not read: leave it empty."
+        )
+    if config.data:
+        if not settings.data.root:
+            raise UserError(
+                f"config.data={config.data} names the folder of COCO 2017, but the detector in {source} "
+                "was trained on other data: leave it empty."
+            )
+        settings.data.root = config.data
+    return settings
+
+
+def write(network: Trained, folder: Path, scratch: Path) -> dict:
+    """Writes and checks all files.
+
+    Args:
+        network: the detector.
+        folder: where to.
+        scratch: an empty folder for the files exchanged with the fresh processes.
+
+    Returns:
+        The content of `meta.json`.
+
+    Raises:
+        UserError: a file does not find what the detector finds.
+    """
+    own, rows = network.own, network.rows
+    some = network.test.select(
+        rows[np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int))]
+    )
+    # Full float32 products on every device, in the exported program too.
+    with jax.default_matmul_precision("highest"):
+        expected, scales = _expected(network, some)
+        formats.write_detector(folder, own.detector, own.variables, network.canvas)
+    weights = named(own.variables)
+    formats.write_weights(folder, weights)
+    genotype = Genotype.load(network.source / layout.NETWORK_GENOTYPE)
+    genotype.save(folder / "genotype.json")
+    meta = _describe(network)
+    write_json(folder / "meta.json", meta)
+    _logger.info("export: reads every file again in a fresh process")
+    checks.check_weights(folder, scratch, weights)
+    images = [some.read(row, own.pixels.channels, own.pixels.white) for row in range(len(some))]
+    tolerances = scales * detector_checks.box_tolerance(network.canvas[:2])
+    meta["checks"] = detector_checks.check(folder, scratch, images, expected, tolerances)
+    if len(rows) == len(network.test):
+        meta["checks"]["model.stablehlo"]["AP"] = _checked_ap(network, folder / "model.stablehlo")
+    write_json(folder / "meta.json", meta)
+    (folder / "README.md").write_text(card.detector_card(meta, genotype), encoding="utf-8")
+    return meta
+
+
+def headline(meta: dict) -> str:
+    """Returns how good the detector is, in a few words."""
+    numbers = meta["test"]["numbers"]
+    return f"box AP {100 * numbers['AP']:.1f}, AP50 {100 * numbers['AP50']:.1f}"
+
+
+def _expected(network: Trained, some: Instances) -> tuple[list[Boxes], np.ndarray]:
+    """Detects in some images as the training's evaluation does, in float32.
+
+    Returns:
+        What is found in each, with boxes in pixels of the image; and float [n], pixels of each image to
+        one of the canvas.
+    """
+    own = network.own
+
+    @jax.jit
+    def find(images, sizes):
+        images = detectors.prepared(images, sizes, own.pixels.mean, own.pixels.std, jnp.float32)
+        return detectors.detect(own.detector, own.variables, images, sizes)
+
+    expected, scales = [], []
+    for batch in network.stream(some).batches():
+        found = jax.device_get(find(batch.images, batch.sizes))
+        for row, size, *each in zip(batch.rows, batch.sizes, *found):
+            if row >= 0:
+                boxes, scores, labels, count = each
+                scale = (some.sizes[row] / size)[[1, 0, 1, 0]]
+                expected.append(Boxes(boxes[:count] * scale, labels[:count], scores[:count]))
+                scales.append(scale.max())
+    return expected, np.array(scales)
+
+
+def _checked_ap(network: Trained, path: Path) -> float:
+    """Returns the AP of the exported program; UserError if the training has measured another one."""
+    test = network.test
+    _logger.info("export: evaluates the exported program on all %d test images", len(test))
+    ap = detector_checks.measure_ap(path, network.stream(test), network.own.pixels)
+    measured = network.measured["numbers"]["AP"]
+    device = read_json(network.source / layout.VERSIONS, "Versions").get("device")
+    exact = device == "cpu" and network.config.dtype != "bfloat16"
+    if abs(ap - measured) > (_AP if exact else _ROUGH_AP):
+        raise UserError(
+            f"The exported program has a box AP of {ap:.4f}, but {network.source / layout.DETECTION} "
+            f"says {measured:.4f}: run task 'detect_evaluate' there with the config of the training."
+        )
+    return ap
+
+
+def _describe(network: Trained) -> dict:
+    """Returns the content of `meta.json`, without the checks."""
+    own, config, test = network.own, network.config, network.test
+    height, width, channels = network.canvas
+    name = config.data.name
+    return {
+        "format": FORMATS["detector"],
+        "kind": "detector",
+        # Only the last part of a path: the folders above it are private.
+        "data": f"{name}:{Path(test.name).name}" if test.on_disk else name,
+        "class_names": list(own.classes.class_names),
+        "category_ids": own.classes.category_ids.tolist(),
+        "preprocessing": {
+            "canvas": [height, width],
+            "short_side": int(max(config.data.short_side)),
+            "long_side": config.data.long_side,
+            "channels": channels,
+            "mean": own.pixels.mean.tolist(),
+            "std": own.pixels.std.tolist(),
+            # Value of white in images of 16 bits; 0: the training had none.
+            "white": own.pixels.white,
+            "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",
+        },
+        "network": {
+            "detector": "retinanet",
+            **trained.sizes_in(network.source),
+            "levels": list(own.detector.levels),
+            "pyramid_channels": config.fpn.channels,
+            "pyramid_levels": config.fpn.levels,
+            "head_convs": config.head.convs,
+            "anchor_scale": config.anchor.scale,
+        },
+        "detections": config.test.to_dict(),
+        "test": {
+            **{key: network.measured[key] for key in _MEASURED},
+            "on_canvas": len(network.rows),
+        },
+        "test_checksum": test.identity["crc32"],
+        "parameters": detectors.parameters(own.variables),
+    } | card.written()

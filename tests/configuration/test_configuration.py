@@ -163,7 +163,7 @@ def test_a_wrong_config_file_is_named(tmp_path, text, parts):
         ("search.alphas.b2", 1.0),
         ("search.alphas.cell_learning_rates", (0.1,) * 7 + (-0.1,)),
         ("search.alphas.cell_learning_rates", (0.1,) * 7 + ("a",)),
-        ("search.weights.clip", 0.0),
+        ("search.weights.clip", -1.0),
         ("search.weights.momentum", 1.0),
         ("search.augment.cutout", -1),
         ("search.augment.hue", -0.1),

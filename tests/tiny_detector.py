@@ -75,7 +75,7 @@ def write_images(folder: Path, count: int, seed: int = 0, sizes=SIZES) -> tuple[
     return str(path), str(folder)
 
 
-def write_data(directory: Path, train: int = 12, test: int = 5) -> dict[str, str]:
+def write_data(directory: Path, train: int = 16, test: int = 5) -> dict[str, str]:
     """Writes both splits; returns the keys of a config that name them."""
     paths = (
         *write_images(directory / "train", train, seed=0),

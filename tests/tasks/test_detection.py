@@ -1,4 +1,4 @@
-"""Tests of the tasks 'detect' and 'detect_evaluate' from the command line, and of all that they refuse."""
+"""Tests of the tasks 'detect' and 'detect_evaluate' from the command line, and of what they refuse."""
 
 import json
 import logging
@@ -20,8 +20,6 @@ from ddarts_jax.distributed import sharding
 from ddarts_jax.reports import report
 from ddarts_jax.tasks import detection
 from ddarts_jax.training.checkpoint import Checkpoints
-
-_STEPS = 8  # 2 epochs of 4, on two canvases
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,9 +97,7 @@ def refused(capsys, place, workdir, *overrides):
     printed = capsys.readouterr().err.splitlines()
     assert [line for line in printed if line.startswith("error:")] == printed[-1:]
     assert "Traceback" not in "".join(printed)
-    after = files(place)
-    assert before.items() <= after.items()
-    assert not {path.name for path in after.keys() - before.keys()} - {"seconds.json"}
+    assert files(place) == before
     return printed[-1]
 
 
@@ -140,14 +136,13 @@ def truth_of(place, part):
 
 
 def test_the_same_command_again_finds_it_ended(place, unbroken, tmp_path):
-    """Nothing is trained or compiled; other test thresholds give other results of the same weights."""
+    """Nothing is trained or compiled, also where it is evaluated less often from now on."""
     workdir = tmp_path / "again"
     shutil.copytree(unbroken, workdir)
-    flags = ["--config.evaluate.every=2", "--config.data.num_workers=1", "--config.test.limit=3"]
-    assert start(place, workdir, *flags) == 0
+    assert start(place, workdir, "--config.evaluate.every=2") == 0
     assert lines(workdir) == lines(unbroken)
-    assert (workdir / "detector.npz").read_bytes() == (unbroken / "detector.npz").read_bytes()
-    assert len(read(workdir / "detections.json")) == 3 * 5
+    for name in ("detector.npz", "detections.json"):
+        assert (workdir / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
 def killing(step):
@@ -164,13 +159,13 @@ def killing(step):
 
 @pytest.mark.parametrize("step", [1, 4, 6])
 def test_a_stopped_run_ends_bit_equal(place, unbroken, tmp_path, monkeypatch, capsys, step):
-    """From another folder of images and with other workers, it ends as if nothing had happened."""
+    """Moved with its images, and with other workers: it ends as if nothing had happened."""
     with monkeypatch.context() as patch:
         patch.setattr(detection, "Checkpoints", killing(step))
         assert start(place, tmp_path / "run") == 128 + signal.SIGTERM
     assert f"SIGTERM in detect, saved at step {step}:" in capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text()
-    said = "no finished epoch yet" if step == 1 else "epoch 1 of 2 of the detector&#39;s training"
+    said = "no finished epoch yet" if step == 1 else "epoch 1 of 2 of the detector"
     assert said in page and "The workdir holds no genotype yet" not in page
     moved = tmp_path / "moved"
     for part in ("train", "test"):
@@ -179,10 +174,13 @@ def test_a_stopped_run_ends_bit_equal(place, unbroken, tmp_path, monkeypatch, ca
     names = ("train_annotations", "train_images", "test_annotations", "test_images")
     paths = (moved / "train.json", moved / "train", moved / "test.json", moved / "test")
     flags = [f"--config.data.{name}={path}" for name, path in zip(names, paths)]
-    assert start(place, tmp_path / "run", *flags, "--config.data.num_workers=1") == 0
+    if step == 1:  # starting a process takes seconds
+        flags.append("--config.data.num_workers=1")
+    (tmp_path / "run").rename(moved / "run")
+    assert start(place, moved / "run", *flags) == 0
     for name in ("detector.npz", "detections.json", "network_genotype.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (unbroken / name).read_bytes(), name
-    assert lines(tmp_path / "run") == lines(unbroken)
+        assert (moved / "run" / name).read_bytes() == (unbroken / name).read_bytes(), name
+    assert lines(moved / "run") == lines(unbroken)
 
 
 @pytest.mark.slow
@@ -248,8 +246,9 @@ def test_an_evaluation_of_other_images_has_files_of_its_own(place, unbroken, tmp
     assert len(list((workdir / "pictures-more").glob("0?.png"))) == 6
     assert start(place, workdir, flags[0], "--config.test.limit=2") == 0
     assert len(read(workdir / "detections-test.json")) == 2 * 5
-    own = [f"--config.data.test_{part}={place}/train{end}" for part, end in _ENDS]
-    assert not caplog.messages
+    own = [f"--config.data.test_annotations={place / 'train.json'}"]
+    own += [f"--config.data.test_images={place / 'train'}"]
+    assert "very images" not in caplog.text
     assert start(place, workdir, flags[0], *own) == 0
     assert "was trained on these very images" in caplog.text
     after = files(workdir)
@@ -257,19 +256,15 @@ def test_an_evaluation_of_other_images_has_files_of_its_own(place, unbroken, tmp
         assert after[workdir / name] == before[workdir / name], name
 
 
-_ENDS = (("annotations", ".json"), ("images", ""))
-
-
 def test_a_detector_above_a_trained_network(place, tmp_path, others, caplog):
     """Frozen norm and levels: their leaves stay bit-equal, statistics too, and grey images are made."""
     tiny.write_config(tmp_path)
-    tiny.GENOTYPE.save(tmp_path / "genotype.json")
     arguments = [
         "main",
         f"--config={tmp_path / 'tiny_config.py'}",
         f"--workdir={tmp_path / 'network'}",
     ]
-    arguments += ["--config.task=train", f"--config.genotype={tmp_path / 'genotype.json'}"]
+    arguments += ["--config.task=train", f"--config.genotype={place / 'genotype.json'}"]
     arguments += [
         "--config.train.stem=half",
         "--config.train.epochs=1",
@@ -293,8 +288,10 @@ def test_a_detector_above_a_trained_network(place, tmp_path, others, caplog):
             (same if equal else other).add("/".join([kind, *rest]))
     statistics = {name for name in same | other if name.startswith("statistics/")}
     frozen = tuple(f"weights/{part}/" for part in ("stem", "second_stem", "cells/0"))
-    assert statistics and same == statistics | {n for n in same | other if n.startswith(frozen)}
-    assert other and all(name.startswith("weights/cells/") for name in other)
+    still = statistics | {name for name in same | other if name.startswith(frozen)}
+    assert statistics and still <= same
+    # All others have moved, but for biases of 0 of what the cells do not read.
+    assert other and all(name.endswith("preprocess0/norm/bias") for name in same - still)
     data, learnt = (
         read(tmp_path / "run" / "dataset.json"),
         read(tmp_path / "network" / "dataset.json"),
@@ -497,14 +494,7 @@ _BAD = {
     "other categories in the test": (
         lambda p: changed(
             *(p, "k"),
-            lambda c: (
-                json.dumps(c).replace('id": 7', 'id": 77').replace('id": 3', 'id": 33')
-                and {
-                    "images": c["images"],
-                    "categories": [{"id": 70, "name": "x"}],
-                    "annotations": [],
-                }
-            ),
+            lambda c: c | {"categories": [{"id": 70, "name": "x"}], "annotations": []},
             "test",
         ),
         "no category in common",
@@ -602,8 +592,9 @@ def test_what_an_evaluation_refuses(place, unbroken, tmp_path, capsys):
 
 
 def test_a_batch_that_does_not_divide(place, tmp_path, capsys, monkeypatch):
-    """The sentence names the key; an evaluation takes the next size that does."""
-    monkeypatch.setattr(sharding.jax, "devices", lambda: range(3))
+    """The sentence names the key and the nearest sizes that do."""
+    mesh = sharding.data_mesh
+    monkeypatch.setattr(sharding, "data_mesh", lambda size, **named: mesh(size, range(3), **named))
     found = refused(capsys, place, tmp_path / "run")
     assert "train.batch_images=4 cannot be split evenly over 3 devices: use 3 or 6" in found
 

@@ -232,7 +232,8 @@ def compare_devices(directory):
             running, _ = program.advance(running, step)
             losses.append(float(running.totals["loss"]) - total)
         feed.close()
-        variables = jax.device_get(running.state.variables)
+        if count == 1:  # the same detector for both
+            variables = jax.device_get(running.state.variables)
         devices = jax.devices()[:count]
         sharding.jax.devices = lambda devices=devices: devices
         tested = evaluate.evaluate_stream(own.detector, variables, own.test, own.pixels, _FLOAT32)

@@ -215,12 +215,12 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
     )
     if needed > there:
         mend = {
-            "search": "set search.remat=True, a small search.ddarts.microbatch",
-            "train": "set train.accumulate",
-            "detect": "set smaller data.canvases",
+            "search": "set search.remat=True, a small search.ddarts.microbatch or lower data.batch_size",
+            "train": "set train.accumulate or lower data.batch_size",
+            "detect": "set smaller data.canvases or lower train.batch_images",
         }
         _logger.warning(
-            "%s: this exceeds the available memory; if it runs out, %s or lower the batch size",
+            "%s: this exceeds the available memory; if it runs out, %s",
             *(phase, mend[phase]),
         )
 

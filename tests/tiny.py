@@ -124,6 +124,37 @@ def start(arguments: list[str], cache: Path, **variables: str) -> subprocess.Pop
     )
 
 
+def last_line(
+    place: Path,
+    code: str,
+    devices: int,
+    folder: Path = ROOT / "tests",
+    *,
+    x64: bool = False,
+    timeout: int = 500,
+) -> str:
+    """Runs code on simulated devices; returns the last line that it prints.
+
+    Args:
+        place: has the folder of compiled programs.
+        code: may import the files of `folder`.
+        devices: their number.
+        folder: see above.
+        x64: whether to enable float64.
+        timeout: in seconds.
+    """
+    process = start(
+        ["-c", code],
+        place / "cache",
+        PYTHONPATH=os.pathsep.join(map(str, [ROOT, ROOT / "tests", ROOT / "benchmarks", folder])),
+        JAX_ENABLE_X64=str(int(x64)),
+        XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+    )
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, output
+    return output.splitlines()[-1]
+
+
 # Sums of at most a few hundred products in float64.
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 

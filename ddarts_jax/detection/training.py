@@ -127,7 +127,9 @@ class Feed:
     def start(self, state: DetectorState) -> feeds.Running:
         """Puts a fresh state on the mesh, with empty totals of the step's metrics."""
         images, truth = self._shapes(self._stream.shapes[0])
-        images = jax.ShapeDtypeStruct(images.shape, self._dtype)
+        # All on the mesh, as in the program, so that JAX reuses the trace of the jitted step there.
+        images = images.update(dtype=self._dtype)
+        state = sharding.replicate(state, self._mesh)
         with sharding.over(self._mesh):
             _, measured = jax.eval_shape(self._step, state, images, truth)
         totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)

@@ -49,7 +49,7 @@ class _Run(NamedTuple):
         config: the whole config.
         source: of the backbone.
         detector: structure.
-        variables: weights and statistics at the start.
+        variables: weights and statistics at the start, which the training takes over (donates).
         pixels: how images reach the detector.
         training: stream of the training images.
         test: stream of the test images.
@@ -109,7 +109,7 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
     weights.save_network(workdir / layout.DETECTOR, variables)
     tested = own.evaluate(variables)
     _write_results(workdir, own.test, tested, "")
-    summary = _summarize(own, tested, workdir, clock)
+    summary = _summarize(own, variables, tested, workdir, clock)
     live.close()
     return summary
 
@@ -182,11 +182,13 @@ def _train(own: _Run, identity: dict, workdir: Path, writer: MetricsWriter) -> V
     return state.variables
 
 
-def _summarize(own: _Run, tested: Tested, workdir: Path, clock: Clock) -> dict:
+def _summarize(
+    own: _Run, variables: Variables, tested: Tested, workdir: Path, clock: Clock
+) -> dict:
     """Writes and prints what the run has come to; returns it."""
     canvas = own.training.shapes[-1]
-    params = detectors.parameters(own.variables)
-    macs = detectors.macs(own.detector, own.variables, canvas)
+    params = detectors.parameters(variables)
+    macs = detectors.macs(own.detector, variables, canvas)
     numbers = tested.evaluation.numbers
     clock.keep(compilation.spent())
     summary = {

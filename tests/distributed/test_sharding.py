@@ -1,7 +1,6 @@
 """Tests of data parallelism; several devices are simulated by a process of its own."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -39,22 +38,6 @@ def test_batch_that_does_not_divide(batch_size, count):
     assert all(size > 0 and size % count == 0 for size in sizes)
 
 
-def last_line(place, code, devices, x64=False, timeout=500):
-    """Runs code, which may import this file, on simulated devices; returns the last line it prints."""
-    process = tiny.start(
-        ["-c", code],
-        place / "cache",
-        PYTHONPATH=os.pathsep.join(
-            [str(tiny.ROOT), str(tiny.ROOT / "tests"), str(Path(__file__).parent)]
-        ),
-        JAX_ENABLE_X64=str(int(x64)),
-        XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-    )
-    output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output
-    return output.splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     "dtype, implementations, tolerance",
     [("float32", "cpu", 1e-5), ("float64", "gpu", 1e-12)],
@@ -67,7 +50,9 @@ def test_eight_devices_give_the_result_of_one(tmp_path, dtype, implementations, 
     """
     data = tiny.write_noise(tmp_path / "noise.npz")
     code = f"import test_sharding as t; t.compare({(str(data), dtype, implementations)})"
-    result = json.loads(last_line(tmp_path, code, 8, x64=dtype == "float64"))
+    result = json.loads(
+        tiny.last_line(tmp_path, code, 8, Path(__file__).parent, x64=dtype == "float64")
+    )
     assert result["devices"] == [1, 8]
     for phase in ("search", "train"):
         assert result[phase]["difference"] < tolerance, result
@@ -96,7 +81,7 @@ print(float(total[0]))
 
 def test_a_sum_over_devices_counts_every_image_once(tmp_path):
     """And in float32, where the sum of a single device is rounded to bfloat16: 257 becomes 256."""
-    assert float(last_line(tmp_path, _SUMS, 8, timeout=200)) == 8 * 256
+    assert float(tiny.last_line(tmp_path, _SUMS, 8, timeout=200)) == 8 * 256
 
 
 _MAPPED = """
@@ -119,7 +104,7 @@ print(run(jax.device_put(images, sharding.batch_sharding(mesh))).tolist())
 
 def test_each_device_maps_its_own_images(tmp_path):
     """In order, with as many results as there are images."""
-    found = json.loads(last_line(tmp_path, _MAPPED, 4, timeout=200))
+    found = json.loads(tiny.last_line(tmp_path, _MAPPED, 4, timeout=200))
     assert found == [image + 10 + 100 * (image // 2) for image in range(8)]
 
 
@@ -127,7 +112,9 @@ def test_local_batch_norm_averages_what_each_device_computes_alone(tmp_path):
     """A step on two devices is the mean of the steps of either half by itself, as in DDP."""
     data = tiny.write_noise(tmp_path / "noise.npz")
     code = f"import test_sharding as t; t.compare_local({str(data)!r})"
-    for phase, result in json.loads(last_line(tmp_path, code, 2, x64=True)).items():
+    for phase, result in json.loads(
+        tiny.last_line(tmp_path, code, 2, Path(__file__).parent, x64=True)
+    ).items():
         assert result["from the mean of both"] < 1e-9, (phase, result)
         assert result["from the global step"] > 1e-6, (phase, result)
 

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 from hypothesis import given
@@ -106,6 +109,23 @@ def test_each_device_maps_its_own_images(tmp_path):
     """In order, with as many results as there are images."""
     found = json.loads(tiny.last_line(tmp_path, _MAPPED, 4, timeout=200))
     assert found == [image + 10 + 100 * (image // 2) for image in range(8)]
+
+
+def test_an_only_image_is_mapped_without_a_loop():
+    """The result is that of the loop; the converter to ONNX fails at loops over images."""
+    images = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 1))
+
+    def mapped(*images):
+        return sharding.map_images(lambda x, y: (x + y, x.sum()), *images)
+
+    both, one = mapped(*images), mapped(*(each[:1] for each in images))
+    for whole, part in zip(both, one, strict=True):
+        np.testing.assert_array_equal(part, whole[:1])
+    primitives = [
+        {each.primitive.name for each in jax.make_jaxpr(mapped)(*given).eqns}
+        for given in (images, [each[:1] for each in images])
+    ]
+    assert ["scan" in each for each in primitives] == [True, False]
 
 
 def test_local_batch_norm_averages_what_each_device_computes_alone(tmp_path):

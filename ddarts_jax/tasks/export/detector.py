@@ -103,9 +103,9 @@ def load(source: Path, config: ConfigDict, output: Path) -> Trained:
     return Trained(source, own, settings, measured, test, by_canvas[canvas])
 
 
-def _with_data(trained: ConfigDict, config: ConfigDict, source: Path) -> ConfigDict:
+def _with_data(training: ConfigDict, config: ConfigDict, source: Path) -> ConfigDict:
     """Returns the config of a training with the place where its data are now."""
-    settings = trained.copy_and_resolve_references()
+    settings = training.copy_and_resolve_references()
     if config.data_dir:
         raise UserError(
             "config.data_dir is for data sets of TFDS, which detectors do not read: leave it empty."

@@ -21,15 +21,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Returns 'dotted.key: value in a, value in b' for every key in which two mappings differ."""
+    """Returns 'dotted.key: value in a, value in b' for every key in which two mappings differ.
+
+    A key of a damaged file may hold anything; what would break the line is escaped.
+    """
     a, b = flatten(a), flatten(b)
     missing = object()
 
     def show(value: Any) -> str:
         return "absent" if value is missing else repr(value)
 
+    def plain(key: str) -> str:
+        return key if key.isprintable() else repr(key)
+
     pairs = {key: (a.get(key, missing), b.get(key, missing)) for key in sorted({*a, *b})}
-    return [f"{key}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
+    return [f"{plain(key)}: {show(x)}, {show(y)}" for key, (x, y) in pairs.items() if x != y]
 
 
 def with_seed(config: ConfigDict, seed: int) -> ConfigDict:

@@ -323,6 +323,11 @@ def test_the_resolved_config_is_readable_json(tmp_path):
     }
 
 
+def test_a_difference_is_one_line_whatever_the_key():
+    """Keys of damaged files hold anything."""
+    assert differences({"a\nb": 1}, {}) == ["'a\\nb': 1, absent"]
+
+
 def test_differences_names_keys_with_both_values():
     """Only the keys that differ, in their dotted form."""
     a = {"x": 1, "group": {"same": 2, "y": [1, 2]}, "only_a": None}

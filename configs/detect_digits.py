@@ -14,6 +14,7 @@ def get_config():
     config = dd.detection_config()
     config.data.name = "digits"
     config.data.short_side = (0,)
+    config.data.flip = False  # a mirrored digit is none
 
     config.backbone.genotype = "DD-1"
     config.backbone.channels = 16

@@ -55,6 +55,50 @@ def write_run(
     return workdir
 
 
+def write_detector(workdir: Path, *, epochs: int = 4, every: int = 2, ended: bool = True) -> Path:
+    """Writes the files of a detector's run, and returns the workdir.
+
+    Args:
+        workdir: created.
+        epochs: number of epochs.
+        every: epochs between two evaluations.
+        ended: whether there are results too.
+    """
+    from PIL import Image
+
+    config = configuration.detection_config()
+    config.update_from_flattened_dict({"data.name": "digits", "train.epochs": epochs})
+    workdir.mkdir(parents=True)
+    configuration.save(config, workdir / "config.json")
+    rows = []
+    for epoch in range(1, epochs + 1):
+        loss = 1.8 / epoch
+        row = {"phase": "detect", "epoch": epoch, "loss": loss, "learning_rate": 0.02 / epoch}
+        row |= {"loss_classification": 0.6 * loss, "loss_boxes": 0.4 * loss, "seconds": 30.0}
+        row |= {"gradient_norm": 2 / epoch, "update_norm": 0.01 / epoch, "images_per_second": 70.0}
+        if epoch % every == 0:
+            row |= {"box_ap": 0.5 * epoch / epochs, "box_ap50": 0.8 * epoch / epochs}
+        rows.append(row)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if ended:
+        parts = {"backbone": 600, "pyramid": 300, "heads": 100}
+        summary = {"task": "detect", "data": "digits", "box_ap": 0.5, "box_ap50": 0.8}
+        summary |= {"params": 1000, "params_by_part": parts, "macs": 10**6, "seconds": 125.0}
+        summary["macs_by_part"] = {name: 1000 * count for name, count in parts.items()}
+        write_json(workdir / "summary.json", summary)
+        sizes = {"all": 0.5, "small": 0.25, "medium": -1.0, "large": -1.0}
+        names = ("cat", "dog", "ox")
+        classes = [
+            {"id": n, "name": name, "objects": 9, "AP": sizes} for n, name in enumerate(names)
+        ]
+        numbers = {"AP": 0.5, "AP50": 0.8, "AP_medium": -1.0}
+        write_json(workdir / "detection.json", {"numbers": numbers, "classes": classes})
+        (workdir / "pictures").mkdir()
+        for number in (1, 2):
+            Image.new("RGB", (1200, 60 * number)).save(workdir / "pictures" / f"0{number}.png")
+    return workdir
+
+
 def _search(workdir, rng, epochs, num_cells, num_nodes, favoured):
     (workdir / "genotypes").mkdir()
     (workdir / "alphas").mkdir()

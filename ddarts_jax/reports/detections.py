@@ -1,6 +1,7 @@
 """The part of a report that shows a detector: pictures of what it finds, and AP by class and size."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -21,10 +22,7 @@ def add(page: Page, run: Run) -> None:
         "What it finds",
         "Some of the test images: the ground truth left, right what is detected with a probability of at "
         "least 0.3. All detections are in detections.json.",
-        [
-            (path.stem, _small(path))
-            for path in sorted((run.workdir / "pictures").glob("[0-9]*.png"))
-        ],
+        _pictures(run.workdir / "pictures"),
     )
     numbers = run.detection.get("numbers")
     if isinstance(numbers, dict):
@@ -36,11 +34,7 @@ def add(page: Page, run: Run) -> None:
             ("number", "percent"),
             [(key.replace("_", " "), _percent(value)) for key, value in numbers.items()],
         )
-    classes = [each for each in run.detection.get("classes") or [] if isinstance(each, dict)]
-    found = [
-        (str(each.get("name")), rows.number(each.get("objects")), each.get("AP") or {})
-        for each in classes
-    ]
+    found = _classes(run.detection.get("classes"))
     if not found:
         return
     page.chart(
@@ -72,6 +66,20 @@ def add(page: Page, run: Run) -> None:
     )
 
 
+def _classes(content) -> list[tuple[str, float | None, dict]]:
+    """Name, number of objects and AP by size of each class, where a file says so."""
+    kept = [each for each in content if isinstance(each, dict)] if isinstance(content, list) else []
+    aps = [each.get("AP") for each in kept]
+    return [
+        (
+            str(each.get("name")),
+            rows.number(each.get("objects")),
+            ap if isinstance(ap, dict) else {},
+        )
+        for each, ap in zip(kept, aps)
+    ]
+
+
 def _fraction(value) -> float | None:
     """A number of COCO, None where it says that there is no such object."""
     number = rows.number(value)
@@ -83,14 +91,18 @@ def _percent(value) -> float | None:
     return None if number is None else round(100 * number, 1)
 
 
-def _small(path: Path) -> bytes:
-    """The picture as a JPEG that is no wider than a page."""
+def _pictures(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields name and JPEG of each picture that can be read, no wider than a page."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
-    if picture.width > _WIDEST:
-        picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)))
-    content = io.BytesIO()
-    picture.save(content, "jpeg", quality=88)
-    return content.getvalue()
+    for path in sorted(folder.glob("[0-9]*.png")):
+        try:
+            with Image.open(path) as picture:
+                picture = picture.convert("RGB")
+        except Exception:  # Corrupt images make Pillow's decoders raise nearly anything.
+            continue
+        if picture.width > _WIDEST:
+            picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)))
+        content = io.BytesIO()
+        picture.save(content, "jpeg", quality=88)
+        yield f"test image {path.stem}", content.getvalue()

@@ -28,8 +28,8 @@ def findings(run: Run) -> list[str]:
 
 
 def warnings(run: Run) -> list[str]:
-    """Returns a sentence on everything about the network that should not be so."""
-    if not run.network:
+    """Returns a sentence on everything about the network found that should not be so."""
+    if not run.network or run.is_detector:  # a search ends elsewhere
         return []
     sentences = []
     free = parameter_free_share(run.network)
@@ -119,14 +119,15 @@ def _progress(run: Run) -> str:
 
 
 def _accuracies(run: Run) -> list[str]:
-    """Says how accurate detector, network and supernet are."""
-    sentences = []
-    ap, ap50 = run.outcome("box_ap"), run.outcome("box_ap50")
-    if ap is not None and ap50 is not None:
-        sentences.append(
-            f"The detector reaches a box AP of {100 * ap:.1f} on the test images (AP50 {100 * ap50:.1f})."
-        )
-    cost = _cost(run)
+    """Says how accurate network and supernet are, or the detector."""
+    sentences, cost = [], _cost(run)
+    if run.is_detector:
+        ap, so_far = run.outcome("box_ap"), rows.last(run.detect, "box_ap")
+        if ap is not None:
+            return [f"The detector reaches a box AP of {100 * ap:.1f} on the test images{cost}."]
+        if so_far is not None:
+            return [f"The detector has reached a box AP of {100 * so_far:.1f} so far."]
+        return []
     accuracy, tested = run.outcome("test_accuracy"), rows.last(run.train, "accuracy")
     if accuracy is not None:
         sentences.append(f"The network found reaches {accuracy:.2%} on the test images{cost}.")

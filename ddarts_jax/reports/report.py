@@ -123,7 +123,7 @@ _SHARES = (
 
 def _add_network(page: Page, run: Run) -> None:
     """Adds the search's cells by epoch, and the network's cells if they are others."""
-    page.heading("Network")
+    page.heading("Backbone" if run.is_detector else "Network")
     if run.newest:
         page.settling(
             "Genotype parsed from the alphas after each epoch. " + _CELLS,

@@ -30,6 +30,7 @@ _logger = logging.getLogger(__name__)
 # For each entry of a run's record: title, factor and format of its column in the table.
 _COLUMNS = {
     "test_accuracy": ("test accuracy, %", 100, ".2f"),
+    "box_ap": ("box AP, %", 100, ".2f"),
     "params": ("parameters", 1, ",.0f"),
     "macs": ("MACs", 1, ",.0f"),
     "seconds": ("seconds of all epochs", 1, ".1f"),
@@ -111,7 +112,8 @@ def _check_data(workdir: Path, seeds: Iterable[int]) -> None:
     found: dict[str, list[int]] = {}
     for seed in seeds:
         own = facts.of_run(workdir / f"seed_{seed}") or {}
-        data = [own.get(key) for key in ("train_checksum", "test_checksum", "class_names")]
+        keys = ("train_checksum", "test_checksum", "class_names", "train", "test")
+        data = [own.get(key) for key in keys]
         found.setdefault(json.dumps(data), []).append(seed)
     if len(found) > 1:
         apart = "; ".join(f"seed {', '.join(map(str, some))}" for some in found.values())

@@ -521,6 +521,62 @@ def test_other_trainings_on_imagenet_differ_by_what_they_say(name, changes):
     assert expected["train.final_learning_rate"] == 0
 
 
+def test_detection_follows_mmdetections_schedule_1x():
+    """RetinaNet with a pyramid of 5 levels: 12 epochs, tenths after 8 and 11, warm-up of 500 steps."""
+    found = settings_of("coco_retinanet")
+    recipe = {"epochs": 12, "batch_images": 16, "learning_rate": 0.01, "decay_epochs": (8, 11)}
+    recipe |= {"warmup_steps": 500, "momentum": 0.9, "weight_decay": 1e-4, "clip": 0.0}
+    assert found.items() >= {f"train.{key}": value for key, value in recipe.items()}.items()
+    others = {"task": "detect", "data.name": "coco", "data.short_side": (800,)}
+    others |= {"data.long_side": 1333, "data.flip": True, "fpn.channels": 256, "fpn.levels": 5}
+    others |= {"head.convs": 4, "anchor.scale": 4.0, "backbone.frozen_levels": 1}
+    others |= {"test.score": 0.05, "test.nms": 0.5, "test.per_level": 1000, "test.limit": 100}
+    assert found.items() >= others.items()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("backbone.stem", "large", "('plain', 'half', 'strided')"),
+        ("backbone.norm", "group", "('auto', 'frozen', 'batch')"),
+        ("backbone.frozen_levels", -1, "0 or more"),
+        ("backbone.levels", ("a",), "a whole number"),
+        ("head.prior", 0.0, "greater than 0 and less than 1"),
+        ("test.score", 1.5, "0 to 1"),
+        ("evaluate.every", 0, "greater than 0"),
+        ("data.max_objects", 0, "greater than 0"),
+        ("data.short_side", (), "(least, most)"),
+        ("data.short_side", (800, 400), "(least, most)"),
+        ("data.short_side", (0, 400), "(least, most)"),
+        ("data.short_side", (1400,), "more than config.data.long_side, which is 1333"),
+        ("data.canvases", ((800,),), "(height, width)"),
+        ("data.canvases", ((800, 1.5),), "(height, width)"),
+        ("data.canvases", (800, 1344), "a pair (height, width)"),
+        ("train.decay_epochs", (11, 8), "ascending"),
+        ("train.decay_epochs", (0,), "1 or more"),
+        ("train.warmup_steps", -1, "0 or more"),
+        ("train.clip", -1.0, "0 or more"),
+    ],
+)
+def test_a_value_that_no_detector_has_is_named(key, value, part):
+    """With the key, the value and what may be there."""
+    config = config_lib.detection_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as error:
+        validate(config)
+    assert f"config.{key}" in str(error.value) and part in str(error.value)
+
+
+def test_canvases_survive_the_config_file_of_a_run(tmp_path):
+    """JSON has lists for pairs."""
+    config = config_lib.detection_config()
+    config.update_from_flattened_dict({"data.canvases": ((64, 96), (96, 64)), "fpn.levels": 4})
+    config_lib.save(config, tmp_path / "config.json")
+    read = config_lib.load(tmp_path / "config.json")
+    assert [tuple(each) for each in read.data.canvases] == [(64, 96), (96, 64)]
+    assert read.fpn.levels == 4
+
+
 def _own_sentence(call):
     """Calls; a refusal must be one of our sentences."""
     try:
@@ -545,7 +601,11 @@ _ANYTHING = ("@@", "", "-1", "1.5", "None", "()", "(None,)", "('a', [1])", "1e99
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "distance", "compare", "import", "export", "seeds", "score_operations"]
+    "name",
+    [
+        *("digits", "distance", "compare", "import", "export", "seeds", "score_operations"),
+        "detect_digits",
+    ],
 )
 def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(name):
     """Wrong types and values that no key has, two for each key in turn."""

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from synthetic import write_run
 
 from ddarts_jax import configuration
@@ -144,29 +143,6 @@ def test_a_metric_without_an_entry_in_the_table_is_drawn_and_named(tmp_path):
     assert "Not in the table of metrics: <b>temperature, acuracy, mood." in found.words
     assert found.chart("acuracy")[0]["y"] == [0.5] * 4
     assert [trace["y"][0] for trace in found.chart("<b>temperature")] == [1.0, 2.0, 3.0]
-
-
-def test_a_detector_is_drawn(tmp_path):
-    """Every chart of its phase, pictures, the twelve numbers, AP by class; -1 is a gap."""
-    run = write_run(tmp_path / "run", search_epochs=0, train_epochs=0)
-    keys = {metric.key for chart in CHARTS if chart.phase == "detect" for metric in chart.metrics}
-    rows = [{"phase": "detect", "epoch": k} | dict.fromkeys(keys, 0.25) for k in (1, 2)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    classes = [
-        {"name": "dog", "objects": 3, "AP": {"all": 0.5, "small": -1.0}},
-        {"name": "cat", "objects": 0, "AP": {"all": -1.0}},
-    ]
-    detection = {"numbers": {"AP": 0.5, "AP_large": -1.0}, "classes": classes}
-    (run / "detection.json").write_text(json.dumps(detection))
-    (run / "pictures").mkdir()
-    Image.new("RGB", (1800, 400)).save(run / "pictures" / "01.png")
-    Image.new("RGB", (10, 10)).save(run / "pictures" / "ap_by_class.png")
-    found = report_of(run)
-    for chart in CHARTS:
-        assert chart.phase != "detect" or chart.title in found.titles
-    assert found.chart("AP by class")[0]["y"] == [0.5, None]
-    assert {"AP large", "50.0"} <= {*found.text["td"]}
-    assert (run / "report.html").read_text().count("data:image/jpeg") == 1
 
 
 def test_the_candidates_of_a_random_search_are_drawn(tmp_path):

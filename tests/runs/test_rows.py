@@ -3,14 +3,17 @@
 import jax
 import pytest
 import tiny
+import tiny_detector
 from synthetic import write_run
 
 from ddarts_jax import configuration
 from ddarts_jax.data import dataset as data
+from ddarts_jax.detection import coco_evaluation, evaluate, training
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.runs import metrics, rows
 from ddarts_jax.runs.table import CHARTS, METRICS
 from ddarts_jax.searching import search
+from ddarts_jax.tasks import detection
 from ddarts_jax.training import feeds
 
 START = Genotype(
@@ -26,7 +29,7 @@ COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if me
 
 @pytest.fixture(scope="module")
 def produced(tmp_path_factory):
-    """{phase: rows} of a real search from a start, a random search and its candidate's training."""
+    """{phase: rows} of a search from a start, a random search, its candidate's training, a detector."""
     root, monkeypatch = tmp_path_factory.mktemp("produced"), pytest.MonkeyPatch()
     monkeypatch.setattr(feeds, "resident", tiny.stepless)
     config = tiny.config(tiny.write_data(root / "digits.npz", 48))
@@ -46,8 +49,32 @@ def produced(tmp_path_factory):
         writer.close()
         found += metrics.read(root / name / "metrics.jsonl")
     found += metrics.read(root / "random" / "candidates" / "1" / "metrics.jsonl")
+    found += of_a_detector(root, monkeypatch)
     monkeypatch.undo()
     return {phase: [row for row in found if row["phase"] == phase] for phase in METRICS}
+
+
+def of_a_detector(root, monkeypatch):
+    """The rows of a detector whose program only counts its steps and that finds nothing."""
+
+    class Stepless:
+        def __init__(self, *arguments):
+            self.compile = lambda: self
+            self.memory_analysis = lambda: None
+
+        def __call__(self, running, images, truth):
+            state = running.state._replace(step=running.state.step + 1)
+            return running._replace(state=state), {}
+
+    def nothing(detector, variables, stream, pixels, dtype):
+        return evaluate.Tested([], coco_evaluation.evaluate(stream.instances, []))
+
+    monkeypatch.setattr(training, "lower", Stepless)
+    monkeypatch.setattr(detection, "evaluate_stream", nothing)
+    (root / "detector").mkdir()
+    file = tiny_detector.write_config(root / "detector")
+    assert tiny_detector.start(file, root / "detector" / "run") == 0
+    return metrics.read(root / "detector" / "run" / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("phase", METRICS)

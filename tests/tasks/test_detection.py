@@ -127,8 +127,18 @@ def test_a_run_leaves_what_is_promised(place, unbroken):
     assert data["category_ids"] == [3, 7] and len(data["mean"]) == 3
     assert any((unbroken / "tensorboard" / "detect").iterdir())
     page = (unbroken / "report.html").read_text()
-    for part in ("Detector", "AP by class", "The twelve numbers of COCO", "detector reaches"):
+    for part in (
+        "Detector",
+        "AP by class",
+        "The twelve numbers of COCO",
+        "detector reaches a box AP",
+    ):
         assert part in page
+    for part in ("not trained here", "sign of collapse"):  # of a network that was searched for
+        assert part not in page
+    # Strong are the values that are not the default of a detector.
+    assert '<tr class="strong"><td>fpn.channels</td>' in page
+    assert "<tr><td>train.momentum</td>" in page
 
 
 def truth_of(place, part):
@@ -409,6 +419,7 @@ def test_the_report_of_a_running_detector(place, unbroken, tmp_path):
         (workdir / name).unlink()
     page = report.write(workdir).read_text()
     assert "epoch 2 of 2 of the detector" in page and "Average precision" in page
+    assert "has reached a box AP of" in page
     (workdir / "metrics.jsonl").unlink()
     assert "no finished epoch yet" in report.write(workdir).read_text()
 
@@ -613,20 +624,15 @@ _TREES = tiny.SHARED / "detection" / "real" / "trees"
 @pytest.mark.slow
 @pytest.mark.skipif(not _TREES.exists(), reason="the photographs are not here")
 def test_real_photographs(place, tmp_path, others):
-    """Aerial photographs with tree crowns: files load, and the loss halves."""
-    flags = [f"--config.data.{part}_annotations={_TREES / part}.json" for part in ("train", "test")]
-    flags += [f"--config.data.{part}_images={_TREES / part}" for part in ("train", "test")]
-    flags += [
-        "--config.data.short_side=(192,)",
-        "--config.data.canvases=()",
-        "--config.train.epochs=20",
-    ]
-    flags += ["--config.backbone.channels=8", "--config.fpn.channels=16", "--config.train.clip=10"]
-    flags += [
-        "--config.evaluate.every=20",
-        "--config.train.warmup_steps=20",
-        "--config.chunk_steps=6",
-    ]
-    assert start(place, tmp_path / "run", *flags, "--config.test.score=0.05") == 0
+    """Aerial photographs with tree crowns: files load, and the loss about halves in 20 epochs."""
+    values = {"data.short_side": "(192,)", "data.canvases": "()", "train.epochs": 20}
+    values |= {"backbone.channels": 8, "fpn.channels": 16, "evaluate.every": 20, "chunk_steps": 6}
+    values |= {"train.warmup_steps": 20, "test.score": 0.05}
+    for part in ("train", "test"):
+        values[f"data.{part}_annotations"] = _TREES / f"{part}.json"
+        values[f"data.{part}_images"] = _TREES
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    assert start(place, tmp_path / "run", *flags) == 0
     losses = [row["loss"] for row in lines(tmp_path / "run")]
-    assert losses[-1] < 0.5 * losses[0], losses
+    assert losses[-1] < 0.55 * losses[0], losses
+    assert read(tmp_path / "run" / "detection.json")["objects"] == 210

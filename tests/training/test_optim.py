@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -13,6 +14,8 @@ from ddarts_jax.training.optim import (
     alphas_optimizer,
     cosine,
     exponential,
+    in_tenths,
+    sgd,
     weights_learning_rate,
     weights_optimizer,
 )
@@ -119,6 +122,27 @@ def rates_of(settings, steps, warmup_steps=0):
     for _ in range(steps):
         _, state = optimizer.update(params, state, params)
         yield float(weights_learning_rate(state))
+
+
+def test_the_rate_of_a_detector_falls_in_tenths():
+    """MMDetection's: linear from a thousandth in the warm-up, a tenth from each given step on."""
+    schedule = in_tenths(0.02, [6, 9], 4)
+    expected = [0.02 * (0.001 + 0.999 * step / 4) for step in range(4)]
+    expected += [0.02] * 2 + [0.002] * 3 + [0.0002] * 3
+    np.testing.assert_allclose([schedule(step) for step in range(12)], expected, rtol=1e-4)
+    assert in_tenths(0.02, [], 0)(0) == pytest.approx(0.02)
+
+
+def test_what_does_not_learn_does_not_decay():
+    """By the mask of a detector's frozen leaves, whose gradient is zero; without clipping at 0."""
+    settings = ml_collections.ConfigDict({"momentum": 0.9, "weight_decay": 0.5, "clip": 0.0})
+    mask = {"frozen": False, "learns": True}
+    optimizer = sgd(in_tenths(0.1, [], 0), settings, mask)
+    weights = {"frozen": np.full(2, 3.0, np.float32), "learns": np.full(2, 3.0, np.float32)}
+    gradient = {"frozen": np.zeros(2, np.float32), "learns": np.full(2, 1e4, np.float32)}
+    updates, _ = optimizer.update(gradient, optimizer.init(weights), weights)
+    np.testing.assert_array_equal(updates["frozen"], 0)
+    np.testing.assert_allclose(updates["learns"], -0.1 * (1e4 + 1.5), rtol=1e-6)
 
 
 def test_an_exponential_rate_is_that_of_pytorchs_step_lr():

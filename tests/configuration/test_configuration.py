@@ -308,7 +308,9 @@ def test_one_wrong_letter_finds_the_right_key(key, data):
     misspelt = f"{key[:place]}X{key[place + 1 :]}" if key[place] not in "._" else key
     found = nearest_key(default_config(), misspelt)
     without = key[:place] + key[place + 1 :]
-    assert found in (key, without) or len(key.rpartition(".")[2]) < 4  # b1 and b2 are too short to tell
+    assert (
+        found in (key, without) or len(key.rpartition(".")[2]) < 4
+    )  # b1 and b2 are too short to tell
 
 
 def test_the_resolved_config_is_readable_json(tmp_path):

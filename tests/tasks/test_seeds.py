@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tiny
+from synthetic import write_detector
 
 from ddarts_jax.configuration import parse_flags, seeds_config
 from ddarts_jax.data import dataset as data
@@ -185,3 +186,9 @@ def test_runs_that_differ_in_the_seed_share_their_programs(tmp_path):
 
     for one, other in zip(programs(3), programs(4), strict=True):
         assert one == other
+
+
+def test_the_record_of_a_detector_has_its_ap(tmp_path):
+    """Besides cost and time, as that of a network has its accuracy."""
+    record = seeds._record(write_detector(tmp_path / "run"))
+    assert record == {"box_ap": 0.5, "params": 1000, "macs": 10**6, "seconds": 120.0}

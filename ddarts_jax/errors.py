@@ -1,4 +1,9 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and what other exceptions say in a line."""
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an exception, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class UserError(ValueError):

@@ -10,9 +10,8 @@ from pathlib import Path
 from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json
 from ddarts_jax.runs import layout
-from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
+from ddarts_jax.runs.workdir import Clock, check_apart, create, locked, task_of
 
 _logger = logging.getLogger("ddarts_jax")
 
@@ -103,9 +102,7 @@ def run(config, workdir: str | Path) -> dict:
 
 def _check_kind(task: str, workdir: Path) -> None:
     """Refuses a detector in the workdir of another run, and any other run in that of a detector."""
-    path = workdir / layout.CONFIG
-    found = read_json(path, "Config") if path.is_file() else None
-    found = found.get("task") if isinstance(found, dict) else None
+    found = task_of(workdir)
     if found in PHASES + DETECTION and (found in DETECTION) != (task in DETECTION):
         raise UserError(
             f"{workdir} holds a run of task {found!r}, with which task {task!r} has nothing to do: name "

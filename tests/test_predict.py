@@ -153,16 +153,23 @@ def _copy(export, target):
     return target
 
 
-def test_a_folder_that_is_no_export_is_told(digits, colour, tmp_path, capsys):
-    """A folder without an export, with half of one, or with files of two is one sentence."""
-    image = tmp_path / "image.png"
-    Image.new("L", (4, 4)).save(image)
+def _errors(capsys, image):
+    """A function that returns the one sentence of a command on this image that is refused."""
 
     def error_of(folder, *arguments):
         assert predict.main([str(folder), str(image), *arguments]) == 2
         output, error = capsys.readouterr()
         assert not output and error.count("\n") == 1 and error.startswith("error: ")
         return error
+
+    return error_of
+
+
+def test_a_folder_that_is_no_export_is_told(digits, colour, tmp_path, capsys):
+    """A folder without an export, with half of one, or with files of two is one sentence."""
+    image = tmp_path / "image.png"
+    Image.new("L", (4, 4)).save(image)
+    error_of = _errors(capsys, image)
 
     assert "not a folder that task 'export' wrote" in error_of(tmp_path / "gone")
     assert "not a folder that task 'export' wrote" in error_of(tmp_path)
@@ -377,12 +384,7 @@ def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, cap
     """Options of the other kind, values out of range and folders that are none are one sentence."""
     image = tmp_path / "image.png"
     Image.new("RGB", (4, 4)).save(image)
-
-    def error_of(folder, *arguments):
-        assert predict.main([str(folder), str(image), *arguments]) == 2
-        output, error = capsys.readouterr()
-        assert not output and error.count("\n") == 1 and error.startswith("error: ")
-        return error
+    error_of = _errors(capsys, image)
 
     assert "is a detector: use --score" in error_of(detector, "--top=2")
     assert "is a classifier: use --top" in error_of(colour, "--score=0.5")

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from ddarts_jax.errors import UserError
+from ddarts_jax.errors import UserError, first_line
 
 _T = TypeVar("_T")
 
@@ -190,9 +190,9 @@ def to_uint8(values: np.ndarray, full_scale: float) -> np.ndarray:
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of an exception, or its type where it says nothing."""
+    """Returns why an image cannot be used, given what its decoder raised."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):  # would name the open stream, not the file
         return "its content is of no known kind"
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")

@@ -94,3 +94,8 @@ def _split_by_class(
         in_second[random.permutation(np.flatnonzero(labels == label))[:size]] = True
     first, second = np.flatnonzero(~in_second), np.flatnonzero(in_second)
     return first.astype(np.int32), second.astype(np.int32)
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """Returns at most `count` of the positions 0..length-1, spread evenly over all, ascending."""
+    return np.unique(np.linspace(0, length - 1, count).astype(int))

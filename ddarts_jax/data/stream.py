@@ -27,6 +27,7 @@ from absl import flags
 from ddarts_jax.data import crops, decoding
 from ddarts_jax.data.dataset import mean_std
 from ddarts_jax.data.records import Records, halves, open_records
+from ddarts_jax.data.splits import spread
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 
@@ -377,7 +378,7 @@ def white_of_some(records: Records, num_images: int = 1000) -> int:
 
 def _some(records: Records, count: int) -> Records:
     """Selects at most `count` images, spread evenly over all."""
-    return records.select(np.unique(np.linspace(0, len(records) - 1, count).astype(int)))
+    return records.select(spread(len(records), count))
 
 
 def pixel_statistics(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddarts_jax.data import stream
 from ddarts_jax.detection import canvases
-from ddarts_jax.detection.instances import GroundTruth, Instances
+from ddarts_jax.detection.instances import Instances, Objects
 from ddarts_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ class CanvasStream:
 
 
 def transformed(
-    image: np.ndarray, objects: GroundTruth, size: Sequence[int], flipped: bool
-) -> tuple[np.ndarray, GroundTruth]:
+    image: np.ndarray, objects: Objects, size: Sequence[int], flipped: bool
+) -> tuple[np.ndarray, Objects]:
     """Resizes an image with its objects, bilinearly and antialiased, and then mirrors it left to right.
 
     Args:
@@ -231,11 +231,11 @@ def transformed(
         image = image[:, ::-1]
         x1, y1, x2, y2 = boxes.T
         boxes = np.stack([new_width - x2, y1, new_width - x1, y2], 1)
-    return image, GroundTruth(boxes, objects.labels)
+    return image, Objects(boxes, objects.labels)
 
 
-def largest_objects(objects: GroundTruth, count: int) -> GroundTruth:
+def largest_objects(objects: Objects, count: int) -> Objects:
     """Keeps at most `count` objects, those with the largest boxes, in their order."""
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     kept = np.sort(np.argsort(-sides.prod(1), kind="stable")[:count])
-    return GroundTruth(objects.boxes[kept], objects.labels[kept])
+    return Objects(objects.boxes[kept], objects.labels[kept])

@@ -38,8 +38,7 @@ def resized(sizes: np.ndarray, short_side: int, long_side: int) -> np.ndarray:
     if not short_side:
         return sizes
     shortest, longest = sizes.min(-1, keepdims=True), sizes.max(-1, keepdims=True)
-    scale = np.minimum(short_side / shortest, long_side / longest)
-    return np.maximum(1, np.floor(sizes * scale + 0.5)).astype(np.int32)
+    return _scaled(sizes, np.minimum(short_side / shortest, long_side / longest))
 
 
 def fitted(size: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
@@ -53,8 +52,11 @@ def fitted(size: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
         int32 [2].
     """
     size = np.asarray(size)
-    scale = min(1.0, *(np.asarray(canvas) / size))
-    return np.maximum(1, np.floor(size * scale + 0.5)).astype(np.int32)
+    return _scaled(size, min(1.0, *(np.asarray(canvas) / size)))
+
+
+def _scaled(sizes, scale) -> np.ndarray:
+    return np.maximum(1, np.floor(sizes * scale + 0.5)).astype(np.int32)
 
 
 def default_canvases(

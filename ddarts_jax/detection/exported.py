@@ -8,7 +8,7 @@ import numpy as np
 from ddarts_jax.detection import canvases
 from ddarts_jax.detection.canvas_stream import transformed
 from ddarts_jax.detection.draw_detections import Boxes
-from ddarts_jax.detection.instances import GroundTruth
+from ddarts_jax.detection.instances import Objects
 
 
 def check_meta(meta: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def place(image: np.ndarray, preprocessing: Mapping[str, Any]) -> tuple[np.ndarr
     """
     canvas = preprocessing["canvas"]
     height, width = size = canvases.fitted(resized(image.shape[:2], preprocessing), canvas)
-    nothing = GroundTruth(np.zeros((0, 4)), np.zeros(0, np.int32))
+    nothing = Objects(np.zeros((0, 4)), np.zeros(0, np.int32))
     image, _ = transformed(image, nothing, size, flipped=False)
     mean, std = (np.array(preprocessing[key], np.float32) for key in ("mean", "std"))
     placed = np.zeros((*canvas, image.shape[2]), np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ddarts_jax.data import decoding
 from ddarts_jax.data.dataset import mean_std
+from ddarts_jax.data.splits import spread
 from ddarts_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _LEAST_SIDE = 32  # pixels of an image that takes part in training, as in MMDetection
 
 
-class GroundTruth(NamedTuple):
+class Objects(NamedTuple):
     """The objects of an image that a detector is trained with.
 
     Attributes:
@@ -115,7 +116,7 @@ class Instances:
         """Returns which objects are in the image at position `row`."""
         return slice(*np.searchsorted(self.owners, (row, row + 1)))
 
-    def ground_truth(self, row: int) -> GroundTruth:
+    def ground_truth(self, row: int) -> Objects:
         """Returns what a detector is trained with in the image at position `row`.
 
         Boxes are clipped to the image. Left out are crowds, objects that are to be ignored or have no
@@ -123,7 +124,7 @@ class Instances:
         """
         own = self.objects(row)
         own = np.arange(own.start, own.stop)[self._trained[own]]
-        return GroundTruth(self._corners[own].astype(np.float32), self.labels[own])
+        return Objects(self._corners[own].astype(np.float32), self.labels[own])
 
     @functools.cached_property
     def trained_images(self) -> np.ndarray:
@@ -281,7 +282,7 @@ def pixel_statistics(
     Raises:
         UserError: an image cannot be read.
     """
-    rows = np.unique(np.linspace(0, len(instances) - 1, num_images).astype(int))
+    rows = spread(len(instances), num_images)
     return mean_std(instances.read(row, channels, white)[None] for row in rows)
 
 
@@ -296,6 +297,6 @@ def white_of_some(instances: Instances, num_images: int = 1000) -> int:
     """
     if not instances.on_disk:
         return 0
-    rows = np.unique(np.linspace(0, len(instances) - 1, num_images).astype(int))
+    rows = spread(len(instances), num_images)
     files = [instances.images[row] for row in rows]
     return decoding.white_of(max(decoding.read_file(file, decoding.brightest) for file in files))

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -132,8 +131,7 @@ class Feed:
         state = sharding.replicate(state, self._mesh)
         with sharding.over(self._mesh):
             _, measured = jax.eval_shape(self._step, state, images, truth)
-        totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
-        return sharding.replicate(feeds.Running(state, totals), self._mesh)
+        return feeds.begun(state, measured, self._mesh)
 
     def compile(self, running: feeds.Running) -> feeds.Program:
         """Compiles the step for every canvas; the program that is told about is that of the largest."""
@@ -146,13 +144,12 @@ class Feed:
             if self._open is None:  # the step at which to begin is only known now
                 split = sharding.batch_sharding(self._mesh)
                 self._open = prefetch(self._stream.batches(step), split)
-            flags = []
-            for _ in range(self._plan.chunk):
-                batch = next(self._open)
-                truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
-                running, finite = programs[batch.images.shape[1:]](running, batch.images, truth)
-                flags.append(finite)
-            return running, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(flags))
+            return feeds.repeated(one_more, running, self._plan.chunk)
+
+        def one_more(running):
+            batch = next(self._open)
+            truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
+            return programs[batch.images.shape[1:]](running, batch.images, truth)
 
         return feeds.Program(advance, programs[self._stream.shapes[-1]])
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddarts_jax.errors import UserError
+from ddarts_jax.errors import UserError, first_line
 
 _SILENCE_SECONDS = 30  # without a heartbeat, after which JAX counts a process as dead
 _GRACE_SECONDS = 3.0  # for other processes to come to the same failure
@@ -211,7 +211,7 @@ def devices() -> list:
         return jax.devices()
     except Exception as error:  # JAX raises RuntimeError, and AssertionError for a missing plugin
         asked = os.environ.get("JAX_PLATFORMS")
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"JAX finds no device{f' with JAX_PLATFORMS={asked}' if asked else ''} ({reason:.200}): set "
             "JAX_PLATFORMS=cpu, or install JAX for the device, as by pip install 'ddarts_jax[cuda12]'."

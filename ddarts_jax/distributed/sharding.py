@@ -108,8 +108,8 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
         result = function(*batches)
         return result.astype(jnp.promote_types(result.dtype, jnp.float32))
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    mesh = _shared_mesh()
+    if mesh is None:
         return part(*batches)
     # Unchecked, because JAX would otherwise add its own sums where `function` is transposed.
     return jax.shard_map(
@@ -140,11 +140,17 @@ def map_images(function: Callable, *batches):
             return jax.tree.map(lambda found: found[None], function(*only))
         return jax.lax.map(lambda image: function(*image), batches)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    mesh = _shared_mesh()
+    if mesh is None:
         return own(*batches)
     split = PartitionSpec("data")
     return jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*batches)
+
+
+def _shared_mesh():
+    """The devices over which a batch is split where this is traced; None: it is in one place."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def on_each_device(step: Callable) -> Callable:

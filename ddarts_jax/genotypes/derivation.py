@@ -42,9 +42,8 @@ def by_rule(rule, probabilities, primitives, reductions, seq=None, *, strengths=
         UserError: see `genotype.parse`.
     """
     method, threshold = rule.method, rule.threshold
-    if (
-        method == "darts"
-    ):  # 'sparse' is 'darts' with a threshold, which is below all but what was dropped
+    # 'sparse' is 'darts' with a threshold, here one that is below all but what was dropped.
+    if method == "darts":
         method, threshold = "sparse", 0.0
 
     def derive(probabilities):

@@ -72,7 +72,7 @@ class MixedOperation(nnx.Module):
                 if kept is None:
                     output = self.candidates[name](x, train)
                 else:
-                    output = _if_kept(kept[o], self.candidates[name], x, train, self.stride)
+                    output = _if_kept(kept[o], self.candidates[name], x, train)
                 output = output.astype(wide)
                 if self.dropout and name == SKIP:
                     output = _dropped(output, *gates[-2:])
@@ -173,7 +173,7 @@ class MixedOperation(nnx.Module):
                     nnx.update(self.candidates[name], jax.tree.unflatten(tree, part))
 
 
-def _if_kept(kept, candidate, x, train, stride):
+def _if_kept(kept, candidate, x, train):
     """Runs a primitive where a scalar says so; elsewhere its output is zero, at no cost."""
     graph, variables = split(candidate)
 

@@ -23,6 +23,11 @@ from ddarts_jax.genotypes.spaces import NONE, STRENGTH
 AUXILIARY = "auxiliary"
 
 
+def hashable(nested):
+    """Nested lists as nested tuples, as `Relaxation.kept` has them."""
+    return tuple(map(hashable, nested)) if isinstance(nested, list) else nested
+
+
 @dataclasses.dataclass(frozen=True)
 class Relaxation:
     """A rule that turns alphas into gates.
@@ -104,7 +109,7 @@ class Relaxation:
             return None
         own = self.kept_primitives
         further = np.ones((*own.shape[:2], len(self.modules) - own.shape[2]), bool)
-        return _tuples(np.concatenate([own, further], -1).tolist())
+        return hashable(np.concatenate([own, further], -1).tolist())
 
     def probabilities(self, alphas):
         """The share of each primitive: [distinct cells, E, O], between 0 and 1."""
@@ -205,8 +210,3 @@ class Relaxation:
         return jnp.concatenate(
             [none] * self.none + [alphas] + [betas] * self.edge_strengths, axis=-1
         )
-
-
-def _tuples(nested):
-    """Nested lists as tuples, which can be hashed."""
-    return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested

@@ -211,7 +211,7 @@ def build(
     seq = tuple(range(num_cells) if seq is None else seq)
     width = channels if stem == "strided" else stem_multiplier * channels
     if stem == "strided":
-        stem_module = stems.StridedStem(image_channels, width, 4)
+        stem_module = stems.StridedStem(image_channels, width, stems.STRIDES[stem][0])
     else:
         stem_module = layers.ConvBN(image_channels, width, 3, affine=True, relu=False)
     cells, widths, features = _cells(

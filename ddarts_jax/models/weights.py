@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from ddarts_jax.errors import UserError
+from ddarts_jax.errors import UserError, first_line
 from ddarts_jax.files import writing
 from ddarts_jax.models.layers import Variables
 
@@ -34,7 +34,7 @@ def load_network(path: Path | str, variables: Variables) -> Variables:
     wanted, found = named(variables), _read(path)
     found = {k: v for k, v in found.items() if k in wanted or not k.startswith(_AUXILIARY)}
     _refuse_differences(path, found, wanted)
-    return jax.tree.unflatten(jax.tree.structure(variables), [found[name] for name in wanted])
+    return _filled(variables, found)
 
 
 def load_part(path: Path | str, variables: Variables) -> tuple[Variables, dict[str, np.ndarray]]:
@@ -53,8 +53,7 @@ def load_part(path: Path | str, variables: Variables) -> tuple[Variables, dict[s
     wanted, found = named(variables), _read(path)
     others = {name: found.pop(name) for name in set(found) - set(wanted)}
     _refuse_differences(path, found, wanted)
-    leaves = [found[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves), others
+    return _filled(variables, found), others
 
 
 def load_start(path: Path | str, variables: Variables) -> tuple[Variables, list[str]]:
@@ -84,8 +83,7 @@ def load_start(path: Path | str, variables: Variables) -> tuple[Variables, list[
     found = {k: v for k, v in found.items() if k in wanted or not k.startswith(_AUXILIARY)}
     found |= {name: np.asarray(wanted[name]) for name in fresh}
     _refuse_differences(path, found, wanted)
-    leaves = [found[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves), fresh
+    return _filled(variables, found), fresh
 
 
 def _read(path: Path | str) -> dict[str, np.ndarray]:
@@ -100,10 +98,15 @@ def _read(path: Path | str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # a corrupt file raises one of many
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"Trained network {path} cannot be read as .npz or .safetensors: {reason:.200}."
+            f"Trained network {path} cannot be read as .npz or .safetensors: {first_line(error):.200}."
         ) from error
+
+
+def _filled(variables: Variables, found: dict[str, np.ndarray]) -> Variables:
+    """The arrays of a file, by name, in the structure of a network's variables."""
+    leaves = [found[name] for name in named(variables)]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
 
 
 def _refuse_differences(path, found: dict, wanted: dict) -> None:

@@ -118,13 +118,17 @@ def read_run(workdir: str | Path) -> Run:
     ):
         raise UserError(f"File {workdir / layout.SUPERNET} does not describe a supernet.")
     relaxation, columns = supernet["relaxation"], tuple(supernet["columns"])
+
+    def of_phase(phase):
+        return [row for row in found if row["phase"] == phase]
+
     return Run(
         workdir=workdir,
         config=config,
-        search=[row for row in found if row["phase"] == "search"],
-        train=[row for row in found if row["phase"] == "train"],
-        candidates=[row for row in found if row["phase"] == "random"],
-        detect=[row for row in found if row["phase"] == "detect"],
+        search=of_phase("search"),
+        train=of_phase("train"),
+        candidates=of_phase("random"),
+        detect=of_phase("detect"),
         genotypes=genotypes,
         probabilities=_read_probabilities(workdir, relaxation, genotypes, columns),
         columns=columns,

@@ -55,6 +55,62 @@ class Chart:
     scale: Literal["linear", "log", "from zero", "zero to one"] = "linear"
 
 
+def _of_sgd(phase: str) -> tuple[Chart, ...]:
+    """The charts of the weights' optimizer in a training."""
+    return (
+        Chart(
+            phase,
+            "Learning rate",
+            "Learning rate of SGD at the end of the epoch.",
+            (Metric("learning_rate", "Learning rate", "Learning rate of SGD, end of the epoch."),),
+        ),
+        Chart(
+            phase,
+            "Norms of the steps",
+            "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
+            (
+                Metric(
+                    "gradient_norm",
+                    "Norm of the gradient",
+                    "Global norm before clipping.",
+                    "gradient",
+                ),
+                Metric(
+                    "update_norm", "Norm of the update", "Global norm of what SGD adds.", "update"
+                ),
+            ),
+            scale="log",
+        ),
+    )
+
+
+def _of_time(phase: str) -> tuple[Chart, ...]:
+    """The charts of how long a training takes."""
+    return (
+        Chart(
+            phase,
+            "Speed of the training",
+            "Images per second.",
+            (
+                Metric(
+                    "images_per_second",
+                    "Speed of the training",
+                    "Images per second.",
+                    unit="images/s",
+                ),
+            ),
+            scale="from zero",
+        ),
+        Chart(
+            phase,
+            "Time per epoch of the training",
+            "Seconds per epoch, without compiling and evaluation.",
+            (Metric("seconds", "Time per epoch", "Seconds, without compiling.", unit="s"),),
+            scale="from zero",
+        ),
+    )
+
+
 CHARTS = (
     Chart(
         "search",
@@ -495,24 +551,7 @@ CHARTS = (
             ),
         ),
     ),
-    Chart(
-        "train",
-        "Learning rate",
-        "Learning rate of SGD at the end of the epoch.",
-        (Metric("learning_rate", "Learning rate", "Learning rate of SGD, end of the epoch."),),
-    ),
-    Chart(
-        "train",
-        "Norms of the steps",
-        "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
-        (
-            Metric(
-                "gradient_norm", "Norm of the gradient", "Global norm before clipping.", "gradient"
-            ),
-            Metric("update_norm", "Norm of the update", "Global norm of what SGD adds.", "update"),
-        ),
-        scale="log",
-    ),
+    *_of_sgd("train"),
     Chart(
         "detect",
         "Average precision",
@@ -556,60 +595,9 @@ CHARTS = (
             ),
         ),
     ),
-    Chart(
-        "detect",
-        "Speed of the training",
-        "Images per second.",
-        (
-            Metric(
-                "images_per_second", "Speed of the training", "Images per second.", unit="images/s"
-            ),
-        ),
-        scale="from zero",
-    ),
-    Chart(
-        "detect",
-        "Time per epoch of the training",
-        "Seconds per epoch, without compiling and evaluation.",
-        (Metric("seconds", "Time per epoch", "Seconds, without compiling.", unit="s"),),
-        scale="from zero",
-    ),
-    Chart(
-        "detect",
-        "Learning rate",
-        "Learning rate of SGD at the end of the epoch.",
-        (Metric("learning_rate", "Learning rate", "Learning rate of SGD, end of the epoch."),),
-    ),
-    Chart(
-        "detect",
-        "Norms of the steps",
-        "Norm of the gradient before it is clipped, and of the update; on a logarithmic axis.",
-        (
-            Metric(
-                "gradient_norm", "Norm of the gradient", "Global norm before clipping.", "gradient"
-            ),
-            Metric("update_norm", "Norm of the update", "Global norm of what SGD adds.", "update"),
-        ),
-        scale="log",
-    ),
-    Chart(
-        "train",
-        "Speed of the training",
-        "Images per second.",
-        (
-            Metric(
-                "images_per_second", "Speed of the training", "Images per second.", unit="images/s"
-            ),
-        ),
-        scale="from zero",
-    ),
-    Chart(
-        "train",
-        "Time per epoch of the training",
-        "Seconds per epoch, without compiling and evaluation.",
-        (Metric("seconds", "Time per epoch", "Seconds, without compiling.", unit="s"),),
-        scale="from zero",
-    ),
+    *_of_time("detect"),
+    *_of_sgd("detect"),
+    *_of_time("train"),
 )
 
 # {phase: {key: metric}}

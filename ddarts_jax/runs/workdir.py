@@ -9,9 +9,10 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import read_json, write_json
 from ddarts_jax.runs import layout
 
 _logger = logging.getLogger(__name__)
@@ -80,6 +81,17 @@ def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:
             f"The folder for the results, {folder}, lies inside the images of data.name={data}, whose "
             f"folders are classes: name one elsewhere, {what}=DIR."
         )
+
+
+def task_of(workdir: Path) -> Any:
+    """Returns the task of the run in a folder; None if there is none.
+
+    Raises:
+        UserError: its config is corrupt.
+    """
+    path = workdir / layout.CONFIG
+    found = read_json(path, "Config") if path.is_file() else None
+    return found.get("task") if isinstance(found, dict) else None
 
 
 def create(workdir: str | os.PathLike) -> Path:

@@ -17,6 +17,8 @@ import numpy as np
 from ddarts_jax.configuration import options_of
 from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
+from ddarts_jax.genotypes.spaces import SKIP
+from ddarts_jax.models.relaxation import hashable
 from ddarts_jax.runs.metrics import MetricsWriter
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def run_earlier(settings, shared: bool, workdir: Path, run: Callable) -> Stage:
         left = _left(found, keep)
         if orders:
             left = left[list(orders[number])]
-        kept = tuple(tuple(map(tuple, cell)) for cell in left.tolist())
+        kept = hashable(left.tolist())
     _logger.info("search: stage %d of %d, %d cells", len(depths), len(depths), depths[-1])
     return Stage(depths[-1], kept, rates[-1])
 
@@ -93,7 +95,7 @@ def _left(found, keep: int) -> np.ndarray:
 def _order(num_cells: int, deeper: int) -> tuple[int, ...]:
     """For every cell of a deeper network the cell that it repeats (Algorithm 1)."""
     numbered = Genotype(
-        genes=[[("skip_connect", 2, 0)]] * num_cells,
+        genes=[[(SKIP, 2, 0)]] * num_cells,
         reductions=reduction_positions(num_cells),
         concat=(2,),
         seq=range(num_cells),

@@ -6,7 +6,6 @@ writes files of its own, and the run's results stay as they are.
 
 import contextlib
 import logging
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddarts_jax.configuration import differences
+from ddarts_jax.data.splits import spread
 from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
@@ -31,10 +31,9 @@ from ddarts_jax.reports import detection_drawing, report
 from ddarts_jax.runs import layout
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
-from ddarts_jax.tasks import pipeline
+from ddarts_jax.tasks import evaluation, pipeline
 from ddarts_jax.training import compilation, loop, optim, schedule
 from ddarts_jax.training.checkpoint import Checkpoints
-from ddarts_jax.training.signals import Stopped
 
 _logger = logging.getLogger(__name__)
 
@@ -98,16 +97,10 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
     own = _prepare(config, source, train, test, dtype)
     live = report.Live(workdir)
     writer = MetricsWriter(workdir, pipeline.after_epoch(clock, live))
-    try:
-        variables = _train(own, identity, workdir, writer)
-    except (Stopped, KeyboardInterrupt):
-        clock.keep(compilation.spent())
-        live.close()
-        raise
-    finally:
-        writer.close()
+    with contextlib.closing(writer), pipeline.kept_if_stopped(clock, live):
+        variables, tested = _train(own, identity, workdir, writer)
     weights.save_network(workdir / layout.DETECTOR, variables)
-    tested = own.evaluate(variables)
+    tested = tested or own.evaluate(variables)
     _write_results(workdir, own.test, tested, "")
     summary = _summarize(own, variables, tested, workdir, clock)
     live.close()
@@ -135,8 +128,14 @@ def _prepare(config, source: Source, train, test, dtype) -> _Run:
     return _Run(config, source, detector, variables, pixels, *streams, dtype)
 
 
-def _train(own: _Run, identity: dict, workdir: Path, writer: MetricsWriter) -> Variables:
-    """Trains from the newest checkpoint to the end."""
+def _train(
+    own: _Run, identity: dict, workdir: Path, writer: MetricsWriter
+) -> tuple[Variables, Tested | None]:
+    """Trains from the newest checkpoint to the end.
+
+    Returns:
+        The variables, and their test after the last epoch; None if that was in an earlier start.
+    """
     config, settings = own.config, own.config.train
     plan = schedule.schedule(
         own.training.batches_per_epoch * settings.batch_images,
@@ -152,10 +151,14 @@ def _train(own: _Run, identity: dict, workdir: Path, writer: MetricsWriter) -> V
         *(settings.batch_images, plan.epochs, plan.epoch),
     )
 
+    tested = None
+
     def end_epoch(epoch, state, means):
+        nonlocal tested
         record = means | {"learning_rate": optim.weights_learning_rate(state.optimizer)}
         if epoch % config.evaluate.every == 0 or epoch == plan.epochs:
-            numbers = own.evaluate(state.variables).evaluation.numbers
+            tested = own.evaluate(state.variables)
+            numbers = tested.evaluation.numbers
             record |= {"box_ap": numbers["AP"], "box_ap50": numbers["AP50"]}
         return record
 
@@ -179,7 +182,7 @@ def _train(own: _Run, identity: dict, workdir: Path, writer: MetricsWriter) -> V
             end_epoch=end_epoch,
             profile=workdir / "profile" / "detect" if config.profile else None,
         )
-    return state.variables
+    return state.variables, tested
 
 
 def _summarize(
@@ -247,7 +250,7 @@ def evaluate(config, workdir: Path, dtype) -> dict:
     stream = datasets.test_stream(config, test, own.pixels)
     tested = evaluate_stream(own.detector, own.variables, stream, own.pixels, dtype)
     same = test.identity == own.data.get("test") and config.test == own.config.test
-    paths = _write_results(workdir, stream, tested, "" if same else _name(test.name))
+    paths = _write_results(workdir, stream, tested, "" if same else evaluation.file_name(test.name))
     _print_numbers(stream, tested)
     print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
     report.Live(workdir).close()
@@ -268,11 +271,6 @@ def _check_settings(config, own, workdir: Path) -> None:
             f"{'; '.join(different)}. Take its own config, --config={workdir / layout.CONFIG} "
             "--config.task=detect_evaluate."
         )
-
-
-def _name(data: str) -> str:
-    """Returns the name of test images for a file."""
-    return re.sub(r"[^\w.-]+", "_", Path(data).stem) or "data"
 
 
 def _print_numbers(stream: CanvasStream, tested: Tested) -> None:
@@ -307,7 +305,7 @@ def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
     """Draws some test images with truth and detections, and how well all fit."""
     folder.mkdir(exist_ok=True)
     test = stream.instances
-    rows = np.unique(np.linspace(0, len(test) - 1, _PICTURES).astype(int))
+    rows = spread(len(test), _PICTURES)
     wanted = {int(test.image_ids[row]): row for row in rows}
     found = {row: [] for row in rows}
     for each in tested.results:

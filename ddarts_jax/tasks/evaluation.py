@@ -120,8 +120,12 @@ def _check_sizes(config, home: Path) -> None:
 def _name(data: str, home: Path | None) -> str:
     """Returns the name of an evaluation for a file: of the data, and of the folder of the weights."""
     parts = [data.partition(":")[2].rstrip("/") or data, *([home.resolve().name] if home else [])]
-    stems = [Path(part).stem or "data" for part in parts]
-    return "-of-".join(re.sub(r"[^\w.-]+", "_", stem) for stem in stems)
+    return "-of-".join(map(file_name, parts))
+
+
+def file_name(path: str) -> str:
+    """Returns a part of a file's name that tells of the data in `path`."""
+    return re.sub(r"[^\w.-]+", "_", Path(path).stem or "data")
 
 
 def _complete(workdir: Path, own: dict | None, config, dataset) -> None:

@@ -1,7 +1,8 @@
 """The tasks 'search' and 'train', and 'pipeline', which runs both and evaluates the network."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ddarts_jax.distributed import processes
@@ -41,7 +42,7 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     live = report.Live(workdir)
     writer = MetricsWriter(workdir, after_epoch(clock, live) if processes.is_main() else None)
     trained = None
-    try:
+    with contextlib.closing(writer), kept_if_stopped(clock, live):
         if config.task == "train":
             found = config.genotype or workdir / layout.GENOTYPE
             genotype = processes.from_main(lambda: lookup.find_genotype(found))
@@ -51,19 +52,25 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         genotype = deepened(config, genotype)
         if config.task in ("pipeline", "train"):
             trained = train.run(config, genotype, dataset, workdir, writer, dtype)
-    except (Stopped, KeyboardInterrupt):
-        clock.keep(
-            compilation.spent()
-        )  # not after a UserError: the workdir may belong to another run
-        if processes.is_main():
-            live.close()
-        raise
-    finally:
-        writer.close()
     summary = summarize(config, genotype, trained, dataset, workdir, dtype, clock)
     if processes.is_main():
         live.close()
     return summary
+
+
+@contextlib.contextmanager
+def kept_if_stopped(clock: Clock, live: report.Live) -> Iterator[None]:
+    """Keeps time and report of a run that is stopped in the block.
+
+    Not after a UserError: the workdir may belong to another run.
+    """
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        clock.keep(compilation.spent())
+        if processes.is_main():
+            live.close()
+        raise
 
 
 def after_epoch(clock: Clock, live: report.Live) -> Callable[[Path], None]:

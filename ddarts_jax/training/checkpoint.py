@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddarts_jax.distributed import processes, sharding
-from ddarts_jax.errors import UserError
+from ddarts_jax.errors import UserError, first_line
 from ddarts_jax.runs import identity, layout
 
 _logger = logging.getLogger(__name__)
@@ -202,9 +202,9 @@ class Checkpoints:
                 leaves = self._read(step)
             except Exception as error:  # JSON, Orbax and TensorStore raise each their own
                 # TensorStore appends its whole specification.
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 _logger.warning(
-                    "Checkpoint %s is corrupt, trying the one before: %.200s", path, reason
+                    "Checkpoint %s is corrupt, trying the one before: %.200s",
+                    *(path, first_line(error)),
                 )
                 corrupt.append(path)
                 continue

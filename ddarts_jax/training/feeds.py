@@ -201,8 +201,26 @@ def start(
     state, key, batch = sharding.replicate((state, jax.random.key(0), batch), mesh)
     with sharding.over(mesh):
         _, measured = jax.eval_shape(step, state, key, *[batch] * num_batches)
+    return begun(state, measured, mesh)
+
+
+def begun(state, measured, mesh: Mesh) -> Running:
+    """Puts a fresh state on the mesh, with empty totals of metrics of these shapes."""
     totals = jax.tree.map(lambda m: np.zeros(m.shape, np.float32), measured)
     return sharding.replicate(Running(state, totals), mesh)
+
+
+def repeated(one_step: Callable, running: Running, count: int):
+    """Runs `one_step`, `running -> (running, finite)`, so many times.
+
+    Returns:
+        The last `running`, and for every metric [count] booleans, on the host.
+    """
+    flags = []
+    for _ in range(count):
+        running, finite = one_step(running)
+        flags.append(finite)
+    return running, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(flags))
 
 
 class Program(NamedTuple):
@@ -290,13 +308,11 @@ class Streaming:
         def advance(running, step):
             if not self._open:  # the step at which to begin is only known now
                 self._open = [prefetch(stream.batches(step), split) for stream in self._streams]
-            all_finite = []
-            for _ in range(plan.chunk):
-                batches = [(batch.images, batch.labels) for batch in map(next, self._open)]
-                running, finite = compiled(running, batches, self._seed)
-                all_finite.append(finite)
-            flags = jax.device_get(all_finite)
-            return running, jax.tree.map(lambda *steps: np.stack(steps), *flags)
+            return repeated(one_more, running, plan.chunk)
+
+        def one_more(running):
+            batches = [(batch.images, batch.labels) for batch in map(next, self._open)]
+            return compiled(running, batches, self._seed)
 
         return Program(advance, compiled)
 

@@ -38,8 +38,10 @@ def in_tenths(first: float, after: Sequence[int], warmup_steps: int) -> optax.Sc
     In the first `warmup_steps` the rate rises linearly from a thousandth (MMDetection).
     """
     falling = optax.piecewise_constant_schedule(first, dict.fromkeys(after, 0.1))
-    rise = optax.linear_schedule(1e-3, 1.0, max(warmup_steps, 1))
-    return lambda count: falling(count) * (rise(count) if warmup_steps else 1.0)
+    if not warmup_steps:
+        return falling
+    rise = optax.linear_schedule(1e-3, 1.0, warmup_steps)
+    return lambda count: falling(count) * rise(count)
 
 
 def weights_optimizer(
@@ -75,7 +77,7 @@ def sgd(schedule: optax.Schedule, settings: ConfigDict, mask=None) -> optax.Grad
     """
 
     @optax.inject_hyperparams
-    def sgd(learning_rate: jax.Array) -> optax.GradientTransformation:
+    def scheduled(learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(
             *([optax.clip_by_global_norm(settings.clip)] if settings.clip else []),
             optax.add_decayed_weights(settings.weight_decay, mask),
@@ -83,7 +85,7 @@ def sgd(schedule: optax.Schedule, settings: ConfigDict, mask=None) -> optax.Grad
             optax.scale_by_learning_rate(learning_rate),
         )
 
-    return sgd(schedule)
+    return scheduled(schedule)
 
 
 def alphas_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:

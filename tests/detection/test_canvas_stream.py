@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ddarts_jax.detection import canvas_stream, coco_json, composed_digits
 from ddarts_jax.detection.canvas_stream import CanvasStream, largest_objects, transformed
-from ddarts_jax.detection.instances import GroundTruth
+from ddarts_jax.detection.instances import Objects
 from ddarts_jax.errors import UserError
 
 SIDES = ((64, 96), (96, 64))
@@ -156,7 +156,7 @@ def test_boxes_move_with_the_pixels_of_their_objects(seed, height, width, flippe
     y2, x2 = max(y2, y1 + 4), max(x2, x1 + 4)
     mask[y1:y2, x1:x2] = True
     x, y, w, h = composed_digits.tight_box(mask)
-    objects = GroundTruth(np.array([[x, y, x + w, y + h]], np.float32), np.zeros(1, np.int32))
+    objects = Objects(np.array([[x, y, x + w, y + h]], np.float32), np.zeros(1, np.int32))
     image = (255 * mask[..., None]).astype(np.uint8)
     moved, found = transformed(image, objects, (height, width), flipped)
     assert moved.shape == (height, width, 1) and found.boxes.dtype == np.float32
@@ -193,7 +193,7 @@ def test_too_many_objects(caplog):
 def test_the_largest_objects_stay_in_their_order():
     """By area; of equals the first."""
     boxes = np.array([[0, 0, 2, 2], [0, 0, 9, 9], [0, 0, 1, 4], [0, 0, 3, 3]], np.float32)
-    kept = largest_objects(GroundTruth(boxes, np.arange(4, dtype=np.int32)), 3)
+    kept = largest_objects(Objects(boxes, np.arange(4, dtype=np.int32)), 3)
     assert kept.labels.tolist() == [0, 1, 3]
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 import shutil
 
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from synthetic import write_detector
-from test_report import report_of, without_plotly  # noqa: F401, a fixture
+from test_report import change_a_value, report_of, without_plotly  # noqa: F401, a fixture
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs.table import CHARTS
@@ -75,30 +74,13 @@ def test_an_unfinished_detector_shows_what_there_is(run, tmp_path, removed, part
     assert part in report_of(copy).words
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=4,
-)
-
-
 @settings(max_examples=60)
 @given(st.sampled_from(["detection.json", "summary.json", "metrics.jsonl"]), st.data())
 def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name, data):
     """JSON that no run writes neither crashes nor breaks the page."""
     copy = tmp_path_factory.mktemp("changed") / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("pictures"))
-    text = (copy / name).read_text()
-    lines = [json.loads(part) for part in (text.splitlines() if name.endswith("l") else [text])]
-    inside = data.draw(st.sampled_from(lines))
-    while True:
-        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
-        key = data.draw(st.sampled_from(keys))
-        if not (isinstance(inside[key], dict | list) and inside[key] and data.draw(st.booleans())):
-            break
-        inside = inside[key]
-    inside[key] = data.draw(_JSON)
-    (copy / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    change_a_value(copy / name, data)
     try:
         assert report_of(copy).text["h1"]
     except UserError as error:

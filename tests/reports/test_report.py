@@ -354,11 +354,26 @@ _FILES = (
 )
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=4,
 )
+
+
+def change_a_value(path, data):
+    """Replaces one value in a file of JSON, or of lines of JSON, by another of any kind."""
+    text = path.read_text()
+    lines = [
+        json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])
+    ]
+    inside = data.draw(st.sampled_from(lines))
+    while True:
+        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+        key = data.draw(st.sampled_from(keys))
+        if not (isinstance(inside[key], dict | list) and inside[key] and data.draw(st.booleans())):
+            break
+        inside = inside[key]
+    inside[key] = data.draw(_JSON)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @settings(max_examples=60)
@@ -380,17 +395,7 @@ def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name
     """JSON that no run writes neither crashes nor breaks the page."""
     copy = tmp_path_factory.mktemp("changed") / "run"
     shutil.copytree(run, copy)
-    text = (copy / name).read_text()
-    lines = [json.loads(part) for part in (text.splitlines() if name.endswith("l") else [text])]
-    inside = data.draw(st.sampled_from(lines))
-    while True:
-        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
-        key = data.draw(st.sampled_from(keys))
-        if not (isinstance(inside[key], dict | list) and inside[key] and data.draw(st.booleans())):
-            break
-        inside = inside[key]
-    inside[key] = data.draw(_JSON)
-    (copy / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    change_a_value(copy / name, data)
     _write_or_refuse(copy)
 
 

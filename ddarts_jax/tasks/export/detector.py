@@ -1,6 +1,5 @@
 """The export of a detector: its files, its facts, and their check."""
 
-import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddarts_jax.data.splits import spread
 from ddarts_jax.detection import datasets, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
@@ -21,6 +21,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models.weights import named
 from ddarts_jax.predict import FORMATS
 from ddarts_jax.runs import layout
+from ddarts_jax.runs.workdir import task_of
 from ddarts_jax.tasks.export import card, checks, detector_checks, formats
 from ddarts_jax.training import trained
 
@@ -64,8 +65,8 @@ class Trained(NamedTuple):
 def is_run(source: Path) -> bool:
     """Returns whether a folder is the workdir of a detector."""
     try:
-        return json.loads((source / layout.CONFIG).read_bytes())["task"] == "detect"
-    except (OSError, ValueError, TypeError, KeyError):
+        return task_of(source) == "detect"
+    except UserError:  # which the export of a classifier tells in its own words
         return False
 
 
@@ -135,9 +136,7 @@ def write(network: Trained, folder: Path, scratch: Path) -> dict:
         UserError: a file does not find what the detector finds.
     """
     own, rows = network.own, network.rows
-    some = network.test.select(
-        rows[np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int))]
-    )
+    some = network.test.select(rows[spread(len(rows), _COMPARED)])
     # Full float32 products on every device, in the exported program too.
     with jax.default_matmul_precision("highest"):
         expected, scales = _expected(network, some)

@@ -17,7 +17,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import parse
 from ddarts_jax.models import edges, supernet
 from ddarts_jax.models.layers import Variables, apply, split
-from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.models.relaxation import Relaxation, hashable
 from ddarts_jax.searching import bilevel, discretisation, hypergradient, losses, methods, search
 from ddarts_jax.tasks.importing.names import torch_names
 from ddarts_jax.training import optim
@@ -71,7 +71,7 @@ class Program:
         """Our supernet with the program's weights."""
         reductions, count = self.meta["reductions"], self.meta["num_cells"]
         kept = self.kept
-        kept = None if kept is None or kept.all() else _hashable(kept.tolist())
+        kept = None if kept is None or kept.all() else hashable(kept.tolist())
         net, zeros = supernet.build(
             num_cells=count,
             num_nodes=self.meta["num_nodes"],
@@ -115,10 +115,6 @@ class Program:
         x = self.arrays[name].astype(np.float64)
         x = x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
         return x.reshape(shape)
-
-
-def _hashable(nested):
-    return tuple(map(_hashable, nested)) if isinstance(nested, list) else nested
 
 
 @needs_arrays

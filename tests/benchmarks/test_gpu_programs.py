@@ -77,6 +77,7 @@ def test_search_in_both_spaces(space):
     """The chunk of the loop, with all candidates and the exact gradient of the ablation loss."""
     config = small_config()
     config.search.space = space
+    config.search.num_cells = 1
     check(gpu_program.search_program(config, _IMAGE))
 
 

@@ -275,7 +275,7 @@ _MOMENTS = (
     None,
     "checkpoints/search/*.orbax-checkpoint-tmp*",
     "checkpoints/train/*.orbax-checkpoint-tmp*",
-    ".report.html.tmp",
+    "report.html.tmp",
     "*.tmp",
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ddarts_jax import configuration
+from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.spaces import STRENGTH
 from ddarts_jax.reports import charts, detections
 from ddarts_jax.reports.findings import duration, findings, warnings
@@ -105,7 +106,8 @@ class Live:
             write(self._workdir)
         except Exception as error:
             if not self._failed:
-                _logger.warning("no report of %s: %r", self._workdir, error)
+                reason = error if isinstance(error, UserError) else repr(error)
+                _logger.warning("no report of %s: %s", self._workdir, reason)
             self._failed = True
         self._due = self._clock() + self._every
 

@@ -7,12 +7,13 @@ formats.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from matplotlib import patches
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
+
+from ddarts_jax.files import write_text, writing
 
 PIXELS_PER_INCH = 100
 FONT = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -122,14 +123,15 @@ def to_svg(shapes: Iterable, box: Sequence[float], label: str, *, standalone: bo
 def write(shapes: Sequence, width: float, height: float, path_stem: str, label: str) -> None:
     """Writes the pictures `<path_stem>.svg` and `<path_stem>.png`; equal shapes give equal files."""
     svg = to_svg(shapes, (0, 0, width, height), label, standalone=True)
-    Path(f"{path_stem}.svg").write_text(svg + "\n", encoding="utf-8")
+    write_text(f"{path_stem}.svg", svg + "\n")
     size = width / PIXELS_PER_INCH, height / PIXELS_PER_INCH
     figure = Figure(figsize=size, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     for shape in shapes:
         _paint(axes, shape, 0, 0)
-    figure.savefig(f"{path_stem}.png", dpi=150)
+    with writing(f"{path_stem}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _svg(shape) -> str:

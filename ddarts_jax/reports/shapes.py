@@ -33,7 +33,6 @@ class Line:
     colour: str
     width: float
     dash: tuple[float, ...] = ()
-    opacity: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Polygon:
 
     points: tuple[Point, ...]
     colour: str
-    opacity: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,17 +137,14 @@ def _svg(shape) -> str:
         case Group(shapes, title, x, y):
             place = f' transform="translate({_text(x)} {_text(y)})"' if x or y else ""
             return f"<g{place}>{''.join(map(_svg, shapes))}{_title(title)}</g>"
-        case Line(points, colour, width, dash, opacity):
+        case Line(points, colour, width, dash):
             start, *others = map(_point, points)
             curve = f"M{start}{'Q' if len(others) == 2 else 'L'}{' '.join(others)}"
             dashes = f' stroke-dasharray="{",".join(map(_text, dash))}"' if dash else ""
-            return (
-                f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="{width:.4g}"{dashes}'
-                f"{_opacity(opacity)}/>"
-            )
-        case Polygon(points, colour, opacity):
+            return f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="{width:.4g}"{dashes}/>'
+        case Polygon(points, colour):
             corners = " ".join(map(_point, points))
-            return f'<polygon points="{corners}" fill="{colour}"{_opacity(opacity)}/>'
+            return f'<polygon points="{corners}" fill="{colour}"/>'
         case Circle(x, y, radius, fill, stroke):
             return (
                 f'<circle cx="{_text(x)}" cy="{_text(y)}" r="{_text(radius)}" fill="{fill}" '
@@ -212,13 +207,10 @@ def _paint(axes, shape, dx: float, dy: float) -> None:
                 edgecolor=shape.colour,
                 linewidth=width,
                 linestyle=(0, dashes) if dashes else "-",
-                alpha=shape.opacity,
             )
         case Polygon():
             corners = [(x + dx, y + dy) for x, y in shape.points]
-            patch = patches.Polygon(
-                corners, facecolor=shape.colour, edgecolor="none", alpha=shape.opacity
-            )
+            patch = patches.Polygon(corners, facecolor=shape.colour, edgecolor="none")
         case Circle():
             patch = patches.Circle(
                 (shape.x + dx, shape.y + dy),
@@ -248,10 +240,6 @@ def _text(number: float) -> str:
 
 def _point(point: Point) -> str:
     return f"{_text(point[0])},{_text(point[1])}"
-
-
-def _opacity(opacity: float) -> str:
-    return "" if opacity == 1 else f' opacity="{opacity}"'
 
 
 def _title(title: str) -> str:

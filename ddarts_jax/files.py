@@ -1,4 +1,4 @@
-"""JSON files: reading with a one-sentence error, and atomic writing."""
+"""Files: JSON read with a one-sentence error, and atomic writing of any kind."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def read_json(path: Path, kind: str) -> Any:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place once the block has ended.
 
     So the file is never seen half-written; if the block fails, nothing of it is left.
@@ -49,13 +49,33 @@ def writing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): make room or mend the cause, then "
-            "start the same command again."
-        ) from error
+        raise _unwritable(path, error) from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends a line of UTF-8 to a file.
+
+    A process that is killed, or a disk that is full, may leave half of it: whoever reads the file drops a
+    last line without an end.
+
+    Raises:
+        UserError: the file cannot be written; the message names it and the reason.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): make room or mend the cause, then "
+        "start the same command again."
+    )
 
 
 def _remove(path: Path) -> None:
@@ -63,7 +83,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes text as UTF-8; see `writing`."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         status, failure = _fail(error), str(error)
     except OSError as error:
         # An error of reading or writing, unlike one of opening, does not say where.
-        told = error if error.filename else f"{error.strerror or error}, in {workdir}"
+        told = f"{error.filename or workdir}: {error.strerror or error}"
         status, failure = _fail(told), str(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)

@@ -96,6 +96,6 @@ def test_files_of_a_workdir_have_one_name():
 
 
 def test_modules_of_tests_have_different_names():
-    """Pytest imports them by their bare name: of two alike it can collect only one."""
+    """Imported by their bare name: of two alike pytest can collect only one."""
     names = [path.name for path in Path(__file__).parent.rglob("*.py")]
     assert {name for name in names if names.count(name) > 1} <= {"conftest.py"}

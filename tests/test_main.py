@@ -11,10 +11,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 
 from ddarts_jax import main
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.tasks.export import checks, formats
 
 _SEARCH_EPOCHS, _TRAIN_EPOCHS = 12, 3
 _SEARCH_STEPS, _TRAIN_STEPS = 4 * _SEARCH_EPOCHS, 8 * _TRAIN_EPOCHS
@@ -269,7 +271,7 @@ _MOMENTS = (
     None,
     "checkpoints/search/*.orbax-checkpoint-tmp*",
     "checkpoints/train/*.orbax-checkpoint-tmp*",
-    ".report.html.tmp",
+    "report.html.tmp",
     "*.tmp",
 )
 
@@ -311,6 +313,39 @@ def test_a_run_survives_every_kill(place, unbroken):
     assert _metrics(workdir, *_TIMES) == _metrics(unbroken[0], *_TIMES)
     left = [path for path in workdir.rglob("*") if ".tmp" in path.name or "corrupt" in path.name]
     assert not left
+
+
+def test_an_export_survives_every_kill(place, unbroken, monkeypatch):
+    """Killed while it writes, it leaves the earlier export alone; the next one clears up and ends.
+
+    One kill in three of DDARTS_KILLS.
+    """
+    output = place / "exported"
+    output.mkdir()
+    (output / "meta.json").write_text("{}")
+    config = ["--config", str(tiny.ROOT / "configs" / "export.py")]
+    arguments = [*config, f"--config.run={unbroken[0]}", f"--config.output={output}"]
+    for kill in range(int(os.environ.get("DDARTS_KILLS", "3")) // 3):
+        process = tiny.start(["-m", "ddarts_jax.main", *arguments], place / "cache")
+        while not _appears(f".exported.{process.pid}.tmp/*", place):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, min(kill, 1)))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it had ended"
+        assert (output / "meta.json").read_text() == "{}"
+        assert len(list(place.glob(".exported.*"))) == 1, "that of an earlier kill is still there"
+    # What the files compute, and that they are whole, is tested elsewhere.
+    monkeypatch.setattr(formats, "write_models", lambda *_: None)
+    monkeypatch.setattr(checks, "check", lambda *_: {})
+    assert main.main(["main", *arguments]) == 0
+    found = safetensors.numpy.load_file(output / "weights.safetensors")
+    with np.load(unbroken[0] / "network.npz") as expected:
+        assert {name: array.tobytes() for name, array in found.items()} == {
+            name: array.tobytes() for name, array in expected.items()
+        }
+    assert not list(place.glob(".exported.*"))
 
 
 def test_train_another_genotype_with_more_cells(place, trained):

@@ -45,7 +45,7 @@ class Records:
         return self.source.identity() | {"indices_crc32": zlib.crc32(self.indices.tobytes())}
 
     def hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hashes the names of the images.
+        """Hashes the images by their names and sizes.
 
         Returns:
             uint64 [n], and the labels, int32 [n]; -1 where only reading every image would tell.

@@ -253,7 +253,7 @@ class Streamed:
         return crops.CENTRAL
 
     def hashes(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns hashes of the names of the images of part "train" or "test", and the labels."""
+        """Returns hashes of the images of part "train" or "test" by name and size, and the labels."""
         return self._hashes[part]
 
     @functools.cached_property

@@ -5,7 +5,6 @@ one), nodes 2, 3, ... its intermediate nodes. An edge leads from every node to e
 intermediate one.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json
+from ddarts_jax.files import read_json, write_text
 from ddarts_jax.genotypes.fields import (
     MAX_NODE,
     Cell,
@@ -159,7 +158,6 @@ class Genotype:
         Raises:
             UserError: when the file cannot be written.
         """
-        path = Path(path)
         cells = ",".join(
             "\n    [" + ",".join(f"\n      {json.dumps(entry)}" for entry in cell) + "\n    ]"
             for cell in self.genes
@@ -168,14 +166,7 @@ class Genotype:
             f'{{\n  "genes": [{cells}\n  ],\n  "reductions": {json.dumps(self.reductions)},\n'
             f'  "concat": {json.dumps(self.concat)},\n  "seq": {json.dumps(self.seq)}\n}}\n'
         )
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text, encoding="ascii")
-            os.replace(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise UserError(f"Genotype file {path} cannot be written: {error.strerror}.") from error
+        write_text(path, text)
 
 
 def edge_index(source: int, node: int) -> int:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes import genotype as genotypes
+from ddarts_jax.genotypes import effect
+from ddarts_jax.genotypes.genotype import Cell as Entries
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import layers, stems
 from ddarts_jax.models import primitives as prim
@@ -30,7 +31,7 @@ class Cell(nnx.Module):
 
     def __init__(
         self,
-        entries: genotypes.Cell,
+        entries: Entries,
         cin,
         channels,
         reduction,
@@ -80,13 +81,11 @@ class Cell(nnx.Module):
         return jnp.concatenate([states[node] for node, _ in self.nodes], axis=-1)
 
 
-def _nodes(entries: genotypes.Cell):
+def _nodes(entries: Entries):
     """The existing intermediate nodes in order and their inputs: (node, ((name, source), ...))."""
-    exist = genotypes.existing_nodes(entries)
-    kept = (entry for entry in entries if entry[2] in exist)
     return tuple(
         (node, tuple((name, source) for name, _, source in group))
-        for node, group in itertools.groupby(kept, key=operator.itemgetter(1))
+        for node, group in itertools.groupby(effect.working(entries), key=operator.itemgetter(1))
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ddarts_jax.genotypes.effect import unread_cells, working
 from ddarts_jax.genotypes.genotype import Cell, Genotype, edge_index, edges, existing_nodes
 from ddarts_jax.reports import shapes
 from ddarts_jax.reports.palette import FAINT, INK, Style, styles
@@ -17,6 +18,7 @@ from ddarts_jax.reports.shapes import Circle, Group, Line, Point, Polygon, Recta
 WIDTH, HEIGHT, RADIUS, _SPREAD = 360, 280, 14, 24
 _TOP = 18  # empty above the nodes, where pictures of a genotype name the cell
 _MARGIN = 8
+_UNREAD = Text(WIDTH / 2, HEIGHT / 2, "left out: no later cell reads it", 13, INK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ def draw_cell(
 
     Data flow from left to right: the inputs k-2 and k-1 (outputs of the two previous cells), the
     intermediate nodes numbered as in the genotype, their concatenation. An arrow is one primitive. A
-    node that does not exist for want of inputs is faint, and so is every arrow from it.
+    node without inputs does not exist and is left out, with every arrow from it, which a note says.
 
     Args:
         genotype: the network.
@@ -57,25 +59,24 @@ def draw_cell(
         probabilities: give the arrows their widths.
     """
     places = _places(genotype, cell)
-    exist = existing_nodes(cell)
+    exist, used = existing_nodes(cell), working(cell)
     found = []
-    for node in genotype.concat:
-        opacity = 1 if node in exist else 0.25
-        found += _arrow(places[node], places["out"], 0, Style(FAINT), 1.2, opacity)
-    for primitive, node, source, bend in _bent(cell):
+    for node in sorted(exist - {0, 1}):
+        found += _arrow(places[node], places["out"], 0, Style(FAINT), 1.2)
+    for primitive, node, source, bend in _bent(used):
         probability = probabilities.of(primitive, source, node) if probabilities else None
         certainty = "" if probability is None else f" ({probability:.1%})"
         width = 2.2 if probability is None else max(0.8, 5 * probability)
-        opacity = 1 if source in exist else 0.25
-        arrow = _arrow(places[source], places[node], bend, look[primitive], width, opacity)
+        arrow = _arrow(places[source], places[node], bend, look[primitive], width)
         title = f"{primitive}: {_name(source)} → {_name(node)}{certainty}"
         found.append(Group(tuple(arrow), title))
-    for node, (x, y) in places.items():
-        exists, outer = node == "out" or node in exist, node in (0, 1, "out")
-        colour = FAINT if not exists else "#ffffff" if outer else INK
-        fill = INK if outer and exists else "#ffffff"
-        found.append(Circle(x, y, RADIUS, fill, INK if exists else FAINT))
-        found.append(Text(x, y + 4, _name(node), 11 if outer else 13, colour))
+    for node in (*sorted(exist), "out"):
+        (x, y), outer = places[node], node in (0, 1, "out")
+        found.append(Circle(x, y, RADIUS, INK if outer else "#ffffff", INK))
+        found.append(Text(x, y + 4, _name(node), 11 if outer else 13, "#ffffff" if outer else INK))
+    if idle := len(cell) - len(used):
+        note = f"left out: {idle} from nodes without inputs"
+        found.append(Text(WIDTH / 2, HEIGHT - 2 * _MARGIN, note, 11, INK))
     return found
 
 
@@ -183,14 +184,16 @@ def legend_svg(style: Style, name: str) -> str:
 
 
 def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str = "") -> None:
-    """Draws every cell of the network as a graph, see `draw_cell`.
+    """Draws every cell of the network as a graph, see `draw_cell`; one that nothing reads stays empty.
 
     Args:
         genotype: the network to draw.
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
         title: a line above the cells; none if empty.
     """
-    look = styles(primitive for cell in genotype.cells for primitive, _, _ in cell)
+    unread = unread_cells(genotype)
+    used = (cell for position, cell in enumerate(genotype.cells) if position not in unread)
+    look = styles(primitive for cell in used for primitive, _, _ in working(cell))
     rows, columns = _grid(genotype.num_cells, 4)
     top = 45 if title else 0
     entry = max(170, 9 * max(map(len, look), default=0) + 60)  # of the legend
@@ -210,7 +213,8 @@ def draw_genotype(genotype: Genotype, path_stem: str | os.PathLike, title: str =
         name = f"cell {position}" + (" · reduction" if reduction else "")
         heading = Text(2 * _MARGIN, 33, name, 14, INK, "start", bold=True)
         row, column = divmod(position, columns)
-        panel = (frame, heading, *draw_cell(genotype, cell, look))
+        graph = draw_cell(genotype, cell, look) if position not in unread else [_UNREAD]
+        panel = (frame, heading, *graph)
         found.append(Group(panel, x=column * WIDTH, y=top + row * HEIGHT))
     bottom = top + rows * HEIGHT
     legend_rows, legend_columns = _grid(len(look), max(1, width // entry))
@@ -294,9 +298,7 @@ def _inward_bend(source: int, node: int) -> float:
     return 25 * passed * (1 if node % 2 == 0 else -1)
 
 
-def _arrow(
-    source: Point, node: Point, bend: float, style: Style, width: float, opacity: float
-) -> list:
+def _arrow(source: Point, node: Point, bend: float, style: Style, width: float) -> list:
     """Returns an arrow from the rim of one node to that of another, as a curve and its head."""
     (x0, y0), (x1, y1) = source, node
     share = bend / math.dist(source, node)
@@ -309,8 +311,8 @@ def _arrow(
     dx, dy = (tip[0] - end[0]) * side, (tip[1] - end[1]) * side
     corners = tip, (end[0] - dy, end[1] + dx), (end[0] + dy, end[1] - dx)
     return [
-        Line((start, control, end), style.colour, width, style.dash, opacity),
-        Polygon(corners, style.colour, opacity),
+        Line((start, control, end), style.colour, width, style.dash),
+        Polygon(corners, style.colour),
     ]
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ddarts_jax.files import writing
 from ddarts_jax.reports.cells import draw_genotype
 from ddarts_jax.reports.palette import INK
 
@@ -137,6 +138,8 @@ def draw_distance_history(
 def save(figure: Figure, path_stem: str | os.PathLike, **layout) -> None:
     """Writes a figure as `<path_stem>.svg` and `<path_stem>.png`; `layout` goes to `savefig`."""
     # Text stays text, which can be searched. A fixed salt and no date: equal pictures, equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddarts_jax"}):
-        figure.savefig(f"{path_stem}.svg", metadata={"Date": None}, **layout)
-    figure.savefig(f"{path_stem}.png", dpi=150, **layout)
+    plain = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddarts_jax"})
+    with plain, writing(f"{path_stem}.svg") as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None}, **layout)
+    with writing(f"{path_stem}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150, **layout)

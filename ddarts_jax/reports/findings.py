@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from ddarts_jax.genotypes.effect import without_effect, working
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.reports.cells import cell_names
 from ddarts_jax.runs import rows
@@ -39,7 +40,7 @@ def warnings(run: Run) -> list[str]:
             "connections. This is the usual sign of collapse: the search favours operations without "
             "parameters."
         )
-    sentences += _climbing(run)
+    sentences += without_effect(run.network) + _climbing(run)
     now = {key: run.config.get(f"parse.{key}") for key in run.parsing}
     if run.parsing != now:
         sentences.append(
@@ -75,7 +76,7 @@ def _climbing(run: Run) -> list[str]:
 
 def shares(genotype: Genotype) -> dict[str, float]:
     """Returns each primitive's share of the kept primitives; empty if none is kept."""
-    counts = Counter(primitive for cell in genotype.genes for primitive, _, _ in cell)
+    counts = Counter(primitive for cell in genotype.genes for primitive, _, _ in working(cell))
     return {primitive: count / counts.total() for primitive, count in counts.items()}
 
 
@@ -163,7 +164,7 @@ def _cost(run: Run) -> str:
 
 def _kept(genotype: Genotype) -> str:
     """Says how many primitives the network keeps."""
-    kept = sum(len(cell) for cell in genotype.cells)
+    kept = sum(len(working(cell)) for cell in genotype.cells)
     free = parameter_free_share(genotype)
     if free is None:
         return "No cell of the network keeps a primitive."

@@ -8,7 +8,6 @@ import base64
 import gzip
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ddarts_jax.files import writing
 from ddarts_jax.genotypes.genotype import Cell, Genotype
 from ddarts_jax.reports import cells as drawn
 from ddarts_jax.reports import charts
@@ -194,9 +194,8 @@ class Page:
             plotly=Markup(get_plotlyjs()),
             data=Markup(text),
         )
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(content, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
+        with writing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8", errors="replace")
 
     def _add(self, macro: str, **part) -> None:
         """Adds a part that a macro of the template draws."""

@@ -14,6 +14,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ddarts_jax import configuration
+from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes.effect import unread_cells
 from ddarts_jax.genotypes.spaces import STRENGTH
 from ddarts_jax.reports import charts, detections
 from ddarts_jax.reports.findings import duration, findings, warnings
@@ -105,7 +107,8 @@ class Live:
             write(self._workdir)
         except Exception as error:
             if not self._failed:
-                _logger.warning("no report of %s: %r", self._workdir, error)
+                reason = error if isinstance(error, UserError) else repr(error)
+                _logger.warning("no report of %s: %s", self._workdir, reason)
             self._failed = True
         self._due = self._clock() + self._every
 
@@ -113,7 +116,7 @@ class Live:
 _CELLS = (
     "Each arrow is a kept primitive, drawn as wide as its probability if that is known; faint arrows "
     "lead to the cell's output. k-2 and k-1 are the outputs of the two previous cells; a node without "
-    "inputs is faint. Reduction cells are yellow. In D-DARTS every cell has its own genotype."
+    "inputs is left out. Reduction cells are yellow. In D-DARTS every cell has its own genotype."
 )
 _SHARES = (
     "Share of the primitives that the parsed genotype keeps in all its distinct cells. Above the dashed "
@@ -136,13 +139,14 @@ def _add_network(page: Page, run: Run) -> None:
             run.columns,
         )
     if run.network and run.network != run.newest:
-        positions = enumerate(run.network.cells)
+        unread = () if run.is_detector else unread_cells(run.network)
         page.cells(
             "Network that is trained" if run.newest else "Cells",
             "The network's cells in order. " + _CELLS,
             [
                 (f"cell {position}", run.network, cell, position in run.network.reductions)
-                for position, cell in positions
+                for position, cell in enumerate(run.network.cells)
+                if position not in unread
             ],
         )
     if not run.network:

@@ -7,12 +7,13 @@ formats.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from matplotlib import patches
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
+
+from ddarts_jax.files import write_text, writing
 
 PIXELS_PER_INCH = 100
 FONT = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -32,7 +33,6 @@ class Line:
     colour: str
     width: float
     dash: tuple[float, ...] = ()
-    opacity: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,6 @@ class Polygon:
 
     points: tuple[Point, ...]
     colour: str
-    opacity: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +121,15 @@ def to_svg(shapes: Iterable, box: Sequence[float], label: str, *, standalone: bo
 def write(shapes: Sequence, width: float, height: float, path_stem: str, label: str) -> None:
     """Writes the pictures `<path_stem>.svg` and `<path_stem>.png`; equal shapes give equal files."""
     svg = to_svg(shapes, (0, 0, width, height), label, standalone=True)
-    Path(f"{path_stem}.svg").write_text(svg + "\n", encoding="utf-8")
+    write_text(f"{path_stem}.svg", svg + "\n")
     size = width / PIXELS_PER_INCH, height / PIXELS_PER_INCH
     figure = Figure(figsize=size, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     for shape in shapes:
         _paint(axes, shape, 0, 0)
-    figure.savefig(f"{path_stem}.png", dpi=150)
+    with writing(f"{path_stem}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _svg(shape) -> str:
@@ -137,17 +137,14 @@ def _svg(shape) -> str:
         case Group(shapes, title, x, y):
             place = f' transform="translate({_text(x)} {_text(y)})"' if x or y else ""
             return f"<g{place}>{''.join(map(_svg, shapes))}{_title(title)}</g>"
-        case Line(points, colour, width, dash, opacity):
+        case Line(points, colour, width, dash):
             start, *others = map(_point, points)
             curve = f"M{start}{'Q' if len(others) == 2 else 'L'}{' '.join(others)}"
             dashes = f' stroke-dasharray="{",".join(map(_text, dash))}"' if dash else ""
-            return (
-                f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="{width:.4g}"{dashes}'
-                f"{_opacity(opacity)}/>"
-            )
-        case Polygon(points, colour, opacity):
+            return f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="{width:.4g}"{dashes}/>'
+        case Polygon(points, colour):
             corners = " ".join(map(_point, points))
-            return f'<polygon points="{corners}" fill="{colour}"{_opacity(opacity)}/>'
+            return f'<polygon points="{corners}" fill="{colour}"/>'
         case Circle(x, y, radius, fill, stroke):
             return (
                 f'<circle cx="{_text(x)}" cy="{_text(y)}" r="{_text(radius)}" fill="{fill}" '
@@ -210,13 +207,10 @@ def _paint(axes, shape, dx: float, dy: float) -> None:
                 edgecolor=shape.colour,
                 linewidth=width,
                 linestyle=(0, dashes) if dashes else "-",
-                alpha=shape.opacity,
             )
         case Polygon():
             corners = [(x + dx, y + dy) for x, y in shape.points]
-            patch = patches.Polygon(
-                corners, facecolor=shape.colour, edgecolor="none", alpha=shape.opacity
-            )
+            patch = patches.Polygon(corners, facecolor=shape.colour, edgecolor="none")
         case Circle():
             patch = patches.Circle(
                 (shape.x + dx, shape.y + dy),
@@ -246,10 +240,6 @@ def _text(number: float) -> str:
 
 def _point(point: Point) -> str:
     return f"{_text(point[0])},{_text(point[1])}"
-
-
-def _opacity(opacity: float) -> str:
-    return "" if opacity == 1 else f' opacity="{opacity}"'
 
 
 def _title(title: str) -> str:

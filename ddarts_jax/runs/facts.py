@@ -76,11 +76,12 @@ def of_images(dataset) -> dict[str, str]:
     """Returns checksums of the images and labels of each split, and of both together, as JSON.
 
     The order of the images does not matter. Images in memory count by their pixels, those of a stream
-    by their names.
+    by their names and sizes, which `hashed` tells.
     """
     parts = [dataset.hashes(part) for part in ("train", "test")]
     both = tuple(np.concatenate(values) for values in zip(*parts))
-    return dict(zip(_IMAGES, [_checksum(*part) for part in (*parts, both)]))
+    checksums = dict(zip(_IMAGES, [_checksum(*part) for part in (*parts, both)]))
+    return checksums | {"hashed": "pixels" if dataset.crop is None else "names and sizes"}
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
@@ -99,7 +100,14 @@ def of_run(workdir: Path) -> dict[str, Any] | None:
     path = workdir / layout.DATASET
     if not path.is_file():
         return None
-    return _checked(read_json(path, "Facts of the training data"), path)
+    return _comparable(_checked(read_json(path, "Facts of the training data"), path))
+
+
+def _comparable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns facts without checksums of an older version, which hashed a stream's names alone."""
+    if facts.get("crop") is None or facts.get("hashed"):
+        return facts
+    return {key: value for key, value in facts.items() if key not in _IMAGES}
 
 
 def _checked(facts: Any, path: Path) -> dict[str, Any]:
@@ -165,8 +173,9 @@ def of_weights(path: Path) -> dict[str, Any] | None:
             "num_train": found.get("train_images"),
             "num_test": found["test"]["images"],
             "test_checksum": found.get("test_checksum"),
+            "hashed": found.get("hashed"),
         }
-        return _checked(own, meta)
+        return _comparable(_checked(own, meta))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{meta} is not the description of an export: {error!r}.") from error
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import writing
+from ddarts_jax.files import append_line, writing
 from ddarts_jax.runs import layout, rows
 from ddarts_jax.runs.board import Board
 from ddarts_jax.runs.table import METRICS, Metric
@@ -57,14 +57,7 @@ class MetricsWriter:
         """
         metrics = _plain(jax.device_get(metrics))
         line = json.dumps({"phase": phase, "epoch": int(epoch), **metrics}, allow_nan=False)
-        try:
-            with self._path.open("a") as file:
-                file.write(line + "\n")
-        except OSError as error:  # half a line is dropped by the next start
-            raise UserError(
-                f"{self._path} cannot be written ({error.strerror or error}): make room or mend the "
-                "cause, then start the same command again."
-            ) from error
+        append_line(self._path, line)
         if phase not in self._boards:
             self._boards[phase] = Board(self._workdir / "tensorboard" / phase)
         self._to_tensorboard(phase, int(epoch), metrics)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import write_json, writing
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
@@ -91,7 +91,7 @@ def run(config, workdir: Path) -> dict:
 
 
 def _write_csv(path: Path, names: list[str], matrix: np.ndarray) -> None:
-    with open(path, "w", newline="") as file:
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["", *names])
         rows.writerows(

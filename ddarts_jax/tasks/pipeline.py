@@ -8,8 +8,8 @@ from pathlib import Path
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
-from ddarts_jax.genotypes import lookup
-from ddarts_jax.genotypes.genotype import Genotype, existing_nodes, expand
+from ddarts_jax.genotypes import effect, lookup
+from ddarts_jax.genotypes.genotype import Genotype, expand
 from ddarts_jax.reports import drawing, report
 from ddarts_jax.runs import layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
@@ -174,15 +174,14 @@ def write_evaluation(
 def print_result(config, genotype: Genotype, summary: dict, speed: list[dict]) -> None:
     """Prints the genotype and its results in `summary`."""
     print("genotype (node <- primitive(source)):")
+    unread = effect.unread_cells(genotype)
     for position, cell in enumerate(genotype.cells):
         kind = "reduction" if position in genotype.reductions else "normal"
-        # A node without inputs does not exist, so what it would feed is no part of the network.
-        exist = existing_nodes(cell)
-        used = [entry for entry in cell if entry[2] in exist]
+        used = () if position in unread else effect.working(cell)
         entries = ", ".join(f"{node} <- {name}({source})" for name, node, source in used)
-        idle = len(cell) - len(used)
-        note = f" ({idle} more without effect: their source has no inputs)" if idle else ""
-        print(f"  cell {position} ({kind}): {entries}{note}")
+        print(f"  cell {position} ({kind}): {entries or '-'}")
+    for sentence in effect.without_effect(genotype):
+        print(sentence)
     if "params" in summary:
         print(f"parameters {summary['params']:,}, MACs {summary['macs']:,}")
     if "from_start" in summary:

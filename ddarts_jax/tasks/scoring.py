@@ -21,7 +21,7 @@ from ddarts_jax import configuration
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import append_line, write_json, write_text
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
 from ddarts_jax.genotypes.handcrafted import HANDCRAFTED
 from ddarts_jax.genotypes.spaces import DARTOPTI_PRIMITIVES
@@ -134,8 +134,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         accuracies = measure(config, genotype, dataset, dtype)
         measured[name, cell, node] = accuracies
         line = {"primitive": name, "cell": cell, "node": node, "accuracies": accuracies}
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(path, json.dumps(line))
         jax.clear_caches()  # every network has its own program, which is not used again
         left = (time.monotonic() - begun) / (done + 1) * (len(todo) - done - 1)
         _logger.info(
@@ -184,5 +183,5 @@ def _read(path: Path) -> dict[tuple[str, int, int], list[float | None]]:
         except (ValueError, TypeError, KeyError):
             continue
         whole.append(line + "\n")
-    path.write_text("".join(whole))
+    write_text(path, "".join(whole))
     return measured

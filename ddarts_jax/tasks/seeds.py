@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json, write_json
+from ddarts_jax.files import read_json, write_json, write_text
 from ddarts_jax.runs import facts, identity, layout, metrics
 from ddarts_jax.runs.workdir import check_apart
 from ddarts_jax.training.signals import Stopped
@@ -96,7 +96,7 @@ def run(config, workdir: Path) -> dict:
     }
     write_json(workdir / "seeds.json", result)
     text = _markdown(result)
-    (workdir / "seeds.md").write_text(text)
+    write_text(workdir / "seeds.md", text)
     print(text)
     if failed:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())

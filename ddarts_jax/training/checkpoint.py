@@ -31,6 +31,13 @@ from ddarts_jax.runs import identity, layout
 
 _logger = logging.getLogger(__name__)
 
+_OVERHEAD = 2**20  # bytes that Orbax's own files need at most, beside the arrays
+
+# Orbax logs the traceback of a failed save, whose error `Checkpoints` raises as one sentence.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+)
+
 
 class Checkpoints:
     """The newest checkpoints of a run, in one directory.
@@ -56,6 +63,7 @@ class Checkpoints:
         self._directory = Path(directory).absolute()  # Orbax takes no relative path
         self._keep_last = keep_last
         self._writing: int | None = None
+        self._failed = False
         path = self._directory / layout.CONFIG
         processes.from_main(
             lambda: identity.claim(
@@ -106,10 +114,11 @@ class Checkpoints:
             state=ocp.args.StandardSave(_nonempty(leaves)), record=ocp.args.JsonSave(record)
         )
         self._writing = step
+        self._check_room(sum(leaf.nbytes for leaf in leaves.values()))
         try:
             self._orbax.save(self._path / str(step), args=items)
         except Exception as error:
-            raise self._write_error(error) from error
+            raise self._write_error(first_line(error)[:200]) from error
 
     def wait(self) -> None:
         """Waits for the save in progress, then deletes all but the newest checkpoints.
@@ -122,11 +131,12 @@ class Checkpoints:
         try:
             self._orbax.wait_until_finished()
         except Exception as error:
-            raise self._write_error(error) from error
+            raise self._write_error(first_line(error)[:200]) from error
         self._writing = None
-        old = [self._directory / str(step) for step in self._steps()[: -self._keep_last]]
-        for path in [*old, *self._half_written()]:
-            shutil.rmtree(path, ignore_errors=True)  # tried again after the next save
+        for step in self._steps()[: -self._keep_last]:
+            # Tried again after the next save.
+            shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        self._remove_half_written()
 
     def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
         """Restores the newest intact checkpoint and moves newer, corrupt ones out of the way.
@@ -159,6 +169,8 @@ class Checkpoints:
         finally:
             if self._orbax:
                 self._orbax.close()
+                if self._failed:  # its threads may have written on until now
+                    self._remove_half_written()
             if self._alias:
                 self._alias.cleanup()
 
@@ -221,14 +233,30 @@ class Checkpoints:
             )
         return None
 
-    def _write_error(self, error: Exception) -> UserError:
-        step, self._writing = self._writing, None
+    def _remove_half_written(self) -> None:
         for path in self._half_written():
             shutil.rmtree(path, ignore_errors=True)
+
+    def _check_room(self, size: int) -> None:
+        """Raises UserError unless the disk has room for a checkpoint of `size` bytes.
+
+        A save that a full disk breaks off ends in tracebacks from Orbax's threads.
+        """
+        needed, disk = size + _OVERHEAD, shutil.disk_usage(self._directory)
+        if disk.free < needed and disk.total:  # some file systems do not tell
+            raise self._write_error(
+                f"it needs {needed / 1e6:.1f} MB, but the disk has {disk.free / 1e6:.1f} MB left"
+            )
+
+    def _write_error(self, reason: str) -> UserError:
+        step, self._writing, self._failed = self._writing, None, True
+        self._remove_half_written()
+        earlier = (
+            f"Those of steps {self._steps()} are intact" if self._steps() else "It is the first"
+        )
         return UserError(
-            f"Checkpoint {self._directory / str(step)} could not be written ({error}). "
-            f"Those of steps {self._steps()} are intact: fix the cause (is the disk full?) and "
-            "start the same command again."
+            f"Checkpoint {self._directory / str(step)} could not be written ({reason}). {earlier}: fix "
+            "the cause (is the disk full?) and start the same command again."
         )
 
 

@@ -68,7 +68,7 @@ def test_parallel_primitives_are_separate_arrows(tmp_path):
 
 def test_draws_an_empty_cell_and_odd_names(tmp_path):
     """A cell without entries and names that mean something to matplotlib or XML are drawn."""
-    genotype = Genotype([[], [("_a<&$x$", 3, 1), ("b", 4, 2)]], [0], [2, 3])
+    genotype = Genotype([[], [("_a<&$x$", 3, 1), ("b", 4, 3)]], [0], [2, 3])
     draw_genotype(genotype, str(tmp_path / "odd"), "$<&")
     texts = svg_texts(tmp_path / "odd.svg")
     assert {"_a<&$x$", "b", "$<&", "cell 0 · reduction", "cell 1"} <= set(texts)
@@ -183,3 +183,13 @@ def test_confusion_matrix_shows_counts_and_names(tmp_path, classes):
     assert "Digits $x" in text and "answer" in text
     for shown in (">class1<", ">7<", ">3<"):
         assert (shown in text) == (classes <= 40)
+
+
+def test_what_has_no_effect_is_left_out_and_said(tmp_path):
+    """Neither a node without inputs nor a cell that nothing reads is drawn, nor is it in the legend."""
+    idle = [("a", 3, 0), ("never", 4, 2)]
+    draw_genotype(Genotype([idle, [("b", 2, 0)], [("a", 2, 0)]], [], [2, 3, 4]), tmp_path / "cell")
+    texts = svg_texts(tmp_path / "cell.svg")
+    assert "left out: 1 from nodes without inputs" in texts
+    assert texts.count("left out: no later cell reads it") == 1
+    assert not {"never", "b", "4"} & set(texts) and texts.count("3") == texts.count("2") == 1

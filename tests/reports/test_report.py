@@ -118,6 +118,13 @@ def test_every_metric_has_its_chart(run):
     np.testing.assert_allclose(np.transpose(drawn), contributions, rtol=1e-3)
     supernet, masked, gap = found.chart("Discretisation gap")
     np.testing.assert_allclose(np.subtract(supernet["y"], masked["y"]), gap["y"], atol=1e-4)
+    shares = [f"{curve['y'][-1]:.1%}" for curve in (masked, supernet)]
+    sentence = (
+        "only the kept primitives that supernet is right on {} of images that the architecture"
+    )
+    assert f"{sentence} learns from instead of {{}}".format(*shares) in found.words, (
+        "chart and words"
+    )
 
 
 def test_every_metric_of_the_table_is_drawn(run):

@@ -180,3 +180,27 @@ def test_every_kept_primitive_is_an_arrow_in_the_colour_of_the_legend(pages, ope
     assert [legend[title.partition(":")[0]] for title, _ in drawn] == [
         colour for _, colour in drawn
     ]
+
+
+def test_dark_on_the_screen_and_light_on_paper(pages, open_page):
+    """A reader who prefers dark gets it; paper is white, with every chart on one page."""
+    page = open_page(pages["whole"], 390)
+
+    def style(selector, name):
+        code = "([s, n]) => getComputedStyle(document.querySelector(s))[n]"
+        return page.evaluate(code, [selector, name])
+
+    assert style("main", "filter") == "none"
+    page.emulate_media(color_scheme="dark")
+    assert (
+        "invert" in style("main", "filter")
+        and style("body", "backgroundColor") == "rgb(20, 20, 20)"
+    )
+    page.emulate_media(color_scheme="dark", media="print")
+    assert style("main", "filter") == "none"
+    # Headings stay with their charts only in a block, not in a grid.
+    assert style("main", "display") == "block"
+    broken = "[...document.querySelectorAll('figure')].map((e) => getComputedStyle(e).breakInside)"
+    found = page.evaluate(broken)
+    assert found.count("auto") == page.locator(".cards").count() == 2
+    assert found.count("avoid") == len(found) - 2 > 10

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from ddarts_jax.configuration import default_config
 from ddarts_jax.data import dataset as data
+from ddarts_jax.data import stream
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import facts
 
@@ -115,6 +117,33 @@ def test_a_run_does_not_continue_with_corrected_labels(split, tmp_path):
         facts.check_resumed(tmp_path, corrected, ["search"])
         facts.check_resumed(tmp_path, own, ["train"])
         (tmp_path / "checkpoints" / "train" / "5").rmdir()
+
+
+def test_streams_of_equal_names_are_told_apart(tmp_path):
+    """Other photographs under the names of the training's are no data of its own, and not learnt."""
+    own, other = (_photographs(tmp_path / name, side) for name, side in (("a", 8), ("b", 99)))
+    facts.keep(tmp_path, tiny.config(""), own)
+    known = facts.of_run(tmp_path)
+    assert known["hashed"] == "names and sizes" and facts.is_own(known, own)
+    assert not facts.is_own(known, other)
+    facts.check_unseen(tmp_path, other)
+    assert facts.trained_on(tmp_path, dataclasses.replace(own, test=own.train)) == 1
+    # An older version hashed names alone: its run is taken at its word.
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({k: v for k, v in known.items() if k != "hashed"}))
+    older = facts.of_run(tmp_path)
+    assert set(known) - set(older) == {"hashed", *facts._IMAGES} and facts.is_own(older, own)
+
+
+def _photographs(root, side):
+    """A stream of two classes of photographs, numbered as a camera does."""
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (root / place).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (side, side), (number, 9, 9)).save(root / place / f"{number}.png")
+    config = default_config().data
+    config.name, config.image_size, config.stream = f"folder:{root}", 8, True
+    return stream.load(config)
 
 
 def test_the_config_of_a_phase_stays_while_another_runs(split, tmp_path):

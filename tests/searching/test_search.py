@@ -15,7 +15,7 @@ from ddarts_jax.models.layers import Variables
 from ddarts_jax.searching import search
 from ddarts_jax.searching.contributions import Contributions
 from ddarts_jax.searching.methods import ddarts
-from ddarts_jax.training import optim
+from ddarts_jax.training import optim, schedule
 
 _RATE = 0.05
 _TOTAL_STEPS = 10
@@ -216,6 +216,15 @@ def test_a_cell_that_would_keep_nothing_gets_its_best(tiny_search, caplog):
     alphas[1] = alphas[0]
     assert search._result(alphas, net, settings) == search.derive(alphas, net, settings)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("epochs, warned", [(6, True), (50, False)])
+def test_a_search_of_few_steps_is_warned_of_at_its_start(tiny_search, caplog, epochs, warned):
+    """240 photographs in batches of 48 are 12 steps in 6 epochs: no alpha comes near a threshold."""
+    plan, splits = schedule.schedule(120, 48, epochs, 100), (range(120), range(120))
+    parts = tiny_search.net, tiny_search.variables, tiny_search.alphas
+    search._tell_sizes(tiny_search.settings, *parts, plan, splits, 0)
+    assert (f"only {2 * epochs} steps in all" in caplog.text) == warned
 
 
 @pytest.fixture(scope="module")

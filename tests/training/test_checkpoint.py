@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,6 +316,22 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_checkpoints(tmp_path):
     assert not list(tmp_path.glob("*tmp*"))
     checkpoints.save(3, random)  # once there is room again
     checkpoints.close()
+    assert steps_in(tmp_path) == [1, 3]
+
+
+def test_a_disk_without_room_is_told_before_a_save(tmp_path, monkeypatch):
+    """Nothing of the checkpoint is begun; the next save finds room."""
+    state = {"a": jnp.zeros(2**18)}
+    with Checkpoints(tmp_path, CONFIG, 2) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        full = shutil.disk_usage(tmp_path)._replace(free=2**20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+        with pytest.raises(UserError, match=r"/2 .*needs 2\.1 MB, .* has 1\.0 MB left.*\[1\] are"):
+            checkpoints.save(2, state)
+        assert sorted(os.listdir(tmp_path)) == ["1", "config.json"]
+        monkeypatch.undo()
+        checkpoints.save(3, state)
     assert steps_in(tmp_path) == [1, 3]
 
 

@@ -56,7 +56,7 @@ class Encoded(Protocol):
         """Returns what distinguishes this split from others, as JSON."""
 
     def hashes(self, indices: np.ndarray) -> np.ndarray:
-        """Returns a hash of the name of each of some images, uint64 [n]; none of them is read."""
+        """Returns a hash of each of some images, uint64 [n], by name and size; none of them is read."""
 
 
 class Opened(NamedTuple):

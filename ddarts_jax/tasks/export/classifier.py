@@ -129,7 +129,7 @@ def _describe(settings: ConfigDict, genotype: Genotype, dataset: Dataset, accura
         },
         "network": trained.sizes_of(settings.to_dict()),
         "test": {"accuracy": accuracy, "images": len(dataset.test_labels)},
-        "test_checksum": facts.of_images(dataset)["test_checksum"],
+        **{key: facts.of_images(dataset)[key] for key in ("test_checksum", "hashed")},
         "parameters": cost.params,
         "macs": cost.macs,
     } | card.written()

@@ -75,12 +75,23 @@ def _tidy(output: Path) -> None:
     """
     for path in output.parent.glob(f".{glob.escape(output.name)}.*"):
         *_, pid, kind = path.name.split(".")
-        if not pid.isdecimal() or kind not in ("tmp", "old") or Path("/proc", pid).exists():
+        if not pid.isdecimal() or kind not in ("tmp", "old") or _runs(int(pid)):
             continue
         if kind == "old" and not output.exists():
             path.rename(output)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this number runs, whoever's it is."""
+    try:
+        os.kill(pid, 0)  # not by /proc, which macOS lacks
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _check_output(output: Path) -> None:

@@ -146,11 +146,14 @@ def test_images_beyond_the_memory_are_not_read(tmp_path, monkeypatch):
         load(Config(name, image_size=8))
 
 
-def test_hashes_of_a_stream_are_those_of_names(tmp_path):
-    """They stay where the folder moves, and are others for other files."""
+def test_hashes_of_a_stream_are_those_of_names_and_sizes(tmp_path):
+    """They stay where the folder moves, and are others for other files, also under the same names."""
     first, _ = records.open_records(Config(write(tmp_path / "a", classes())))
     moved, _ = records.open_records(Config(write(tmp_path / "b", classes())))
     np.testing.assert_array_equal(first.hashes()[0], moved.hashes()[0])
     other, _ = records.open_records(Config(write(tmp_path / "c", classes(4))))
     assert set(other.hashes()[0]) - set(first.hashes()[0])
     np.testing.assert_array_equal(first.hashes()[1], first.labels)
+    named_alike, _ = records.open_records(Config(write(tmp_path / "d", classes(size=(99, 7)))))
+    np.testing.assert_array_equal(named_alike.source.files, first.source.files)
+    assert not set(named_alike.hashes()[0]) & set(first.hashes()[0])

@@ -1,10 +1,18 @@
 """Packaging. Lower bounds are the versions that the tests ran with."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+_HERE = Path(__file__).parent
 
 setup(
     name="ddarts_jax",
-    version="0.1.0",
+    # Read, not imported: what the package imports is not there while it is built.
+    version=re.search(
+        '^__version__ = "(.+?)"', (_HERE / "ddarts_jax/__init__.py").read_text(), re.M
+    )[1],
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
     packages=[*find_packages(include=["ddarts_jax", "ddarts_jax.*"]), "ddarts_jax.configs"],
     package_dir={"ddarts_jax.configs": "configs"},
@@ -14,6 +22,7 @@ setup(
         "ddarts_jax.reports": ["page.css", "page.html.j2", "page.js"],
         "ddarts_jax.tasks.export": ["*.jinja"],
     },
+    entry_points={"console_scripts": ["ddarts-jax = ddarts_jax.main:main"]},
     python_requires=">=3.11",
     # Windows has no wheel of array_record, and no locks as a workdir needs them.
     classifiers=["Operating System :: POSIX :: Linux", "Operating System :: MacOS"],

@@ -33,3 +33,5 @@ from .searching.contributions import contributions as contributions
 from .searching.method import Method as Method
 from .training.trained import Network as Network
 from .training.trained import load_network as load_network
+
+__version__: str

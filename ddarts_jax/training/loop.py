@@ -176,6 +176,8 @@ class _Loop:
             print(profiling.table(seconds, self.plan.chunk))
         _check_finite(self.phase, self.step, self.plan, finite, self.checkpoints)
         self.step += self.plan.chunk
+        done = (self.step - 1) % self.plan.epoch + 1
+        self.writer.steps(self.phase, self.step, running.totals, done)
         return running
 
     def _save(self, running: Running, begun: float) -> None:

@@ -77,6 +77,7 @@ setup(
         "test": [
             "chex>=0.1.92",
             "hypothesis>=6.170",
+            "mypy>=2.4",
             "playwright>=1.65",
             "pytest>=9.2",
             "pytest-xdist>=3.8",

@@ -64,7 +64,8 @@ def _program() -> str:
 
 
 def _python() -> str:
-    return f"{platform.python_version()}, {platform.platform()}"
+    room = memory.in_gigabytes(memory.available())
+    return f"{platform.python_version()}, {platform.platform()}, {room} of memory"
 
 
 def _packages() -> str:

@@ -22,6 +22,7 @@ def test_a_sound_installation(stepless, capsys, monkeypatch):
     lines = dict(line.split(maxsplit=1) for line in output.splitlines())
     assert list(lines) == [*doctor._CHECKS, "result"] and lines["result"] == "all is well"
     assert lines["program"].startswith(f"ddarts_jax {ddarts_jax.__version__} in ")
+    assert lines["python"].endswith(" GB of memory")
     assert f"jax {jax.__version__}, jaxlib " in lines["packages"] and "numpy" in lines["packages"]
     assert "JAX_PLATFORMS=cpu" in lines["settings"]
     assert (

@@ -1,8 +1,6 @@
-"""The command line, `ddarts-jax` or `python -m ddarts_jax.main`.
+"""The command line: `ddarts-jax`, or `python -m ddarts_jax.main`.
 
-ddarts-jax --config configs/digits.py [--workdir DIR] [--config.key=value ...]
-ddarts-jax configs
-ddarts-jax doctor
+It is followed by `--config NAME [--workdir DIR]` and changed values, by `configs` or by `doctor`.
 """
 
 import logging

@@ -81,13 +81,13 @@ class MetricsWriter:
             tell(callback, "on_epoch", phase, int(epoch), measured)
 
     def steps(self, phase: str, step: int, totals: dict[str, Any], count: int) -> None:
-        """Tells callbacks of the steps since the last call; nothing is written.
+        """Tells callbacks of the steps so far; nothing is written.
 
         Args:
           phase: see `write`.
           step: steps done in all epochs.
-          totals: metrics summed over the last `count` steps, on any device.
-          count: see `totals`.
+          totals: metrics summed over this epoch's steps so far, on any device.
+          count: number of these steps.
         """
         if not self._callbacks:
             return

@@ -141,7 +141,7 @@ def search(
         alpha_loss: a further term of every cell's loss, `(gates [cells, E, G], supernet) -> [cells]`,
             differentiable by JAX. It is not part of the run's identity: an interrupted search must be
             continued with the same one.
-        callbacks: told of steps, of epochs and of the end, see `Callback`. Not part of the run's identity.
+        callbacks: told of steps, of epochs and of the end, see `Callback`.
 
     Raises:
         UserError: the config does not fit the data, the workdir is another run's or in use, or a loss

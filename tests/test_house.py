@@ -97,6 +97,6 @@ def test_files_of_a_workdir_have_one_name():
 
 
 def test_modules_of_tests_have_different_names():
-    """They are imported by their bare names, under which only one of two alike can be collected."""
+    """Imported by their bare name: of two alike pytest can collect only one."""
     names = [path.name for path in Path(__file__).parent.rglob("*.py")]
     assert {name for name in names if names.count(name) > 1} <= {"conftest.py"}

@@ -1,11 +1,23 @@
 """Packaging. Lower bounds are the versions that the tests ran with."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+_HERE = Path(__file__).parent
 
 setup(
     name="ddarts_jax",
-    version="0.1.0",
+    # Read, not imported: what the package imports is not there while it is built.
+    version=re.search(
+        '^__version__ = "(.+?)"', (_HERE / "ddarts_jax/__init__.py").read_text(), re.M
+    )[1],
     description="D-DARTS: distributed differentiable architecture search in JAX/Flax",
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     packages=[*find_packages(include=["ddarts_jax", "ddarts_jax.*"]), "ddarts_jax.configs"],
     package_dir={"ddarts_jax.configs": "configs"},
     package_data={
@@ -14,9 +26,22 @@ setup(
         "ddarts_jax.reports": ["page.css", "page.html.j2", "page.js"],
         "ddarts_jax.tasks.export": ["*.jinja"],
     },
+    entry_points={"console_scripts": ["ddarts-jax = ddarts_jax.main:main"]},
     python_requires=">=3.11",
     # Windows has no wheel of array_record, and no locks as a workdir needs them.
-    classifiers=["Operating System :: POSIX :: Linux", "Operating System :: MacOS"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     install_requires=[
         "absl-py>=2.5",
         "array_record>=0.8",
@@ -52,10 +77,12 @@ setup(
         "test": [
             "chex>=0.1.92",
             "hypothesis>=6.170",
+            "mypy>=2.4",
             "playwright>=1.65",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
+            "setuptools>=77",
         ],
     },
 )

@@ -1,9 +1,9 @@
-"""D-DARTS as the authors' public program computes it: cells removed by random numbers, an
-ablation loss without gradient, gradients that pile up.
+"""D-DARTS as the authors' public program computes it: gradients that pile up, random ablation.
 
     python -m ddarts_jax.main --config configs/digits_authors_program.py
 
-A baseline: all else is that of configs/digits.py.
+Cells are removed by random numbers, and the ablation loss has no gradient. A baseline: all else
+is that of configs/digits.py.
 """
 
 import ddarts_jax as dd

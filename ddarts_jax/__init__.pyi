@@ -29,7 +29,10 @@ from .models.cost import cost as cost
 from .models.cost import cost_table as cost_table
 from .models.layers import BatchNorm as BatchNorm
 from .models.layers import ConvBN as ConvBN
+from .runs.callbacks import Callback as Callback
 from .searching.contributions import contributions as contributions
 from .searching.method import Method as Method
 from .training.trained import Network as Network
 from .training.trained import load_network as load_network
+
+__version__: str

@@ -14,7 +14,7 @@ A script that searches, trains and uses the network found:
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.ops import backend
 from ddarts_jax.reports import report
 from ddarts_jax.runs import facts, layout
+from ddarts_jax.runs.callbacks import Callback, checked, tell
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
 from ddarts_jax.searching import methods
@@ -48,7 +49,7 @@ from ddarts_jax.training import evaluate as evaluation
 from ddarts_jax.training import train as trainings
 from ddarts_jax.training.trained import Network, sizes_of
 
-Callback = Callable[[str, int, Mapping[str, Any]], None]
+Images = Dataset | stream.Streamed
 
 
 def config(name: str | os.PathLike, **overrides: Any) -> ConfigDict:
@@ -72,7 +73,7 @@ def config(name: str | os.PathLike, **overrides: Any) -> ConfigDict:
     return configuration.load(name, overrides)
 
 
-def load_data(data: ConfigDict) -> "Dataset | stream.Streamed":
+def load_data(data: ConfigDict) -> Images:
     """Loads the images that `config.data` names.
 
     Args:
@@ -91,7 +92,7 @@ def load_data(data: ConfigDict) -> "Dataset | stream.Streamed":
     return (stream if data.get("stream") else datasets).load(data)
 
 
-def preprocess(images, data: Dataset) -> jax.Array:
+def preprocess(images: np.ndarray | jax.Array, data: Images) -> jax.Array:
     """Normalises images as those of `data` are normalised in training.
 
     Args:
@@ -125,7 +126,7 @@ class SearchResult:
 
 def search(
     config: ConfigDict,
-    dataset: Dataset,
+    dataset: Images,
     workdir: str | os.PathLike,
     *,
     alpha_loss: Callable | None = None,
@@ -140,15 +141,14 @@ def search(
         alpha_loss: a further term of every cell's loss, `(gates [cells, E, G], supernet) -> [cells]`,
             differentiable by JAX. It is not part of the run's identity: an interrupted search must be
             continued with the same one.
-        callbacks: each is called as `callback(phase, epoch, metrics)` after every epoch. An error that
-            one raises ends the search, which then continues from the epoch before.
+        callbacks: told of steps, of epochs and of the end, see `Callback`.
 
     Raises:
         UserError: the config does not fit the data, the workdir is another run's or in use, or a loss
             is not finite.
         Stopped: a signal ended the search; its state is saved.
     """
-    with _opened(config, workdir, callbacks) as (path, writer, dtype):
+    with _opened("search", config, workdir, callbacks) as (path, writer, dtype):
         start = pipeline.find_start(config)
         found = searches.run(config, dataset, path, writer, dtype, start, alpha_loss=alpha_loss)
     return SearchResult(*found, workdir=path)
@@ -157,11 +157,11 @@ def search(
 def train(
     config: ConfigDict,
     genotype: Genotype,
-    dataset: Dataset,
+    dataset: Images,
     workdir: str | os.PathLike,
     *,
     callbacks: Iterable[Callback] = (),
-) -> "Network":
+) -> Network:
     """Trains the network of a genotype; an interrupted training in the same workdir continues.
 
     Args:
@@ -175,7 +175,7 @@ def train(
         UserError: see `search`; or the genotype does not form a valid network.
         Stopped: a signal ended the training; its state is saved.
     """
-    with _opened(config, workdir, callbacks) as (path, writer, dtype):
+    with _opened("train", config, workdir, callbacks) as (path, writer, dtype):
         genotype = pipeline.deepened(config, genotype)
         net, variables = trainings.run(config, genotype, dataset, path, writer, dtype)
         genotype.save(path / layout.NETWORK_GENOTYPE)
@@ -183,7 +183,7 @@ def train(
     return Network(genotype, net, variables, data, sizes_of(config), dtype)
 
 
-def evaluate(network: "Network", dataset: Dataset, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(network: Network, dataset: Images, batch_size: int = 256) -> dict[str, Any]:
     """Measures a network on the test images of a data set.
 
     Args:
@@ -243,37 +243,28 @@ register_method = methods.register
 
 @contextlib.contextmanager
 def _opened(
-    config: ConfigDict, workdir: str | os.PathLike, callbacks: Iterable[Callback]
+    phase: str, config: ConfigDict, workdir: str | os.PathLike, callbacks: Iterable[Callback]
 ) -> Iterator[tuple[Path, MetricsWriter, str]]:
     """Opens a workdir for a search or a training: yields it, the metrics' writer and the dtype."""
+    told = checked(callbacks)
     configuration.validate(config)
-    check_apart(workdir, config.data.name)
+    check_apart(Path(workdir), config.data.name)
     compilation.keep_programs()
     processes.devices()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = backend.compute_dtype(config.dtype)
     path = create(workdir)
-    with locked(path):
+    with locked(path), contextlib.ExitStack() as ends:
+        for callback in reversed(told):  # the stack calls the last one first
+            ends.push(
+                lambda _, error, __, callback=callback: tell(callback, "on_end", phase, error)
+            )
         clock, live = Clock(path), report.Live(path)
-        writer = _Telling(path, pipeline.after_epoch(clock, live), callbacks)
+        writer = MetricsWriter(path, pipeline.after_epoch(clock, live), told)
         try:
             yield path, writer, dtype
             clock.keep(compilation.spent())
             live.close()
         finally:
             writer.close()
-
-
-class _Telling(MetricsWriter):
-    """A writer that tells every line to callbacks too."""
-
-    def __init__(self, workdir, after, callbacks: Iterable[Callback]):
-        super().__init__(workdir, after)
-        self._callbacks = tuple(callbacks)
-
-    def write(self, phase, epoch, metrics):
-        """See `MetricsWriter.write`."""
-        super().write(phase, epoch, metrics)
-        for callback in self._callbacks:
-            callback(phase, epoch, jax.device_get(metrics))

@@ -1,4 +1,7 @@
-"""The command line: `python -m ddarts_jax.main --config configs/digits.py [--workdir DIR]`."""
+"""The command line: `ddarts-jax`, or `python -m ddarts_jax.main`.
+
+It is followed by `--config NAME [--workdir DIR]` and changed values, by `configs` or by `doctor`.
+"""
 
 import logging
 import signal
@@ -22,16 +25,22 @@ DETECTION = ("detect", "detect_evaluate")  # likewise, of a detector
 def main(argv: list[str] | None = None) -> int:
     """Runs the task of the command line.
 
+    Args:
+        argv: the program's name and its arguments; None: those of the process.
+
     Returns:
         The exit status: 0 if the task is done; 2 for a mistake that the user can fix; 128 plus the
         signal's number if a signal ended the run, whose state is saved: 130 after SIGINT, 143 after
         SIGTERM. In a multi-process run, a failing process exits here and does not return.
     """
+    argv = sys.argv if argv is None else argv
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if len(argv) > 1 and not argv[1].startswith("-"):
+        return _command(argv[1:])
     _logger.setLevel(logging.INFO)
     # Flags are checked before the first import of jax, which takes seconds.
     try:
-        group, argv = processes.parse_flags(sys.argv if argv is None else argv)
+        group, argv = processes.parse_flags(argv)
         config, workdir = configuration.parse_flags(argv)
         processes.start(group)
     except UserError as error:
@@ -67,6 +76,24 @@ def main(argv: list[str] | None = None) -> int:
         status, failure = 1, repr(error)
     processes.leave(status, bool(failure))
     return status
+
+
+def _command(words: list[str]) -> int:
+    """Runs a command that needs no config; returns the exit status."""
+    match words:
+        case ["configs"]:
+            headlines = configuration.headlines()
+            width = max(map(len, headlines))
+            print("\n".join(f"{name:{width}}  {line}" for name, line in headlines.items()))
+            return 0
+        case ["doctor"]:
+            from ddarts_jax import doctor
+
+            return doctor.run()
+    return _fail(
+        f"There is no command {' '.join(words)!r}: the commands are 'configs' and 'doctor', each alone; "
+        "a run begins with --config=NAME."
+    )
 
 
 def run(config, workdir: str | Path) -> dict:

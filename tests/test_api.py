@@ -3,11 +3,14 @@
 import doctest
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pages
 import pytest
 import tiny
 from flax import nnx
@@ -62,21 +65,27 @@ def cheap(gates, net):
     return 10 * (gates * dd.cost_table(net)).sum((1, 2))
 
 
-class Tracker:
-    """Stands for a user's experiment tracker."""
+class Tracker(dd.Callback):
+    """Stands for a user's experiment tracker: records what it is told."""
 
     def __init__(self):
-        self.rows = []
+        self.steps, self.rows, self.ends = [], [], []
 
-    def __call__(self, phase, epoch, metrics):
+    def on_step(self, phase, step, metrics):
+        self.steps.append((phase, step, metrics))
+
+    def on_epoch(self, phase, epoch, metrics):
         self.rows.append((phase, epoch, metrics))
+
+    def on_end(self, phase, error):
+        self.ends.append((phase, error))
 
 
 @pytest.fixture(scope="module")
 def searched(data, tmp_path_factory):
     """A search with a primitive, a loss and a tracker of the user's."""
     space = ("max_pool_3x3", "skip_connect", "ghost_3x3")
-    config = dd.config("digits", **SMALL, **{"search.space": space})
+    config = dd.config("digits", **SMALL, **{"search.space": space, "chunk_steps": 1})
     tracker = Tracker()
     workdir = tmp_path_factory.mktemp("runs") / "mine"
     result = dd.search(config, data, workdir, alpha_loss=cheap, callbacks=[tracker])
@@ -100,6 +109,35 @@ def test_a_search_with_a_primitive_a_loss_and_a_tracker_of_the_user(searched, da
     assert (result.workdir / "report.html").is_file()
     again = dd.search(config, data, result.workdir, alpha_loss=cheap)  # which has ended
     np.testing.assert_array_equal(again.alphas, result.alphas)
+
+
+def test_a_tracker_is_told_of_steps_epochs_and_the_end(searched, data):
+    """Once of each, in order; the last step's means are the epoch's; an error ends with its name."""
+    config, result, tracker = searched
+    assert [row[:2] for row in tracker.steps] == [("search", step) for step in (1, 2, 3, 4)]
+    for (_, _, of_steps), (_, _, of_epoch) in zip(tracker.steps[1::2], tracker.rows):
+        for name, value in of_steps.items():
+            np.testing.assert_array_equal(value, of_epoch[name])
+    losses = [float(metrics["loss"]) for _, _, metrics in tracker.steps]
+    assert losses[0] != losses[1] and losses[2] != losses[3], "means over one step and over two"
+    assert tracker.ends == [("search", None)]
+
+    class Broken(dd.Callback):
+        def on_end(self, phase, error):
+            raise OSError("no network")
+
+    later = Tracker()
+    with pytest.raises(OSError, match="no network") as caught:  # of a search that had ended before
+        dd.search(config, data, result.workdir, alpha_loss=cheap, callbacks=[Broken(), later])
+    assert "in search by the callback" in caught.value.__notes__[0]
+    assert "Broken.on_end" in caught.value.__notes__[0]
+    assert later.ends == [("search", caught.value)] and not later.rows, "the others are told too"
+    other = dd.config("digits", **SMALL | {"search.channels": 8})
+    with pytest.raises(dd.UserError, match="--workdir") as caught:
+        dd.search(other, data, result.workdir, callbacks=[later])
+    assert later.ends[1] == ("search", caught.value)
+    with pytest.raises(dd.UserError, match=r"derived from dd\.Callback"):
+        dd.search(config, data, result.workdir, callbacks=[Tracker])
 
 
 def test_a_user_s_loss_moves_the_alphas_that_it_names(searched, data, tmp_path):
@@ -261,13 +299,61 @@ def test_importing_is_quick_and_lazy():
 
 def test_the_script_of_the_readme_runs(images, tmp_path, monkeypatch):
     """As it stands there, on smaller settings."""
-    config, script = dd.config, (tiny.ROOT / "README.md").read_text()
-    script = script.partition("```python\n")[2].partition("```")[0]
+    config, (script,) = dd.config, pages.blocks(tiny.ROOT / "README.md")
     assert "dd.search(" in script
     monkeypatch.setattr(dd, "config", lambda name, **keys: config(name, **keys | SMALL))
     monkeypatch.chdir(tmp_path)
     exec(script, {"images": images[0], "labels": images[1]})
     assert (tmp_path / "runs" / "mine" / "network.npz").is_file()
+
+
+def test_the_page_on_the_library_runs(searched, tmp_path, monkeypatch):
+    """Every block, in order; for searches stands one that has run, of which callbacks are told anew."""
+    _, found, told = searched
+    fakes = {name: mock.MagicMock() for name in ("wandb", "mlflow")}  # no part of the tests' extra
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    configs = []
+
+    def search(config, dataset, workdir, *, callbacks=()):
+        assert isinstance(dataset, dd.Dataset)
+        configs.append(config)
+        for callback in callbacks:
+            for event, calls in zip(("on_step", "on_epoch", "on_end"), vars(told).values()):
+                for call in calls:
+                    getattr(callback, event)(*call)
+        return found
+
+    monkeypatch.setattr(dd, "search", search)
+    monkeypatch.chdir(tmp_path)
+    page: dict = {}
+    first, *others = pages.blocks(tiny.ROOT / "docs" / "library.md")
+    assert "size=(100, 64)" in first
+    for block in (first.replace("size=(100, 64)", "size=(5, 16)"), *others):
+        exec(block, page)
+
+    assert page["logits"].shape == (len(page["data"].test_labels), 10)
+    assert {len(f) for f in page["features"]} == {len(page["logits"])}
+    own = nnx.eval_shape(lambda: page["ConvGelu"](4, 2, affine=False)(jnp.ones((2, 7, 7, 4)), True))
+    assert own.shape == (2, 4, 4, 4)
+    assert {config.search.method for config in configs[1:]} == {"decayed"}
+    batch = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, jnp.int32)
+    context = SimpleNamespace(options=SimpleNamespace(decay=0.1))
+    own = jax.eval_shape(
+        lambda alphas: page["gradient"](found.supernet, found.variables, alphas, *batch, context)[
+            0
+        ],
+        found.alphas,
+    )
+    assert own.shape == found.alphas.shape
+
+    assert any((tmp_path / "runs" / "mine" / "tensorboard" / "steps").glob("events.*"))
+    run = fakes["wandb"].init.return_value
+    assert [call.args[0]["epoch"] for call in run.log.call_args_list] == [1, 2]
+    assert run.log.call_args.args[0]["search/loss"] == float(told.rows[-1][2]["loss"])
+    run.finish.assert_called_once_with(exit_code=0)
+    assert [call.kwargs["step"] for call in fakes["mlflow"].log_metrics.call_args_list] == [1, 2]
+    fakes["mlflow"].end_run.assert_called_once_with("FINISHED")
 
 
 def test_every_public_name_is_documented():

@@ -12,7 +12,7 @@ PACKAGE = Path(ddarts_jax.__file__).parent
 
 # From the ground up: a module imports from its own floor's folder and from floors below.
 FLOORS = (
-    {"errors"},
+    {"errors", "__version__"},
     {"files"},
     {"genotypes", "distributed", "ops"},
     {"configuration"},
@@ -22,6 +22,7 @@ FLOORS = (
     {"reports", "predict"},
     {"tasks"},
     {"api"},
+    {"doctor"},
     {"main"},
 )
 BESIDE = {("ops", "distributed")}  # folders of one floor that may see each other

@@ -404,6 +404,19 @@ def test_a_config_file_or_workdir_that_cannot_be_used(place, tmp_path, capsys):
     _assert_one_line_error(capsys, _train(place, tmp_path / "file"), str(tmp_path / "file"))
 
 
+def test_the_configs_are_listed_by_name(capsys):
+    """Each file of configs/ is there with a sentence of its own; other commands are refused."""
+    assert main.main(["main", "configs"]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in rows] == sorted(p.stem for p in tiny.ROOT.glob("configs/*.py"))
+    assert all(line.endswith(".") for _, line in rows), "a sentence that goes on"
+    assert len({line for _, line in rows}) == len(rows)
+    for words in (["config"], ["configs", "digits"]):
+        _assert_one_line_error(
+            capsys, main.main(["main", *words]), f"'{' '.join(words)}'", "doctor"
+        )
+
+
 def test_evaluate_without_a_network(place, tmp_path, capsys):
     """Evaluation where nothing was trained says which file is missing and how to get it."""
     tiny.GENOTYPE.save(tmp_path / "genotype.json")

@@ -7,7 +7,14 @@ A file in configs/ returns `dd.default_config()` with some values changed; flags
 
 from ddarts_jax.configuration.checks import validate
 from ddarts_jax.configuration.detection import detection_config
-from ddarts_jax.configuration.files import based_on, load, nearest_key, parse_flags, shipped
+from ddarts_jax.configuration.files import (
+    based_on,
+    headlines,
+    load,
+    nearest_key,
+    parse_flags,
+    shipped,
+)
 from ddarts_jax.configuration.former import up_to_date
 from ddarts_jax.configuration.keys import (
     FORMER_NAMES,
@@ -39,6 +46,7 @@ __all__ = [
     "distance_config",
     "export_config",
     "flatten",
+    "headlines",
     "import_config",
     "load",
     "nearest_key",

@@ -1,6 +1,7 @@
 """Config files, and the flags that change their values."""
 
 import argparse
+import ast
 import difflib
 import logging
 import os
@@ -44,16 +45,18 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         one), or a value has the wrong type or range.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m ddarts_jax.main",
+        prog="ddarts-jax" if Path(argv[0]).name == "ddarts-jax" else "python -m ddarts_jax.main",
         description="D-DARTS: searches, trains and evaluates a network.",
-        epilog="To change any value of the config, use --config.key=value.",
+        epilog="To change any value of the config, use --config.key=value. Instead of flags: 'configs' "
+        "lists the configs that come with the package, 'doctor' checks the installation.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--config",
         required=True,
         metavar="FILE",
-        help="a file as in configs/, or the config.json of a run",
+        help="a config that comes with the package, by its name; a file like these; or the config.json "
+        "of a run",
     )
     parser.add_argument(
         "--workdir",
@@ -166,6 +169,12 @@ def shipped() -> dict[str, Path]:
     folders = (package / "configs", package.parent / "configs")  # installed, or in the repository
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def headlines() -> dict[str, str]:
+    """Returns the first line of each of the configs that come with the package, by its name."""
+    texts = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
+    return {name: ast.get_docstring(ast.parse(text)).split("\n")[0] for name, text in texts.items()}
 
 
 def nearest_key(config: ConfigDict, key: str) -> str:

@@ -1,5 +1,6 @@
-"""The amount of the machine's memory that this process may use."""
+"""The amount of memory that this process may use, of the machine and of its devices."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,21 @@ def available() -> int:
     """Returns the bytes of memory of the machine, or fewer if a cgroup or SLURM allows fewer."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_of_cgroups(), *_of_slurm()])
+
+
+def of_device() -> float:
+    """Returns the bytes of memory of this process's first device; infinity where it does not tell."""
+    import jax  # not above: reading data needs none
+
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":  # CPU devices share the machine's
+        return available() / jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def in_gigabytes(size: float) -> str:
+    """Returns a number of bytes as text."""
+    return f"{size / 1e9:.2f} GB" if math.isfinite(size) else "an unknown amount"
 
 
 def _of_cgroups() -> Iterator[int]:

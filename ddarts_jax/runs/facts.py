@@ -5,7 +5,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, save_array, write_json
-from ddarts_jax.runs import identity, layout
+from ddarts_jax.runs import identity, layout, packages
 
 # Facts in which data must agree with those of the training to be given to its network, and what they
 # are called.
@@ -318,11 +317,10 @@ def _short(value: Any) -> str:
 
 def versions() -> dict:
     """The dependencies of a run besides its config: versions of packages, and the devices."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    found = packages.versions(*packages.OF_RESULTS)
     devices = jax.devices()
     return {
-        "python": platform.python_version(),
-        **{name.partition("-")[0]: metadata.version(name) for name in packages},
+        **{name.partition("-")[0]: version for name, version in found.items()},
         "platform": platform.platform(),
         "device": devices[0].device_kind,
         "devices": len(devices),

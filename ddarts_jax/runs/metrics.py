@@ -18,6 +18,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import append_line, writing
 from ddarts_jax.runs import layout, rows
 from ddarts_jax.runs.board import Board
+from ddarts_jax.runs.callbacks import Callback, tell
 from ddarts_jax.runs.table import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
@@ -30,14 +31,20 @@ class MetricsWriter:
     its own later events without touching another's.
     """
 
-    def __init__(self, workdir: str | os.PathLike, after: Callable[[Path], Any] | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        after: Callable[[Path], Any] | None = None,
+        callbacks: tuple[Callback, ...] = (),
+    ):
         """Opens a workdir.
 
         Args:
           workdir: created if needed.
           after: called with the workdir after each line, see `report`.
+          callbacks: told of every line, and of the steps between them.
         """
-        self._after = after
+        self._after, self._callbacks = after, callbacks
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / layout.METRICS
@@ -55,13 +62,31 @@ class MetricsWriter:
         Raises:
           UserError: the line cannot be written.
         """
-        metrics = _plain(jax.device_get(metrics))
+        measured = jax.device_get(metrics)
+        metrics = _plain(measured)
         line = json.dumps({"phase": phase, "epoch": int(epoch), **metrics}, allow_nan=False)
         append_line(self._path, line)
         if phase not in self._boards:
             self._boards[phase] = Board(self._workdir / "tensorboard" / phase)
         self._to_tensorboard(phase, int(epoch), metrics)
         self.report()
+        for callback in self._callbacks:
+            tell(callback, "on_epoch", phase, int(epoch), measured)
+
+    def steps(self, phase: str, step: int, totals: dict[str, Any], count: int) -> None:
+        """Tells callbacks of the steps so far; nothing is written.
+
+        Args:
+          phase: see `write`.
+          step: steps done in all epochs.
+          totals: metrics summed over this epoch's steps so far, on any device.
+          count: number of these steps.
+        """
+        if not self._callbacks:
+            return
+        means = jax.tree.map(lambda total: np.asarray(total) / count, totals)
+        for callback in self._callbacks:
+            tell(callback, "on_step", phase, step, means)
 
     def _to_tensorboard(self, phase: str, epoch: int, row: dict[str, Any]) -> None:
         """Writes every number of a row, with name and description if the table of metrics has it."""

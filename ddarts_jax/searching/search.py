@@ -17,6 +17,7 @@ import numpy as np
 
 from ddarts_jax.configuration import default_config, options_of
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, save_array, write_json
@@ -60,7 +61,7 @@ def search_step(
 
 def build(
     config,
-    dataset: Dataset,
+    dataset: Dataset | Streamed,
     dtype,
     start: Genotype | None = None,
     stage: stages.Stage | None = None,
@@ -169,7 +170,7 @@ class Found(NamedTuple):
 
 def run(
     config,
-    dataset: Dataset,
+    dataset: Dataset | Streamed,
     workdir: Path,
     writer: metrics.MetricsWriter,
     dtype,
@@ -215,7 +216,14 @@ def run(
 
 
 def _run(
-    config, dataset: Dataset, workdir: Path, writer, dtype, start, alpha_loss, stage: stages.Stage
+    config,
+    dataset: Dataset | Streamed,
+    workdir: Path,
+    writer,
+    dtype,
+    start,
+    alpha_loss,
+    stage: stages.Stage,
 ) -> Found:
     """Runs one stage of a search, in most searches the only one; see `run`."""
     settings = config.search

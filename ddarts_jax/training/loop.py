@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +176,8 @@ class _Loop:
             print(profiling.table(seconds, self.plan.chunk))
         _check_finite(self.phase, self.step, self.plan, finite, self.checkpoints)
         self.step += self.plan.chunk
+        done = (self.step - 1) % self.plan.epoch + 1
+        self.writer.steps(self.phase, self.step, running.totals, done)
         return running
 
     def _save(self, running: Running, begun: float) -> None:
@@ -204,14 +205,10 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
     # Per device; donated arguments are reused for outputs.
     needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     needed += sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":  # CPU devices share the machine's
-        there = memory.available() / jax.local_device_count()
-    else:
-        there = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    there = memory.of_device()
     _logger.info(
         "%s: needs %s of memory on each device, which has %s",
-        *(phase, _in_gigabytes(needed), _in_gigabytes(there)),
+        *(phase, memory.in_gigabytes(needed), memory.in_gigabytes(there)),
     )
     if needed > there:
         mend = {
@@ -223,10 +220,6 @@ def _tell_memory(phase: str, compiled: jax.stages.Compiled) -> None:
             "%s: this exceeds the available memory; if it runs out, %s",
             *(phase, mend[phase]),
         )
-
-
-def _in_gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if math.isfinite(size) else "an unknown amount"
 
 
 def _check_finite(phase, step, plan, finite, checkpoints):

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from ddarts_jax.data.dataset import Dataset
+from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
@@ -133,7 +134,7 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
 
 
 def build(
-    config, genotype: Genotype, dataset: Dataset, dtype, *, trained: bool = False
+    config, genotype: Genotype, dataset: Dataset | Streamed, dtype, *, trained: bool = False
 ) -> tuple[Network, Variables]:
     """Builds the network of `genotype` that the config asks for.
 
@@ -154,7 +155,7 @@ def build(
     return net, optim.at_least_float32(variables, dtype)
 
 
-def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
+def cost(config, genotype: Genotype, dataset: Dataset | Streamed) -> Cost:
     """Counts the cost of the network that `build` builds; see `models.cost.cost`."""
     return costs.cost(
         genotype,
@@ -170,7 +171,7 @@ def cost(config, genotype: Genotype, dataset: Dataset) -> Cost:
 def run(
     config,
     genotype: Genotype,
-    dataset: Dataset,
+    dataset: Dataset | Streamed,
     workdir: Path,
     writer: MetricsWriter,
     dtype,

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from PIL import Image
 
+import ddarts_jax
 from ddarts_jax.configuration import default_config
 from ddarts_jax.data import dataset as data
 from ddarts_jax.data import stream
@@ -26,6 +27,9 @@ def test_what_a_run_keeps_is_read_back(tmp_path, dataset):
     assert facts.of_run(tmp_path) == facts.of_data(dataset) | facts.of_images(dataset)
     assert facts.trained_on(tmp_path, dataset) == 0
     assert {"config.json", "dataset.json", "versions.json"} <= {p.name for p in tmp_path.iterdir()}
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert versions["ddarts_jax"] == ddarts_jax.__version__
+    assert versions.keys() >= {"python", "orbax", "grain", "numpy", "device"}
     assert facts.of_run(tmp_path / "nowhere") is None
 
 

@@ -1,14 +1,13 @@
 """The model card of an export, rendered from a template beside this module."""
 
 import datetime
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 
 import jinja2
 
 from ddarts_jax.genotypes.genotype import Genotype
+from ddarts_jax.runs import packages
 from ddarts_jax.tasks.export import snippets
 
 
@@ -68,16 +67,7 @@ def _rendered(template: str, meta: dict, genotype: Genotype, **own) -> str:
 
 def written() -> dict:
     """Returns when and with what an export is written, for its `meta.json`."""
-    packages = ("ddarts_jax", "jax", "jaxlib", "flax")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in packages}
-        | {"python": platform.python_version()},
+        "versions": packages.versions("jax", "jaxlib", "flax"),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # this package, run from its sources

@@ -74,6 +74,7 @@ _RANGES = {
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("beta_decay_weight", "difference", "auxiliary_skip"), _NOT_NEGATIVE),
+    "kl_weight": _NOT_NEGATIVE,
     **dict.fromkeys(("partial_channels", "temperature", "final_temperature"), _POSITIVE),
     **dict.fromkeys(("first_noise", "noise"), _NOT_NEGATIVE),
     **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
@@ -104,11 +105,12 @@ _ELEMENTS = {
     "evaluate.batch_sizes": (int, "a whole number"),
     **{
         f"search.{method}.{key}": kind
-        for method in ("ddarts", "p_darts")
+        for method in ("ddarts", "p_darts", "drnas")
         for key, kind in (
             ("stages", (int, "a whole number")),
             ("keep", (int, "a whole number")),
             ("skip_dropout", _NUMBER),
+            ("earlier_partial_channels", (int, "a whole number")),
         )
     },
     "search.alphas.cell_learning_rates": _NUMBER,
@@ -346,6 +348,19 @@ def _check_stages(values: Mapping[str, Any]) -> None:
             f"config.{group}.stages, keep and skip_dropout have {len(stages)}, {len(keep)} and "
             f"{len(rates)} values: keep needs one for each stage, skip_dropout one more, or none."
         )
+    parts = tuple(values.get(f"{group}.earlier_partial_channels", ()))
+    if len(parts) not in (0, len(stages)):
+        raise UserError(
+            f"config.{group}.earlier_partial_channels is {parts}; it needs one number for each of the "
+            f"{len(stages)} stages before the last, or none."
+        )
+    channels = values.get("search.channels", 0)
+    for each in (*parts, values.get(f"{group}.partial_channels", 1)):
+        if each < 1 or channels % each:
+            raise UserError(
+                f"config.{group} mixes one of every {each} channels, but config.search.channels is "
+                f"{channels}: it must be a multiple of that."
+            )
     if not all(0 <= rate < 1 for rate in rates):
         raise UserError(
             f"config.{group}.skip_dropout is {rates}; each rate must be {_BELOW_ONE[0]}."

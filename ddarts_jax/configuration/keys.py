@@ -45,6 +45,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "darts_minus": {"none": True, "auxiliary_skip": 1.0},
     "beta_darts": {"none": False, "beta_decay_weight": 50.0},
     "gdas": {"none": True, "temperature": 10.0, "final_temperature": 0.1},  # linear
+    "drnas": {
+        "none": False,
+        "kl_weight": 0.0,  # of the divergence from a flat distribution; 0: the weight decay alone
+        "partial_channels": 1,
+        # As in p_darts; K of the supernets before the last, if they have others.
+        "stages": (),
+        "keep": (),
+        "earlier_partial_channels": (),
+    },
     # The largest change of a share that the weights see: at the first epoch, and linearly at the end.
     "sdarts_rs": {"none": False, "first_noise": 0.03, "noise": 0.3},
     "authors_program": {
@@ -176,8 +185,8 @@ def _search() -> ConfigDict:
     search.stop.tolerance = 1e-3  # distances within this of the present one count as unchanged
 
     # The search method: 'ddarts', 'darts', 'darts_second', 'pc_darts', 'fairdarts', 'darts_minus',
-    # 'beta_darts', 'p_darts', 'gdas', 'sdarts_rs', 'authors_program', 'random', or a registered one. It
-    # defines the relaxation and the gradient of the alphas; its options are in its own group.
+    # 'beta_darts', 'p_darts', 'gdas', 'drnas', 'sdarts_rs', 'authors_program', 'random', or a registered
+    # one. It defines the relaxation and the gradient of the alphas; its options are in its own group.
     search.method = "ddarts"
     for method, options in METHODS.items():
         if options:

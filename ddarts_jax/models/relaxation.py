@@ -34,7 +34,8 @@ class Relaxation:
 
     Attributes:
         kind: "sigmoid" of every alpha (FairDARTS, D-DARTS); "softmax" over an edge's candidates (DARTS);
-            or "gumbel", one candidate at a time, drawn from that softmax (GDAS).
+            "gumbel", one candidate at a time, drawn from that softmax (GDAS); or "dirichlet", shares
+            drawn from a Dirichlet distribution (DrNAS).
         primitives: names of the candidates besides `none`.
         none: whether `none` is a candidate; only of a softmax, for with sigmoids it competes with
             nothing.
@@ -138,6 +139,8 @@ class Relaxation:
         gates = self.probabilities(alphas)
         if self.kind == "gumbel":
             gates = self._drawn(alphas, progress, key)
+        elif self.kind == "dirichlet":
+            gates = self._shared_out(alphas, key)
         elif self.noise and noisy and key is not None:
             gates = self._shaken(gates, progress, key)
         if self.edge_strengths:
@@ -179,6 +182,24 @@ class Relaxation:
         hard = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
         drawn = jax.lax.stop_gradient(hard - soft) + soft
         return drawn[..., 1:] if self.none else drawn
+
+    def concentrations(self, alphas):
+        """Those of "dirichlet", elu(alpha) + 1: [distinct cells, E, candidates]; 0 of what is gone."""
+        own = self.of_candidates(alphas)
+        # As an exponential, which does not cancel where it is small.
+        return jnp.where(own > 0, own + 1, jnp.exp(jnp.minimum(own, 0)))
+
+    def _shared_out(self, alphas, key):
+        """Shares of the candidates, drawn with pathwise gradients; without a key their expectation."""
+        concentrations = self.concentrations(alphas)
+        there = concentrations > 0
+        if key is None:
+            shares = concentrations / concentrations.sum(-1, keepdims=True)
+        else:
+            # Normalised gamma variates, as logarithms: small concentrations give very small ones.
+            drawn = jax.random.loggamma(key, jnp.where(there, concentrations, 1.0))
+            shares = jax.nn.softmax(jnp.where(there, drawn, -jnp.inf))
+        return shares[..., 1:] if self.none else shares
 
     def _shaken(self, shares, progress, key):
         """The shares, each changed at random within bounds, none below 0, and again with their sum."""

@@ -208,9 +208,11 @@ def run(
         return Found(genotype, np.load(workdir / layout.ALPHAS))
 
     def run_stage(stage, workdir, writer):
-        return _run(config, dataset, workdir, writer, dtype, start, alpha_loss, stage)
+        own = stage.of(config)
+        return _run(own, dataset, workdir, writer, dtype, start, alpha_loss, stage)
 
-    last = stages.run_earlier(settings, _shared(settings), workdir, run_stage)
+    plan = method.stages(settings)
+    last = stages.run_earlier(plan, _shared(settings), workdir, run_stage)
     return run_stage(last, workdir, writer)
 
 

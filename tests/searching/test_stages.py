@@ -46,7 +46,7 @@ def last_stage(config, workdir, alphas):
         return Found(stage, alphas[len(seen) - 1])
 
     shared = config.search.method == "p_darts"
-    last = stages.run_earlier(config.search, shared, workdir, run)
+    last = stages.run_earlier(stages.by_options(config.search), shared, workdir, run)
     return [*seen, last]
 
 
@@ -58,7 +58,7 @@ def test_individual_cells_hand_on_what_is_left_by_algorithm_1(tmp_path):
     alphas = np.arange(5.0)[:, None, None] + [[[0.0, 1.0, 2.0], [5.0, 3.0, 4.0]]]
     alphas[3, 0] = [9.0, 1.0, 2.0]
     first, last = last_stage(config, tmp_path, [alphas])
-    assert first == stages.Stage(5) and last.num_cells == 8
+    assert first == stages.Stage(5, keep=2) and last.num_cells == 8
     plain = ((False, True, True), (True, False, True))
     other = ((True, False, True), (True, False, True))
     assert last.kept == (*[plain] * 5, other, plain, plain)

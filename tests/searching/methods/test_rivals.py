@@ -11,6 +11,7 @@ import optax
 import pytest
 import tiny
 from ml_collections import ConfigDict
+from scipy import special, stats
 
 from ddarts_jax.configuration import default_config
 from ddarts_jax.errors import UserError
@@ -286,6 +287,7 @@ PIECES = {
 }
 CASES = {name: {} for name in ("darts", "darts_second", "pc_darts", "fairdarts")}
 CASES |= {"darts_minus": {}, "beta_darts": {}, "gdas": {}, "sdarts_rs": {}, "ddarts": PIECES}
+CASES |= {"drnas": {"kl_weight": 0.1}}
 TOTAL, EPOCHS = 12, 4
 
 
@@ -430,12 +432,12 @@ def test_the_absence_of_an_edge_needs_a_softmax():
 
 
 def test_channels_that_cannot_be_divided_are_refused():
-    """A quarter of 12 channels is odd, so that no strided primitive could halve it."""
-    with pytest.raises(UserError, match=r"there are 12, .* multiple of 8"):
+    """Of 10 channels a quarter cannot be mixed."""
+    with pytest.raises(UserError, match=r"there are 10: use a multiple of 4"):
         supernet.build(
             num_cells=1,
             num_nodes=1,
-            channels=12,
+            channels=10,
             num_classes=2,
             image_channels=1,
             partial_channels=4,
@@ -476,6 +478,68 @@ def test_drawn_gates_are_one_candidate_with_the_gradient_of_its_probability():
         return jnp.vdot(shares[..., 1:], direction)
 
     np.testing.assert_allclose(gradient, jax.grad(soft)(alphas), rtol=1e-5, atol=1e-6)
+
+
+def test_gates_of_a_dirichlet_distribution_have_its_moments_and_their_derivatives():
+    """Mean and second moment in closed form; the pathwise gradients have theirs as expectation."""
+    kept = ((((True, True, True),) * 4) + ((True, False, True),),)
+    rule = Relaxation("dirichlet", PRIMITIVES, kept=kept)
+    alphas = jnp.asarray(tiny.normal(0, 1, 5, 3), jnp.float32)
+    factors = jnp.asarray(tiny.normal(1, 1, 5, 3), jnp.float32)
+
+    def drawn(alphas):
+        # One independent draw for every cell, and here all cells have the same alphas.
+        gates = rule.gates(jnp.broadcast_to(alphas, (8000, 5, 3)), 0.5, jax.random.key(0))
+        means = gates.mean(0), (gates**2).mean(0)
+        return [jnp.vdot(factors, mean) for mean in means], (gates, means)
+
+    def expected(alphas):
+        c = jnp.where(np.array(kept), jax.nn.elu(alphas) + 1, 0)
+        total = c.sum(-1, keepdims=True)
+        means = c / total, c * (c + 1) / (total * (total + 1))
+        return [jnp.vdot(factors, mean) for mean in means], (None, means)
+
+    _, pull_back, (gates, means) = jax.vjp(drawn, alphas, has_aux=True)
+    _, pull_back_expected, (_, wanted) = jax.vjp(expected, alphas, has_aux=True)
+    np.testing.assert_allclose(gates.sum(-1), 1, rtol=1e-5)
+    assert not gates[:, 4, 1].any() and (gates >= 0).all()
+    np.testing.assert_allclose(rule.gates(alphas), wanted[0], rtol=1e-6)
+    for found, own in zip(means, wanted):
+        np.testing.assert_allclose(found, own[0], atol=0.02)
+    for k in range(2):
+        cotangent = [jnp.float32(k == other) for other in range(2)]
+        (found,), (own,) = pull_back(cotangent), pull_back_expected(cotangent)
+        np.testing.assert_allclose(found, own, atol=0.02)
+        assert np.abs(own).max() > 0.1 and not found[0, 4, 1]
+
+
+def test_small_concentrations_draw_finite_gates_and_gradients():
+    """An alpha that has fallen to -30 is a concentration of 1e-13, which elu(alpha) + 1 rounds to 0."""
+    rule = Relaxation("dirichlet", PRIMITIVES)
+    alphas = jnp.array([[[-30.0, -30.0, -30.0], [-30.0, 0.0, 3.0]]])
+
+    def value(alphas, key):
+        return jnp.vdot(rule.gates(alphas, 0.0, key), jnp.arange(6.0).reshape(1, 2, 3))
+
+    for seed in range(3):
+        found = jax.value_and_grad(value)(alphas, jax.random.key(seed))
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_divergence_from_a_flat_distribution():
+    """As minus the entropy that SciPy gives, and the flat one's constant density; 0 at alphas of 0."""
+    kept = ((((True, True, True),) * 4) + ((True, False, True),),)
+    rule = Relaxation("dirichlet", PRIMITIVES, kept=kept)
+    alphas = tiny.normal(0, 1, 5, 3)
+    concentrations = np.where(alphas > 0, alphas + 1, np.exp(alphas))
+    wanted = 0.0
+    for own, there in zip(concentrations[0], kept[0]):
+        own = own[list(there)]
+        wanted -= stats.dirichlet(own).entropy() + special.gammaln(len(own))
+    np.testing.assert_allclose(losses.divergence(rule, jnp.asarray(alphas)), [wanted], rtol=1e-9)
+    flat = losses.divergence(rule, jnp.zeros((1, 5, 3)))
+    np.testing.assert_allclose(flat, [0.0], atol=1e-12)
 
 
 def test_perturbed_gates_stay_near_and_keep_their_sum():

@@ -27,7 +27,7 @@ _CHOICES = {
     "search.ddarts.ablation.mean_gradient": ("full", "stopped"),
     "search.ddarts.ablation.removal": ("zero", "random"),
     "search.authors_program.ablation.removal": ("zero", "random"),
-    "parse.method": ("sparse", "edge", "complete", "darts"),
+    "parse.method": ("sparse", "edge", "complete", "darts", "pairs"),
 }
 
 
@@ -128,6 +128,27 @@ _SET = None
 
 
 _CONFLICTS = (
+    (
+        {"search.method": ("dots",), "search.selection": ("perturbation",)},
+        "what DOTS finds is the pair of edges that is left of each node; set "
+        "config.search.selection=alphas, or choose another config.search.method",
+    ),
+    (
+        {"search.method": ("dots",), "search.start.genotype": _SET},
+        "a search in two stages does not start from a network; leave config.search.start.genotype "
+        "empty, or choose another config.search.method",
+    ),
+    (
+        {"search.method": ("dots",), "parse.method": ("sparse", "edge", "complete", "darts")},
+        "what DOTS finds is a pair of edges of each node; set config.parse.method=pairs",
+    ),
+    (
+        {
+            "parse.method": ("pairs",),
+            "search.method": tuple(method for method in METHODS if method != "dots"),
+        },
+        "only DOTS compares pairs of edges; set config.parse.method=darts, or config.search.method=dots",
+    ),
     (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
@@ -262,7 +283,7 @@ def validate(config: ConfigDict) -> None:
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
-    for phase in ("search", "train"):
+    for phase in ("search", "search.dots.operations", "train"):
         warmup, epochs = (
             values.get(f"{phase}.{key}", least)
             for key, least in (("warmup_epochs", 0), ("epochs", 1))

@@ -31,7 +31,11 @@ class Stage(NamedTuple):
         num_cells: cells of its supernet.
         kept: the candidates that its edges have, see `Relaxation.kept`; None: all.
         skip_dropout: see `Relaxation.skip_dropout`.
-        keep: the candidates that an edge has left after it; 0 of the last stage.
+        keep: the candidates that an edge has left after it, unless they compete in groups (DOTS), each of
+            which keeps its best; 0 of the last stage.
+        relaxation: see `Relaxation.kind`; empty: that of the method.
+        one_level: whether alphas and weights step on the same batches of all training images, in place
+            of those of a half each.
         changes: pairs (dotted key of section `search`, value) that hold in this stage.
     """
 
@@ -39,6 +43,8 @@ class Stage(NamedTuple):
     kept: tuple | None = None
     skip_dropout: float = 0.0
     keep: int = 0
+    relaxation: str = ""
+    one_level: bool = False
     changes: tuple[tuple[str, Any], ...] = ()
 
     def of(self, config):
@@ -113,8 +119,11 @@ def run_earlier(plan: tuple[Stage, ...], shared: bool, workdir: Path, run: Calla
 
 
 def _left(found, keep: int) -> np.ndarray:
-    """The `keep` strongest candidates of every edge: bool [distinct cells, E, candidates]."""
-    alphas = np.asarray(found.supernet.relaxation.of_candidates(found.alphas))
+    """The strongest candidates of every edge: bool [distinct cells, E, candidates]; see `Stage.keep`."""
+    rule = found.supernet.relaxation
+    alphas = np.asarray(rule.of_candidates(found.alphas))
+    if rule.kind == "groups":
+        return derivation.best_of_groups(alphas, rule.candidates)
     before = np.isfinite(alphas)
     own = alphas[before].reshape(*alphas.shape[:2], -1)
     return derivation.prune(own, before, own.shape[-1] - keep)

@@ -22,6 +22,7 @@ _MODULES = {
     "beta_darts": "beta_darts",
     "gdas": "gdas",
     "drnas": "drnas",
+    "dots": "dots",
     "sdarts_rs": "sdarts_rs",
     "authors_program": "authors_program",
     "random": "random_search",

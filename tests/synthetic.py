@@ -134,6 +134,7 @@ def _search(workdir, rng, epochs, num_cells, num_nodes, favoured):
             "factor_ablated": (-0.1 * np.ones(num_cells)).tolist(),
             "loss_added": (0.1 * progress * np.ones(num_cells)).tolist(),
             "loss_beta_decay": (progress * np.ones(num_cells)).tolist(),
+            "loss_divergence": (progress * np.ones(num_cells)).tolist(),
             "expected_params": 1 - 0.5 * progress,
             "expected_macs": 30 - 10 * progress,
             "gradient_norm_implicit": (0.01 * np.ones(num_cells)).tolist(),

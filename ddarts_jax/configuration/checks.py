@@ -27,7 +27,7 @@ _CHOICES = {
     "search.ddarts.ablation.mean_gradient": ("full", "stopped"),
     "search.ddarts.ablation.removal": ("zero", "random"),
     "search.authors_program.ablation.removal": ("zero", "random"),
-    "parse.method": ("sparse", "edge", "complete", "darts"),
+    "parse.method": ("sparse", "edge", "complete", "darts", "pairs"),
 }
 
 
@@ -74,6 +74,7 @@ _RANGES = {
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _NOT_NEGATIVE),
     **dict.fromkeys(("zero_one_weight", "auxiliary_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("beta_decay_weight", "difference", "auxiliary_skip"), _NOT_NEGATIVE),
+    "kl_weight": _NOT_NEGATIVE,
     **dict.fromkeys(("partial_channels", "temperature", "final_temperature"), _POSITIVE),
     **dict.fromkeys(("first_noise", "noise"), _NOT_NEGATIVE),
     **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
@@ -104,11 +105,12 @@ _ELEMENTS = {
     "evaluate.batch_sizes": (int, "a whole number"),
     **{
         f"search.{method}.{key}": kind
-        for method in ("ddarts", "p_darts")
+        for method in ("ddarts", "p_darts", "drnas")
         for key, kind in (
             ("stages", (int, "a whole number")),
             ("keep", (int, "a whole number")),
             ("skip_dropout", _NUMBER),
+            ("earlier_partial_channels", (int, "a whole number")),
         )
     },
     "search.alphas.cell_learning_rates": _NUMBER,
@@ -126,6 +128,27 @@ _SET = None
 
 
 _CONFLICTS = (
+    (
+        {"search.method": ("dots",), "search.selection": ("perturbation",)},
+        "what DOTS finds is the pair of edges that is left of each node; set "
+        "config.search.selection=alphas, or choose another config.search.method",
+    ),
+    (
+        {"search.method": ("dots",), "search.start.genotype": _SET},
+        "a search in two stages does not start from a network; leave config.search.start.genotype "
+        "empty, or choose another config.search.method",
+    ),
+    (
+        {"search.method": ("dots",), "parse.method": ("sparse", "edge", "complete", "darts")},
+        "what DOTS finds is a pair of edges of each node; set config.parse.method=pairs",
+    ),
+    (
+        {
+            "parse.method": ("pairs",),
+            "search.method": tuple(method for method in METHODS if method != "dots"),
+        },
+        "only DOTS compares pairs of edges; set config.parse.method=darts, or config.search.method=dots",
+    ),
     (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
@@ -260,7 +283,7 @@ def validate(config: ConfigDict) -> None:
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
-    for phase in ("search", "train"):
+    for phase in ("search", "search.dots.operations", "train"):
         warmup, epochs = (
             values.get(f"{phase}.{key}", least)
             for key, least in (("warmup_epochs", 0), ("epochs", 1))
@@ -346,6 +369,19 @@ def _check_stages(values: Mapping[str, Any]) -> None:
             f"config.{group}.stages, keep and skip_dropout have {len(stages)}, {len(keep)} and "
             f"{len(rates)} values: keep needs one for each stage, skip_dropout one more, or none."
         )
+    parts = tuple(values.get(f"{group}.earlier_partial_channels", ()))
+    if len(parts) not in (0, len(stages)):
+        raise UserError(
+            f"config.{group}.earlier_partial_channels is {parts}; it needs one number for each of the "
+            f"{len(stages)} stages before the last, or none."
+        )
+    channels = values.get("search.channels", 0)
+    for each in (*parts, values.get(f"{group}.partial_channels", 1)):
+        if each < 1 or channels % each:
+            raise UserError(
+                f"config.{group} mixes one of every {each} channels, but config.search.channels is "
+                f"{channels}: it must be a multiple of that."
+            )
     if not all(0 <= rate < 1 for rate in rates):
         raise UserError(
             f"config.{group}.skip_dropout is {rates}; each rate must be {_BELOW_ONE[0]}."

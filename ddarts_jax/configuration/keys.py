@@ -45,6 +45,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "darts_minus": {"none": True, "auxiliary_skip": 1.0},
     "beta_darts": {"none": False, "beta_decay_weight": 50.0},
     "gdas": {"none": True, "temperature": 10.0, "final_temperature": 0.1},  # linear
+    "drnas": {
+        "none": False,
+        "kl_weight": 0.0,  # of the divergence from a flat distribution; 0: the weight decay alone
+        "partial_channels": 1,
+        # As in p_darts; K of the supernets before the last, if they have others.
+        "stages": (),
+        "keep": (),
+        "earlier_partial_channels": (),
+    },
+    "dots": {
+        "none": True,
+        # Of the search for operations, the first stage; `search.epochs` and so on are of the second.
+        "operations": {"epochs": 30, "warmup_epochs": 15, "b1": 0.9},
+        # Between the pairs of edges, in the first epoch with moving alphas and the last; geometric.
+        "temperature": 10.0,
+        "final_temperature": 0.02,
+    },
     # The largest change of a share that the weights see: at the first epoch, and linearly at the end.
     "sdarts_rs": {"none": False, "first_noise": 0.03, "noise": 0.3},
     "authors_program": {
@@ -108,8 +125,10 @@ def default_config() -> ConfigDict:
     config.data = _data()
     config.search = _search()
     config.parse = ConfigDict()  # from alphas to a genotype
-    config.parse.method = "sparse"  # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS)
-    config.parse.threshold = 0.85  # lowest sigmoid(alpha) of a kept primitive; unused by 'darts'
+    # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS), 'pairs' (DOTS)
+    config.parse.method = "sparse"
+    # Lowest sigmoid(alpha) of a kept primitive; unused by 'darts' and 'pairs'.
+    config.parse.threshold = 0.85
     # Skip connections that a normal cell may have (P-DARTS: 2); -1: any number.
     config.parse.max_skips = -1
 
@@ -176,8 +195,8 @@ def _search() -> ConfigDict:
     search.stop.tolerance = 1e-3  # distances within this of the present one count as unchanged
 
     # The search method: 'ddarts', 'darts', 'darts_second', 'pc_darts', 'fairdarts', 'darts_minus',
-    # 'beta_darts', 'p_darts', 'gdas', 'sdarts_rs', 'authors_program', 'random', or a registered one. It
-    # defines the relaxation and the gradient of the alphas; its options are in its own group.
+    # 'beta_darts', 'p_darts', 'gdas', 'drnas', 'dots', 'sdarts_rs', 'authors_program', 'random', or a
+    # registered one. It defines relaxation and gradient of the alphas; its options are in its own group.
     search.method = "ddarts"
     for method, options in METHODS.items():
         if options:

@@ -22,12 +22,16 @@ from ddarts_jax.genotypes.genotype import (
     nodes_of_edges,
     parse,
 )
-from ddarts_jax.genotypes.spaces import NONE, SKIP
+from ddarts_jax.genotypes.spaces import NONE, SKIP, WEIGHTLESS
 
 DROPPED = -1.0  # below any probability: a candidate that is no longer there
+# DOTS: the temperature between the two candidates that an edge has left, where that between pairs is 1.
+BALANCE_TEMPERATURE = 1e-3
 
 
-def by_rule(rule, probabilities, primitives, reductions, seq=None, *, strengths=None) -> Genotype:
+def by_rule(
+    rule, probabilities, primitives, reductions, seq=None, *, strengths=None, betas=None
+) -> Genotype:
     """Derives a genotype as a config says.
 
     Args:
@@ -37,13 +41,16 @@ def by_rule(rule, probabilities, primitives, reductions, seq=None, *, strengths=
         reductions: positions of the reduction cells.
         seq: indices of the distinct cells in network order; None when every cell is distinct.
         strengths: see `genotype.parse`.
+        betas: see `dots_topology`; by 'pairs' they alone choose the edges, without them it is 'darts'.
 
     Raises:
         UserError: see `genotype.parse`.
     """
     method, threshold = rule.method, rule.threshold
+    if method == "pairs" and betas is not None:
+        probabilities = _of_best_pairs(probabilities, betas)
     # 'sparse' is 'darts' with a threshold, here one that is below all but what was dropped.
-    if method == "darts":
+    if method in ("darts", "pairs"):
         method, threshold = "sparse", 0.0
 
     def derive(probabilities):
@@ -136,21 +143,51 @@ def prune(alphas, kept, drop: int) -> np.ndarray:
     return after
 
 
-def dots_operations(groups, primitives, reductions, seq=None) -> Genotype:
+def dots_operations(grouped, primitives, reductions, seq=None) -> Genotype:
     """DOTS after its search for operations: DARTS's rule on the softmax within each group.
 
     Args:
-        groups: arrays float [distinct cells, E, candidates of the group], whose candidates follow
+        grouped: arrays float [distinct cells, E, candidates of the group], whose candidates follow
             each other in `primitives`.
         primitives: see `darts`, as for the other arguments.
 
     Raises:
         UserError: see `darts`.
     """
-    whole = _checked(np.concatenate([np.asarray(group) for group in groups], -1), primitives)
-    cuts = np.cumsum([np.shape(group)[-1] for group in groups])[:-1]
+    whole = _checked(np.concatenate([np.asarray(group) for group in grouped], -1), primitives)
+    cuts = np.cumsum([np.shape(group)[-1] for group in grouped])[:-1]
     relaxed = [softmax(group) for group in np.split(whole, cuts, axis=-1)]
     return _best(np.concatenate(relaxed, -1), primitives, reductions, seq)
+
+
+def groups(candidates) -> list[np.ndarray]:
+    """DOTS's two groups of candidates, those without weights and the others; one if there is no other.
+
+    Args:
+        candidates: their names, `none` among them or not.
+
+    Returns:
+        For each group bool [candidates].
+    """
+    weightless = np.array([name in WEIGHTLESS for name in candidates])
+    return [group for group in (weightless, ~weightless) if group.any()]
+
+
+def best_of_groups(alphas, candidates) -> np.ndarray:
+    """DOTS, at the end of its search for operations: the best candidate of each group stays.
+
+    Args:
+        alphas: float [distinct cells, E, candidates].
+        candidates: their names.
+
+    Returns:
+        bool [distinct cells, E, candidates], one True in each group of an edge.
+    """
+    left = np.zeros(np.shape(alphas), bool)
+    for group in groups(candidates):
+        best = np.where(group, alphas, -np.inf).argmax(-1)
+        np.put_along_axis(left, best[..., None], True, axis=-1)
+    return left
 
 
 def dots_topology(balance, kept, betas, primitives, reductions, seq=None) -> Genotype:
@@ -167,18 +204,37 @@ def dots_topology(balance, kept, betas, primitives, reductions, seq=None) -> Gen
         UserError: see `darts`.
     """
     balance, kept = _of_kept(balance, kept, primitives)
-    own = incoming_edges(nodes_of_edges(kept.shape[1]))
-    nodes = [range(node.start, node.stop) for node in own]
-    pairs = [list(itertools.combinations(node, 2)) for node in nodes]
-    betas = _fitting("betas", betas, (len(kept), sum(map(len, pairs))))
     scores = np.full(kept.shape, DROPPED)
     scores[kept] = softmax(balance).ravel()
+    return _best(_of_best_pairs(scores, betas), primitives, reductions, seq)
+
+
+def pairs_of_edges(num_nodes: int) -> list[np.ndarray]:
+    """For every node the pairs of edges that lead into it.
+
+    Args:
+        num_nodes: intermediate nodes of a cell.
+
+    Returns:
+        Of each node int [pairs, 2], the numbers of both edges, in the order of `itertools.combinations`.
+    """
+    return [
+        np.array(list(itertools.combinations(range(node.start, node.stop), 2)))
+        for node in incoming_edges(num_nodes)
+    ]
+
+
+def _of_best_pairs(scores, betas):
+    """The scores [cells, E, O], `DROPPED` on all edges but those of each node's best pair."""
+    num_nodes = nodes_of_edges(scores.shape[1])
+    pairs = pairs_of_edges(num_nodes)
     starts = np.cumsum([0, *map(len, pairs)])
-    for cell, weights in enumerate(betas):
-        for start, of_node, node in zip(starts, pairs, nodes):
-            best = of_node[int(np.argmax(weights[start : start + len(of_node)]))]
-            scores[cell, [edge for edge in node if edge not in best]] = DROPPED
-    return _best(scores, primitives, reductions, seq)
+    betas = _fitting("betas", betas, (len(scores), starts[-1]))
+    chosen = np.zeros(scores.shape[:2], bool)
+    for start, of_node in zip(starts, pairs):
+        best = of_node[betas[:, start : start + len(of_node)].argmax(-1)]
+        np.put_along_axis(chosen, best, True, axis=1)
+    return np.where(chosen[..., None], scores, DROPPED)
 
 
 def _best(probabilities, primitives, reductions, seq) -> Genotype:
@@ -226,10 +282,30 @@ def softmax(logits):
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
+def softmax_in_groups(logits, candidates):
+    """The softmax over the candidates of each group (DOTS): an edge's numbers sum to 2."""
+    return sum(softmax(np.where(group, logits, -np.inf)) for group in groups(candidates))
+
+
 def strengths(betas):
     """The strengths [cells, E] of edges, a softmax of the betas over the edges into each node."""
     nodes = incoming_edges(nodes_of_edges(betas.shape[1]))
     return np.concatenate([softmax(betas[:, node]) for node in nodes], 1)
+
+
+def pair_strengths(betas):
+    """The strengths [cells, E] of edges, of which those into a node sum to 2 (DOTS).
+
+    Args:
+        betas: float [cells, E, nodes], where the alphas have them; see `models.relaxation`.
+    """
+    found = np.zeros(betas.shape[:2])
+    for pairs in pairs_of_edges(betas.shape[2]):
+        first, second = pairs.T
+        shares = softmax(betas[:, first, second - first.min() - 1])
+        for edges in (first, second):
+            np.add.at(found, (slice(None), edges), shares)
+    return found
 
 
 def _checked(alphas, primitives):

@@ -4,7 +4,12 @@ from ddarts_jax.errors import UserError
 
 SKIP = "skip_connect"
 NONE = "none"  # a candidate that computes nothing: the absence of the edge
-STRENGTH = "edge"  # no candidate: the column of the alphas that holds the strength of the edge
+# No candidate: the column of the alphas that holds the strength of the edge. Of pairs of edges there are
+# several, "edge with" the number of the other edge's source.
+STRENGTH = "edge"
+
+# What DOTS lets compete apart from the others, which have weights.
+WEIGHTLESS = (NONE, "max_pool_3x3", "avg_pool_3x3", SKIP)
 
 DARTS_PRIMITIVES = (
     "max_pool_3x3",
@@ -38,6 +43,11 @@ SPACES = {"darts": DARTS_PRIMITIVES, "dartopti": DARTOPTI_PRIMITIVES}
 
 # Primitives that users have added, and their operation scores.
 ADDED: dict[str, float] = {}
+
+
+def is_candidate(column: str) -> bool:
+    """Whether a column of the alphas belongs to a candidate, and not to the strength of the edge."""
+    return column.partition(" ")[0] != STRENGTH
 
 
 def primitives_of(space: str) -> tuple[str, ...]:

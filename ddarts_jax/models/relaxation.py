@@ -4,6 +4,8 @@ What a search learns is one array, the alphas [distinct cells, E, columns]. On e
 column for each candidate: `none` first, where the method has it, then the primitives. `none`, the
 absence of the edge, takes its share of a softmax but computes nothing. Where edges have strengths
 (PC-DARTS), the last column holds those: the betas, a softmax over the edges that lead into a node.
+Where pairs of edges compete (DOTS), there is a column for each node that an edge can be paired by: in row
+"edge from i to n" and the column of j, later than i, is the beta of the edges into n from i and from j.
 
 Gates [distinct cells, E, G] are what a mixed operation multiplies its parts by: the primitives, then the
 auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), where there are any. The
@@ -17,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype, encode, incoming_edges, nodes_of_edges
-from ddarts_jax.genotypes.spaces import NONE, STRENGTH
+from ddarts_jax.genotypes.spaces import NONE, STRENGTH, WEIGHTLESS
 
 AUXILIARY = "auxiliary"
 
@@ -34,7 +37,10 @@ class Relaxation:
 
     Attributes:
         kind: "sigmoid" of every alpha (FairDARTS, D-DARTS); "softmax" over an edge's candidates (DARTS);
-            or "gumbel", one candidate at a time, drawn from that softmax (GDAS).
+            "gumbel", one candidate at a time, drawn from that softmax (GDAS); "dirichlet", shares
+            drawn from a Dirichlet distribution (DrNAS); "groups", a softmax over the candidates without
+            weights and one over the others (DOTS, first stage); or "pairs", a softmax over what is left
+            of them, times the share of the pairs of edges that hold the edge (its second stage).
         primitives: names of the candidates besides `none`.
         none: whether `none` is a candidate; only of a softmax, for with sigmoids it competes with
             nothing.
@@ -42,18 +48,22 @@ class Relaxation:
         auxiliary_skip: gate of a further skip connection on every edge at the first epoch, from which it
             falls linearly to 0; 0: there is none.
         partial_channels: K; only one of every K channels is mixed, the others pass by. 1: all are mixed.
-        temperature: of "gumbel" at the first epoch; the gradient is that of a softmax at it.
-        final_temperature: after the last epoch, reached linearly.
+        temperature: of "gumbel" at the first epoch; the gradient is that of a softmax at it. Of "pairs"
+            in the first epoch in which the alphas move.
+        final_temperature: of "gumbel" after the last epoch, reached linearly; of "pairs" in the last
+            epoch, by the same factor in each.
         first_noise: largest change of a share that the weights see at the first epoch (SDARTS-RS).
         noise: after the last epoch, reached linearly; 0: there is none.
         kept: for every distinct cell, edge and candidate whether it is still there (P-DARTS); None: all
             are.
         skip_dropout: rate at which single numbers of a skip connection that is not strided are dropped,
             at the first of `epochs`; see `dropout`. 0: there is no dropout.
-        epochs: first epochs, in which the alphas are fixed, and all; what the dropout follows.
+        epochs: first epochs, in which the alphas are fixed, and all; what the dropout and the
+            temperature of "pairs" follow.
+        num_nodes: of a cell; only of "pairs".
 
     Raises:
-        UserError: `none` is a candidate of sigmoids.
+        UserError: `none` is a candidate of sigmoids, or "groups" has no candidate with weights.
     """
 
     kind: str
@@ -69,12 +79,18 @@ class Relaxation:
     kept: tuple[tuple[tuple[bool, ...], ...], ...] | None = None
     skip_dropout: float = 0.0
     epochs: tuple[int, int] = (0, 1)
+    num_nodes: int = 0
 
     def __post_init__(self):
         if self.kind == "sigmoid" and (self.none or self.noise):
             raise UserError(
                 "With sigmoid gates candidates do not compete, so `none` cannot be one of them, and "
                 "there are no shares that noise could change."
+            )
+        if self.kind == "groups" and set(self.primitives) <= set(WEIGHTLESS):
+            raise UserError(
+                "A softmax in groups needs primitives with weights beside those without: name more in "
+                f"config.search.space than {', '.join(self.primitives)}."
             )
 
     @property
@@ -85,7 +101,15 @@ class Relaxation:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of the alphas."""
+        if self.kind == "pairs":
+            others = range(1, self.num_nodes + 1)
+            return self.candidates + tuple(f"{STRENGTH} with {other}" for other in others)
         return self.candidates + (STRENGTH,) * self.edge_strengths
+
+    @property
+    def weighs_edges(self) -> bool:
+        """Whether the gates of an edge are multiplied by its strength."""
+        return self.edge_strengths or self.kind == "pairs"
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -94,7 +118,7 @@ class Relaxation:
 
     def of_candidates(self, alphas):
         """The alphas of the candidates alone, without the edges' strengths; -inf where one is gone."""
-        own = alphas[..., : len(self.candidates)] if self.edge_strengths else alphas
+        own = alphas[..., : len(self.candidates)] if self.weighs_edges else alphas
         return own if self.kept is None else jnp.where(np.array(self.kept), own, -jnp.inf)
 
     @property
@@ -111,16 +135,49 @@ class Relaxation:
         further = np.ones((*own.shape[:2], len(self.modules) - own.shape[2]), bool)
         return hashable(np.concatenate([own, further], -1).tolist())
 
-    def probabilities(self, alphas):
-        """The share of each primitive: [distinct cells, E, O], between 0 and 1."""
+    def probabilities(self, alphas, temperature=1.0):
+        """The share of each primitive: [distinct cells, E, O], between 0 and 1.
+
+        Args:
+            alphas: [distinct cells, E, columns].
+            temperature: of "pairs".
+        """
         own = self.of_candidates(alphas)
         if self.kind == "sigmoid":
             return jax.nn.sigmoid(own)
-        shares = jax.nn.softmax(own)
+        if self.kind == "groups":
+            groups = derivation.groups(self.candidates)
+            shares = sum(jax.nn.softmax(jnp.where(group, own, -jnp.inf)) for group in groups)
+        elif self.kind == "pairs":
+            shares = jax.nn.softmax(own / (derivation.BALANCE_TEMPERATURE * temperature))
+        else:
+            shares = jax.nn.softmax(own)
         return shares[..., 1:] if self.none else shares
 
-    def strengths(self, alphas):
-        """The strength of each edge: [distinct cells, E]; those into one node sum to 1."""
+    def betas(self, alphas):
+        """Those of the pairs of edges into each node: a list of [distinct cells, pairs], by node."""
+        first_column = len(self.candidates)
+        return [
+            alphas[..., first, first_column + second - first.min() - 1]
+            for first, second in (pairs.T for pairs in derivation.pairs_of_edges(self.num_nodes))
+        ]
+
+    def strengths(self, alphas, temperature=1.0):
+        """The strength of each edge: [distinct cells, E].
+
+        Those into one node sum to 1; of "pairs", two of which are kept, to 2. Arguments as for
+        `probabilities`.
+        """
+        if self.kind == "pairs":
+            nodes = incoming_edges(self.num_nodes)
+            found = []
+            for betas, pairs, node in zip(
+                self.betas(alphas), derivation.pairs_of_edges(self.num_nodes), nodes
+            ):
+                holds = (pairs[..., None] == np.arange(node.start, node.stop)).any(1)
+                shares = jax.nn.softmax(betas / temperature)
+                found.append(jnp.sum(shares[..., None] * holds, -2))
+            return jnp.concatenate(found, -1)
         betas = alphas[..., -1]
         nodes = incoming_edges(nodes_of_edges(betas.shape[-1]))
         return jnp.concatenate([jax.nn.softmax(betas[..., node]) for node in nodes], -1)
@@ -135,19 +192,22 @@ class Relaxation:
             key: random key of what is drawn; None: what is most probable, without noise.
             noisy: whether these are the gates that the weights see.
         """
-        gates = self.probabilities(alphas)
+        temperature = self._annealed(progress) if self.kind == "pairs" else 1.0
+        gates = self.probabilities(alphas, temperature)
         if self.kind == "gumbel":
             gates = self._drawn(alphas, progress, key)
+        elif self.kind == "dirichlet":
+            gates = self._shared_out(alphas, key)
         elif self.noise and noisy and key is not None:
             gates = self._shaken(gates, progress, key)
-        if self.edge_strengths:
-            strength = self.strengths(alphas)[..., None]
+        if self.weighs_edges:
+            strength = self.strengths(alphas, temperature)[..., None]
             gates = gates * strength
         parts = [gates]
         if self.auxiliary_skip:
             parts.append(jnp.full_like(gates[..., :1], self.auxiliary_skip * (1 - progress)))
         if self.partial_channels > 1:
-            parts.append(strength if self.edge_strengths else jnp.ones_like(gates[..., :1]))
+            parts.append(strength if self.weighs_edges else jnp.ones_like(gates[..., :1]))
         if self.skip_dropout:
             column = jnp.zeros_like(gates[..., :1])
             if key is None:
@@ -169,6 +229,13 @@ class Relaxation:
         falling = jnp.exp(-3 * (epoch - fixed) / max(total - fixed, 1))
         return self.skip_dropout * jnp.where(epoch < fixed, linear, falling)
 
+    def _annealed(self, progress):
+        """The temperature of "pairs", by the share of the epochs that are over."""
+        fixed, total = self.epochs
+        epoch = jnp.round(progress * total)
+        over = jnp.clip((epoch - fixed) / max(total - fixed - 1, 1), 0, 1)
+        return self.temperature * (self.final_temperature / self.temperature) ** over
+
     def _drawn(self, alphas, progress, key):
         """One candidate of each edge, with the gradient of its probability (straight through)."""
         logits = jax.nn.log_softmax(self.of_candidates(alphas))
@@ -179,6 +246,24 @@ class Relaxation:
         hard = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
         drawn = jax.lax.stop_gradient(hard - soft) + soft
         return drawn[..., 1:] if self.none else drawn
+
+    def concentrations(self, alphas):
+        """Those of "dirichlet", elu(alpha) + 1: [distinct cells, E, candidates]; 0 of what is gone."""
+        own = self.of_candidates(alphas)
+        # As an exponential, which does not cancel where it is small.
+        return jnp.where(own > 0, own + 1, jnp.exp(jnp.minimum(own, 0)))
+
+    def _shared_out(self, alphas, key):
+        """Shares of the candidates, drawn with pathwise gradients; without a key their expectation."""
+        concentrations = self.concentrations(alphas)
+        there = concentrations > 0
+        if key is None:
+            shares = concentrations / concentrations.sum(-1, keepdims=True)
+        else:
+            # Normalised gamma variates, as logarithms: small concentrations give very small ones.
+            drawn = jax.random.loggamma(key, jnp.where(there, concentrations, 1.0))
+            shares = jax.nn.softmax(jnp.where(there, drawn, -jnp.inf))
+        return shares[..., 1:] if self.none else shares
 
     def _shaken(self, shares, progress, key):
         """The shares, each changed at random within bounds, none below 0, and again with their sum."""
@@ -197,6 +282,13 @@ class Relaxation:
         if self.kind == "sigmoid":
             return jnp.sum(jax.nn.softplus(own), -1)
         return jax.nn.logsumexp(own, -1)
+
+    def initial(self, key, shape):
+        """The alphas at the start of a search: normal numbers near 0, as if all were equal.
+
+        Those of "pairs" are 0: at its low temperatures they would not be equal.
+        """
+        return jnp.zeros(shape) if self.kind == "pairs" else 1e-3 * jax.random.normal(key, shape)
 
     def encode(self, genotype: Genotype, strength: float):
         """Writes a genotype as alphas, see `genotype.encode`; all edges are equally strong.

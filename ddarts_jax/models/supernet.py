@@ -189,7 +189,7 @@ def build(
         reductions: positions of the cells that halve the size and double the channels; None: N // 3
             and 2N // 3.
         seq: for each position the index of its distinct cell; None: all cells are distinct.
-        relaxation: "sigmoid" of every alpha, or "softmax" over the candidates of an edge (DARTS).
+        relaxation: see `Relaxation.kind`.
         key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
         **mixing: further fields of `Relaxation`, from `none` on.
 
@@ -197,15 +197,15 @@ def build(
         The structure and its variables.
 
     Raises:
-        UserError: `partial_channels` does not divide the channels into even parts; or see
-            `Relaxation`.
+        UserError: `partial_channels` does not divide the channels; or see `Relaxation`.
     """
-    rule = Relaxation(relaxation, tuple(primitives), **mixing)
+    paired = num_nodes if relaxation == "pairs" else 0
+    rule = Relaxation(relaxation, tuple(primitives), num_nodes=paired, **mixing)
     parts = rule.partial_channels
-    if parts > 1 and channels % (2 * parts):
+    if channels % parts:  # strided primitives, which halve them, meet twice as many
         raise UserError(
-            f"One of every {parts} channels cannot be mixed if there are {channels}, as primitives "
-            f"halve them: use a multiple of {2 * parts}."
+            f"One of every {parts} channels cannot be mixed if there are {channels}: use a multiple of "
+            f"{parts}."
         )
     reductions = reduction_positions(num_cells) if reductions is None else tuple(reductions)
     seq = tuple(range(num_cells) if seq is None else seq)

@@ -124,14 +124,21 @@ _SHARES = (
 )
 
 
+# How the picture of the alphas shows them, where it is not by a softmax over the edge.
+_RELAXED = {
+    "sigmoid": "sigmoid(alpha)",
+    "groups": "softmax(alpha) over those without weights, or over those with weights,",
+}
+
+
 def _add_network(page: Page, run: Run) -> None:
     """Adds the search's cells by epoch, and the network's cells if they are others."""
     page.heading("Backbone" if run.is_detector else "Network")
     if run.newest:
         page.settling(
             "Genotype parsed from the alphas after each epoch. " + _CELLS,
-            f"{run.relaxation}(alpha) of every candidate, from 0 (white) to 1 (dark); kept candidates "
-            "are framed. Rows are edges, source → node."
+            f"{_RELAXED.get(run.relaxation, 'softmax(alpha)')} of every candidate, from 0 (white) to 1 "
+            "(dark); kept candidates are framed. Rows are edges, source → node."
             + (" The zero-one loss pushes towards 0 and 1." if run.relaxation == "sigmoid" else "")
             + (f" {STRENGTH!r} is the strength of the edge." if STRENGTH in run.columns else ""),
             run.genotypes,

@@ -11,7 +11,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype, num_edges
-from ddarts_jax.genotypes.spaces import SPACES, STRENGTH
+from ddarts_jax.genotypes.spaces import SPACES, STRENGTH, is_candidate
 from ddarts_jax.runs import layout, metrics, rows
 
 
@@ -28,9 +28,10 @@ class Run:
         detect: rows of a detector's metrics, one per epoch.
         genotypes: {epoch of the search: parsed genotype}, ascending.
         probabilities: {epoch: float [distinct cells, E, O]} of the `columns`.
-        columns: what the alphas' last axis holds, empty if it is not known: the candidates of the search,
-            then, of some methods, the edge's strength.
-        relaxation: how alphas become probabilities: "sigmoid", or by a softmax.
+        columns: what these are, empty if it is not known: the candidates of the search, then, of some
+            methods, the edge's strength.
+        relaxation: how alphas become probabilities: "sigmoid", or by a softmax; of "groups" over those
+            of two groups, of "pairs" over two candidates and over pairs of edges.
         network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
         detection: content of `detection.json`.
@@ -118,6 +119,11 @@ def read_run(workdir: str | Path) -> Run:
     ):
         raise UserError(f"File {workdir / layout.SUPERNET} does not describe a supernet.")
     relaxation, columns = supernet["relaxation"], tuple(supernet["columns"])
+    probabilities = _read_probabilities(
+        workdir, relaxation, genotypes, columns, supernet.get("kept")
+    )
+    if not all(map(is_candidate, columns)):
+        columns = (*filter(is_candidate, columns), STRENGTH)
 
     def of_phase(phase):
         return [row for row in found if row["phase"] == phase]
@@ -130,7 +136,7 @@ def read_run(workdir: str | Path) -> Run:
         candidates=of_phase("random"),
         detect=of_phase("detect"),
         genotypes=genotypes,
-        probabilities=_read_probabilities(workdir, relaxation, genotypes, columns),
+        probabilities=probabilities,
         columns=columns,
         relaxation=relaxation,
         network=next(iter([*networks, *reversed(genotypes.values())]), None),
@@ -177,21 +183,26 @@ def _read_genotypes(directory: Path) -> dict[int, Genotype]:
     return genotypes
 
 
-def _read_probabilities(workdir: Path, relaxation, genotypes, columns) -> dict[int, np.ndarray]:
+def _read_probabilities(
+    workdir: Path, relaxation, genotypes, columns, kept
+) -> dict[int, np.ndarray]:
     """Returns the probabilities by epoch, or only the last epoch's if the run kept no others."""
     paths = dict(_by_epoch(workdir / "alphas", ".npy"))
     final = workdir / layout.ALPHAS
     if not paths and genotypes and final.exists():
         paths = {max(genotypes): final}
     return {
-        epoch: _probabilities(path, genotypes[epoch], columns, relaxation)
+        epoch: _probabilities(path, genotypes[epoch], columns, relaxation, kept)
         for epoch, path in paths.items()
         if epoch in genotypes and columns
     }
 
 
-def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str) -> np.ndarray:
-    """Returns the candidates' probabilities, [distinct cells, E, O], from the alphas in a file."""
+def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str, kept) -> np.ndarray:
+    """Returns the candidates' probabilities, [distinct cells, E, O], from the alphas in a file.
+
+    Where edges have strengths, these follow as one more column.
+    """
     try:
         alphas = np.load(path, allow_pickle=False)
     except Exception as error:  # a corrupt file raises one of many
@@ -200,11 +211,40 @@ def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str) -> 
     if not isinstance(alphas, np.ndarray) or alphas.shape != shape or alphas.dtype.kind != "f":
         raise UserError(f"Alphas {path} must be real numbers of the shape {shape}.")
     alphas = alphas.astype(np.float64)
-    relax = _sigmoid if relaxation == "sigmoid" else derivation.softmax
-    if columns[-1] != STRENGTH:
-        return relax(alphas)
-    strengths = derivation.strengths(alphas[..., -1])
-    return np.concatenate([relax(alphas[..., :-1]), strengths[..., None]], -1)
+    candidates = list(filter(is_candidate, columns))
+    own, further = np.split(alphas, [len(candidates)], axis=-1)
+    pairs = relaxation == "pairs"
+    if not candidates or further.shape[-1] not in ((genotype.num_nodes,) if pairs else (0, 1)):
+        raise UserError(f"File {layout.SUPERNET} of alphas {path} does not describe their columns.")
+    if kept is not None:
+        own = np.where(_mask(kept, own.shape, path), own, -np.inf)
+    match relaxation:
+        case "sigmoid":
+            shares = _sigmoid(own)
+        case "groups":
+            shares = derivation.softmax_in_groups(own, candidates)
+        case "pairs":  # at their temperature of 1
+            shares = derivation.softmax(own / derivation.BALANCE_TEMPERATURE)
+        case _:
+            shares = derivation.softmax(own)
+    if not further.size:
+        return shares
+    strong = derivation.pair_strengths(further) if pairs else derivation.strengths(further[..., 0])
+    return np.concatenate([shares, strong[..., None]], -1)
+
+
+def _mask(kept, shape, path: Path) -> np.ndarray:
+    """Returns the candidates that every edge has, bool of the shape of their alphas."""
+    try:
+        mask = np.array(kept, bool)
+    except ValueError:  # of lists of different lengths
+        mask = np.zeros(())
+    if mask.shape != shape or not mask.any(-1).all():
+        raise UserError(
+            f"File {layout.SUPERNET} of alphas {path} must say of {shape} candidates which are kept, "
+            "at least one on every edge."
+        )
+    return mask
 
 
 def _sigmoid(logits):

@@ -374,6 +374,20 @@ CHARTS = (
     ),
     Chart(
         "search",
+        "Divergence of the gates",
+        "What DrNAS adds to the loss of each cell, without its weight (`kl_weight`): how far the "
+        "distributions of its gates are from a flat one.",
+        (
+            Metric(
+                "loss_divergence",
+                "Divergence of the gates",
+                "Kullback-Leibler divergence, a sum over the cell's edges.",
+                per_cell=True,
+            ),
+        ),
+    ),
+    Chart(
+        "search",
         "Implicit part of the gradient",
         "Norm of what second-order DARTS subtracts from each cell's gradient: the change that the alphas "
         "make to the next step of the weights.",

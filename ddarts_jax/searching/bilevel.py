@@ -108,7 +108,7 @@ def make_step(
             )
             weight = options.get("beta_decay_weight", 0)
             decay = weight * progress if weight else None
-            for further, metrics in _further(net, state.alphas, decay, budgets, alpha_loss):
+            for further, metrics in further_terms(net, state.alphas, decay, budgets, alpha_loss):
                 gradient += further
                 measured |= metrics
             measured |= {"gradient_norm_alphas": norm_by_cell(gradient)}
@@ -172,7 +172,7 @@ def norm_by_cell(gradient):
     return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
 
 
-def _further(net: Supernet, alphas, decay, budgets, alpha_loss):
+def further_terms(net: Supernet, alphas, decay, budgets, alpha_loss):
     """Yields (gradient [cells, E, columns], metrics) of each further term of the cells' losses.
 
     Args:

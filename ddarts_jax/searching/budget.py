@@ -74,7 +74,7 @@ def of(config, net: Supernet, dataset) -> tuple[Budget, ...]:
     limits = {kind: limit for kind, limit in limits.items() if limit}
     if not limits:
         return ()
-    if config.parse.method not in ("sparse", "darts"):
+    if config.parse.method not in ("sparse", "darts", "pairs"):
         raise UserError(
             f"config.search.budget counts two edges of every node, but config.parse.method is "
             f"{config.parse.method!r}: set it to 'sparse' or 'darts', or the budget to 0."
@@ -100,8 +100,9 @@ def expected(budget: Budget, rule: Relaxation, alphas):
     """The expected cost of the network, in millions: scalar, differentiable by the alphas."""
     shares = rule.probabilities(alphas)
     shares = shares / shares.sum(-1, keepdims=True)
-    if rule.edge_strengths:
-        kept = 2 * rule.strengths(alphas)
+    if rule.weighs_edges:
+        kept = rule.strengths(alphas)
+        kept = 2 * kept if rule.edge_strengths else kept
     else:
         incoming = np.array([node for _, node in edges(nodes_of_edges(shares.shape[1]))])
         kept = jnp.asarray(

@@ -1,7 +1,11 @@
-"""The losses of the alphas beside cross-entropy: zero-one and ablation loss (D-DARTS), beta decay."""
+"""The losses of the alphas beside cross-entropy.
+
+Zero-one and ablation loss (D-DARTS), beta decay (beta-DARTS), the distance to a flat Dirichlet (DrNAS).
+"""
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import digamma, gammaln
 
 # Keeps the ablation loss finite where the mean contribution passes through zero, which it does in the
 # first steps of every search; small beside contributions worth speaking of (hundredths and more).
@@ -52,3 +56,25 @@ def beta_decay(relaxation, alphas):
         [cells].
     """
     return jnp.mean(relaxation.log_partition(alphas), axis=1)
+
+
+def divergence(relaxation, alphas):
+    """How far the gates of every cell are from uniform ones (DrNAS, Chen et al. 2021).
+
+    The Kullback-Leibler divergence of an edge's Dirichlet distribution from that whose concentrations
+    are all 1, which prefers no gates to others, as a sum over the cell's edges.
+
+    Args:
+        relaxation: the supernet's, "dirichlet".
+        alphas: [cells, E, columns].
+
+    Returns:
+        [cells].
+    """
+    concentrations = relaxation.concentrations(alphas)
+    total = concentrations.sum(-1)
+    there = concentrations > 0
+    own = jnp.where(there, concentrations, 1.0)  # whose terms are 0
+    normaliser = gammaln(total) - gammaln(own).sum(-1) - gammaln(there.sum(-1).astype(own.dtype))
+    expected = jnp.sum((own - 1) * (digamma(own) - digamma(total)[..., None]), -1)
+    return jnp.sum(normaliser + expected, axis=1)

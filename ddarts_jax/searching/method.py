@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ddarts_jax.searching import bilevel
+from ddarts_jax.searching import bilevel, stages
 
 
 class Method(NamedTuple):
@@ -17,13 +17,16 @@ class Method(NamedTuple):
             of the architecture split: images [B, H, W, C], labels [B]; context: `bilevel.Context`, with
             the method's options and a random key. The gradient has the shape of the alphas [cells, E,
             columns]; metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
-        relaxation: how alphas become gates: "sigmoid", "softmax" (over the candidates of an edge) or
-            "gumbel" (one of them, drawn). The rest follows from options that any method may have: the
-            further fields of `models.relaxation.Relaxation`, from `none` on, and `beta_decay_weight`
-            at the end of the search, rising linearly from 0.
+        relaxation: how alphas become gates: "sigmoid", "softmax" (over the candidates of an edge),
+            "gumbel" (one of them, drawn), "dirichlet" (shares, drawn) or "groups" (a softmax over each
+            of two groups). The rest follows from options that any method may have: the further fields of
+            `models.relaxation.Relaxation`, from `none` on, and `beta_decay_weight` at the end of the
+            search, rising linearly from 0.
         share_cells: `(options) -> bool`: one architecture for all normal cells and one for the
             reduction cells (True), or one for every cell.
         make_step: see `bilevel.make_step`.
+        stages: `(settings) -> tuple[stages.Stage, ...]`, given section `search` of the config: the
+            searches one after the other, mostly one.
         run: `(config, dataset, workdir, writer, dtype) -> Genotype`, a search without a supernet; None:
             the bilevel search.
     """
@@ -32,4 +35,5 @@ class Method(NamedTuple):
     relaxation: str = "sigmoid"
     share_cells: Callable = lambda options: False
     make_step: Callable = bilevel.make_step
+    stages: Callable = stages.by_options
     run: Callable | None = None

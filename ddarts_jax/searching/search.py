@@ -106,15 +106,15 @@ def build(
         stem_multiplier=settings.stem_multiplier,
         unroll=settings.unroll,
         remat=settings.remat,
-        relaxation=methods.find(settings.method).relaxation,
+        relaxation=stage.relaxation or methods.find(settings.method).relaxation,
         **mixing(settings),
         kept=stage.kept,
         skip_dropout=stage.skip_dropout,
-        epochs=(settings.warmup_epochs, settings.epochs) if stage.skip_dropout else (0, 1),
+        epochs=(settings.warmup_epochs, settings.epochs),
         key=weights_key,
     )
     if start is None:
-        alphas = 1e-3 * jax.random.normal(alphas_key, net.alphas_shape)
+        alphas = net.relaxation.initial(alphas_key, net.alphas_shape)
     else:
         alphas = net.relaxation.encode(start, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
@@ -139,9 +139,11 @@ def derive(alphas, net: Supernet, settings) -> Genotype:
     """Parses alphas [cells, E, columns] by the config's `parse` section."""
     rule = net.relaxation
     strengths = rule.strengths(jnp.asarray(alphas)) if rule.edge_strengths else None
+    betas = np.concatenate(rule.betas(np.asarray(alphas)), -1) if rule.kind == "pairs" else None
     return derivation.by_rule(
         *(settings, _probabilities(alphas, net), rule.primitives, net.reductions, net.sharing),
         strengths=jax.device_get(strengths),
+        betas=betas,
     )
 
 
@@ -209,9 +211,11 @@ def run(
         return Found(genotype, np.load(workdir / layout.ALPHAS))
 
     def run_stage(stage, workdir, writer):
-        return _run(config, dataset, workdir, writer, dtype, start, alpha_loss, stage)
+        own = stage.of(config)
+        return _run(own, dataset, workdir, writer, dtype, start, alpha_loss, stage)
 
-    last = stages.run_earlier(settings, _shared(settings), workdir, run_stage)
+    plan = method.stages(settings)
+    last = stages.run_earlier(plan, _shared(settings), workdir, run_stage)
     return run_stage(last, workdir, writer)
 
 
@@ -227,7 +231,7 @@ def _run(
 ) -> Found:
     """Runs one stage of a search, in most searches the only one; see `run`."""
     settings = config.search
-    splits = dataset.halves(config.seed)
+    splits = (dataset.train,) if stage.one_level else dataset.halves(config.seed)
     extra_epochs = 0 if start is None else settings.start.epochs
     fixed_epochs = extra_epochs + settings.warmup_epochs
     epochs = extra_epochs + settings.epochs
@@ -251,7 +255,7 @@ def _run(
         origin = _origin(alphas, net, config)
     count = settings.gap_images
     measure_gap = count and discretisation.make_measure(
-        net, dataset, splits[1], count, plan.batch_size, dtype
+        net, dataset, splits[-1], count, plan.batch_size, dtype
     )
     state = phase.run_phase(
         *("search", config, dataset, splits, plan),
@@ -267,7 +271,7 @@ def _run(
     save_array(workdir / layout.ALPHAS, alphas)
     if origin is not None:
         origin.save(workdir / layout.START_GENOTYPE)
-    added = _removals(net, state, config, dataset, splits[1], plan, dtype, workdir)
+    added = _removals(net, state, config, dataset, splits[-1], plan, dtype, workdir)
     genotype = _result(alphas, net, config.parse, budgets, added)
     genotype.save(workdir / layout.GENOTYPE)
     return Found(genotype, alphas, net, state.variables)
@@ -279,10 +283,11 @@ def _tell_sizes(
     """Logs what is searched, and warns where small data fill too few batches."""
     _logger.info(
         "search: %s, %d cells (%d distinct) of %d nodes, %d channels, %d weights, %d alphas, batch %d, "
-        "%d + %d images, %d epochs of %d steps",
+        "%s images, %d epochs of %d steps",
         *(settings.method, len(net.seq), len(alphas), net.num_nodes, settings.channels),
         sum(leaf.size for leaf in jax.tree.leaves(variables.weights)),
-        *(alphas.size, plan.batch_size, *map(len, splits), plan.epochs, plan.epoch),
+        *(alphas.size, plan.batch_size, " + ".join(str(len(split)) for split in splits)),
+        *(plan.epochs, plan.epoch),
     )
     if fixed_epochs:
         _logger.info("search: alphas fixed in the first %d epochs", fixed_epochs)
@@ -417,6 +422,7 @@ def _describe(net: Supernet, workdir: Path, config) -> None:
     found = {name: getattr(net, name) for name in names} | {
         "relaxation": net.relaxation.kind,
         "columns": net.relaxation.columns,
+        "kept": net.relaxation.kept,
         "parse": config.parse.to_dict(),
     }
     write_json(workdir / layout.SUPERNET, found)

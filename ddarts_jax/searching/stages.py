@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,62 +31,99 @@ class Stage(NamedTuple):
         num_cells: cells of its supernet.
         kept: the candidates that its edges have, see `Relaxation.kept`; None: all.
         skip_dropout: see `Relaxation.skip_dropout`.
+        keep: the candidates that an edge has left after it, unless they compete in groups (DOTS), each of
+            which keeps its best; 0 of the last stage.
+        relaxation: see `Relaxation.kind`; empty: that of the method.
+        one_level: whether alphas and weights step on the same batches of all training images, in place
+            of those of a half each.
+        changes: pairs (dotted key of section `search`, value) that hold in this stage.
     """
 
     num_cells: int
     kept: tuple | None = None
     skip_dropout: float = 0.0
+    keep: int = 0
+    relaxation: str = ""
+    one_level: bool = False
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    def of(self, config):
+        """The whole config with the values of this stage."""
+        if not self.changes:
+            return config
+        config = config.copy_and_resolve_references()
+        config.search.update_from_flattened_dict(dict(self.changes))
+        return config
 
 
-def run_earlier(settings, shared: bool, workdir: Path, run: Callable) -> Stage:
+def by_options(settings) -> tuple[Stage, ...]:
+    """The stages that the options of a method ask for; one where there are no such options.
+
+    Args:
+        settings: section `search` of the config; the group of its method may have `stages`, the cells of
+            the supernets before the last, `keep`, the candidates that an edge has left after each of
+            them, `earlier_partial_channels`, their K, and `skip_dropout`, a rate for each and the last.
+    """
+    options = options_of(settings)
+    depths = (*options.get("stages", ()), settings.num_cells)
+    keep = (*options.get("keep", ()), 0)
+    rates = options.get("skip_dropout") or (0.0,) * len(depths)
+    found = [
+        Stage(cells, skip_dropout=rate, keep=left) for cells, rate, left in zip(depths, rates, keep)
+    ]
+    for number, parts in enumerate(options.get("earlier_partial_channels", ())):
+        changes = ((f"{settings.method}.partial_channels", parts),)
+        found[number] = found[number]._replace(changes=changes)
+    return tuple(found)
+
+
+def run_earlier(plan: tuple[Stage, ...], shared: bool, workdir: Path, run: Callable) -> Stage:
     """Runs the stages before the last, each in `stages/<number>` of the workdir.
 
     A stage that has ended is not repeated: it is continued at its end.
 
     Args:
-        settings: section `search` of the config; the group of its method may have `stages`, the cells of
-            these supernets, `keep`, the candidates that an edge has left after each, and
-            `skip_dropout`, a rate for each stage and the last.
+        plan: all stages, with all candidates.
         shared: whether cells share their alphas.
         workdir: of the whole search.
         run: `(stage, workdir, writer) -> search.Found`, one stage.
 
     Returns:
-        The last stage.
+        The last stage, with the candidates that are left.
 
     Raises:
         UserError: individual cells of a stage cannot be deepened to those of the next.
     """
-    options = options_of(settings)
-    earlier = tuple(options.get("stages", ()))
+    *earlier, last = plan
     if not earlier:
-        return Stage(settings.num_cells)
-    depths = (*earlier, settings.num_cells)
-    rates = options.skip_dropout or (0.0,) * len(depths)
+        return last
     # Before anything is searched, as it may be refused.
+    depths = [stage.num_cells for stage in plan]
     orders = None if shared else [_order(*pair) for pair in pairwise(depths)]
     kept = None
-    for number, keep in enumerate(options.keep):
-        stage = Stage(depths[number], kept, rates[number])
-        _logger.info("search: stage %d of %d, %d cells", number + 1, len(depths), stage.num_cells)
+    for number, stage in enumerate(earlier):
+        _logger.info("search: stage %d of %d, %d cells", number + 1, len(plan), stage.num_cells)
         folder = workdir / "stages" / str(number + 1)
         folder.mkdir(parents=True, exist_ok=True)
         writer = MetricsWriter(folder)
         try:
-            found = run(stage, folder, writer)
+            found = run(stage._replace(kept=kept), folder, writer)
         finally:
             writer.close()
-        left = _left(found, keep)
+        left = _left(found, stage.keep)
         if orders:
             left = left[list(orders[number])]
         kept = hashable(left.tolist())
-    _logger.info("search: stage %d of %d, %d cells", len(depths), len(depths), depths[-1])
-    return Stage(depths[-1], kept, rates[-1])
+    _logger.info("search: stage %d of %d, %d cells", len(plan), len(plan), last.num_cells)
+    return last._replace(kept=kept)
 
 
 def _left(found, keep: int) -> np.ndarray:
-    """The `keep` strongest candidates of every edge: bool [distinct cells, E, candidates]."""
-    alphas = np.asarray(found.supernet.relaxation.of_candidates(found.alphas))
+    """The strongest candidates of every edge: bool [distinct cells, E, candidates]; see `Stage.keep`."""
+    rule = found.supernet.relaxation
+    alphas = np.asarray(rule.of_candidates(found.alphas))
+    if rule.kind == "groups":
+        return derivation.best_of_groups(alphas, rule.candidates)
     before = np.isfinite(alphas)
     own = alphas[before].reshape(*alphas.shape[:2], -1)
     return derivation.prune(own, before, own.shape[-1] - keep)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,21 @@ def test_dots_equals_its_program():
             case["balance"], case["masks"], case["betas"], CANDIDATES, *PLACES
         )
         assert found == parse_genotype(case["genotype"])
+
+        # The same by the rule of the config, which knows shares and betas only.
+        rule = SimpleNamespace(method="pairs", threshold=0.85, max_skips=-1)
+        shares = np.full((2, 14, 8), derivation.DROPPED)
+        shares[np.array(case["masks"], bool)] = derivation.softmax(
+            np.array(case["balance"])
+        ).ravel()
+        found = derivation.by_rule(
+            *(rule, shares[..., 1:], DARTS_PRIMITIVES, *PLACES), betas=case["betas"]
+        )
+        assert found == parse_genotype(case["genotype"])
+        shares = np.concatenate(groups, -1)
+        shares = derivation.softmax_in_groups(shares, CANDIDATES)[..., 1:]
+        found = derivation.by_rule(rule, shares, DARTS_PRIMITIVES, *PLACES)
+        assert found == parse_genotype(case["genotype_operations"])
 
 
 # By hand: one cell of two nodes, edges 0->2, 1->2, 0->3, 1->3, 2->3.

@@ -23,7 +23,8 @@ START = Genotype(
     seq=None,
 )
 NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
-OF_OTHER_METHODS = {"gradient_norm_implicit"}  # than D-DARTS, which `produced` searches by
+# Than D-DARTS, by which `produced` searches.
+OF_OTHER_METHODS = {"gradient_norm_implicit", "loss_divergence"}
 COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
 
 

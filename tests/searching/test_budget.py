@@ -116,6 +116,17 @@ def test_strong_edges_count_more():
     np.testing.assert_allclose(budget.expected(own, rule, alphas), expected, rtol=1e-6)
 
 
+def test_an_edge_of_a_strong_pair_counts_more():
+    """Of three pairs of edges two hold an edge, whose strength is the chance that it is kept."""
+    table = np.zeros((1, 5, 4), np.float32)
+    table[0, 3] = 1.0
+    rule = Relaxation("pairs", PRIMITIVES, num_nodes=2)
+    alphas = jnp.zeros((1, 5, 6)).at[0, 3, 5].set(1.0)  # of the edges from 1 and 2 into node 3
+    own = budget.Budget("macs", 1.0, 1.0, 0.0, table)
+    expected = (np.e + 1) / (np.e + 2)
+    np.testing.assert_allclose(budget.expected(own, rule, alphas), expected, rtol=1e-6)
+
+
 def test_the_penalty_is_felt_above_the_limit_alone(limited):
     """Within, its gradient is 0; above, descending it makes the expected network cheaper."""
     _, net, budgets = limited

@@ -11,6 +11,7 @@ import tiny
 from ddarts_jax.configuration import validate
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import edges
 from ddarts_jax.models.relaxation import Relaxation
@@ -18,6 +19,7 @@ from ddarts_jax.reports.findings import findings
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.run import read_run
 from ddarts_jax.searching import search, stages
+from ddarts_jax.training import feeds
 
 ARRAYS = tiny.SHARED / "methods"
 needs_arrays = pytest.mark.skipif(not ARRAYS.is_dir(), reason="needs the rivals' parity arrays")
@@ -46,7 +48,7 @@ def last_stage(config, workdir, alphas):
         return Found(stage, alphas[len(seen) - 1])
 
     shared = config.search.method == "p_darts"
-    last = stages.run_earlier(config.search, shared, workdir, run)
+    last = stages.run_earlier(stages.by_options(config.search), shared, workdir, run)
     return [*seen, last]
 
 
@@ -58,7 +60,7 @@ def test_individual_cells_hand_on_what_is_left_by_algorithm_1(tmp_path):
     alphas = np.arange(5.0)[:, None, None] + [[[0.0, 1.0, 2.0], [5.0, 3.0, 4.0]]]
     alphas[3, 0] = [9.0, 1.0, 2.0]
     first, last = last_stage(config, tmp_path, [alphas])
-    assert first == stages.Stage(5) and last.num_cells == 8
+    assert first == stages.Stage(5, keep=2) and last.num_cells == 8
     plain = ((False, True, True), (True, False, True))
     other = ((True, False, True), (True, False, True))
     assert last.kept == (*[plain] * 5, other, plain, plain)
@@ -151,6 +153,117 @@ def test_a_search_in_stages_and_its_continuation(tmp_path):
     assert any("had 2 stages" in each for each in findings(read_run(tmp_path)))
     gates = np.asarray(found.supernet.gates(jnp.asarray(found.alphas)))
     assert gates.shape == (2, 2, 5) and not gates[..., :3][~kept[..., 1:]].any()
+
+
+def test_a_search_by_dots(tmp_path, monkeypatch):
+    """Two stages with epochs of their own, the second of two candidates an edge, and what is reported."""
+    monkeypatch.setattr(feeds, "resident", tiny.stepless)
+    config = tiny.config(tiny.write_data(tmp_path / "digits.npz"))
+    config.search.update(method="dots", epochs=2, num_cells=1, num_nodes=2, gap_images=0)
+    config.search.warmup_epochs, config.parse.method = 1, "pairs"
+    config.search.space = ",".join(NAMES)
+    config.search.dots.operations.update(epochs=1, warmup_epochs=0, b1=0.5)
+    validate(config)
+    dataset, writer = data.load(config.data), MetricsWriter(tmp_path)
+    try:
+        found = search.run(config, dataset, tmp_path, writer, "float32")
+    finally:
+        writer.close()
+    earlier, last = (read_run(folder) for folder in (tmp_path / "stages" / "1", tmp_path))
+    assert [row["epoch"] for row in earlier.search] == [1]
+    assert earlier.config["search.alphas.b1"] == 0.5 and earlier.config["search.warmup_epochs"] == 0
+    assert len(last.search) == 2 and "weights_loss" in earlier.search[0]
+    assert "weights_loss" not in last.search[0]
+
+    # Both groups keep their best: none, max_pool_3x3 and skip_connect; sep_conv_3x3.
+    before = np.load(tmp_path / "stages" / "1" / "alphas.npy")
+    kept = np.array(found.supernet.relaxation.kept)
+    assert before.shape == kept.shape == (1, 5, 4) and kept[..., 3].all()
+    np.testing.assert_array_equal(kept[..., :3].argmax(-1), before[..., :3].argmax(-1))
+    assert (kept.sum(-1) == 2).all()
+    assert found.alphas.shape == (1, 5, 6) and not found.alphas.any()
+
+    assert earlier.columns == ("none", *NAMES) and last.columns == ("none", *NAMES, "edge")
+    shares = earlier.probabilities[1]
+    np.testing.assert_allclose(shares[..., :3].sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(shares[..., 3], 1)
+    np.testing.assert_array_equal(last.probabilities[2][..., :4], np.where(kept, 0.5, 0))
+    np.testing.assert_allclose(last.probabilities[2][..., 4], [[1, 1, 2 / 3, 2 / 3, 2 / 3]])
+
+
+def test_the_report_knows_strengths_of_pairs():
+    """As the supernet has them, at a temperature of 1."""
+    rule = Relaxation("pairs", NAMES, none=True, num_nodes=3)
+    alphas = tiny.normal(0, 2, 9, 7).astype(np.float32)
+    ours = rule.strengths(jnp.asarray(alphas))
+    np.testing.assert_allclose(derivation.pair_strengths(alphas[..., 4:]), ours, rtol=1e-5)
+    np.testing.assert_allclose(np.add.reduceat(ours, [0, 2, 5], -1), 2, rtol=1e-6)
+
+
+def test_a_group_without_weights_alone_is_refused():
+    """Nothing would be left beside it."""
+    with pytest.raises(UserError, match="needs primitives with weights"):
+        Relaxation("groups", NAMES[:2])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("parse.method", "darts", "config.parse.method=pairs"),
+        ("search.method", "darts", "only DOTS compares pairs"),
+        ("search.selection", "perturbation", "the pair of edges that is left"),
+        ("search.start.genotype", "ResNet18", "does not start from a network"),
+        (
+            "search.dots.operations.warmup_epochs",
+            30,
+            "less than config.search.dots.operations.epochs",
+        ),
+        ("search.dots.final_temperature", 0.0, "greater than 0"),
+    ],
+)
+def test_what_does_not_go_with_dots_is_refused(key, value, message):
+    """In one sentence that says what to do."""
+    config = tiny.config("")
+    config.search.method, config.parse.method = "dots", "pairs"
+    validate(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"earlier_partial_channels": (2,)}, "one number for each of the 0 stages"),
+        ({"partial_channels": 3}, "search.channels is 2: it must be a multiple"),
+        (
+            {"stages": (5,), "keep": (2,), "earlier_partial_channels": (3,)},
+            "one of every 3 channels",
+        ),
+        ({"kl_weight": -1.0}, "must be 0 or more"),
+    ],
+)
+def test_options_of_drnas_that_do_not_fit_are_refused(options, message):
+    """Before the first stage, not after it."""
+    config = tiny.config("")
+    config.search.method = "drnas"
+    config.search.drnas.update(options)
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_each_stage_of_drnas_has_its_own_partial_channels():
+    """The config of a stage is that of the run but for what the stage changes."""
+    config = tiny.config("")
+    config.search.update(method="drnas", channels=12)
+    config.search.drnas.update(
+        stages=(5,), keep=(2,), earlier_partial_channels=(6,), partial_channels=4
+    )
+    first, last = stages.by_options(config.search)
+    changed = first.of(config)
+    assert changed.search.drnas.partial_channels == 6 and first.num_cells == 5
+    changed.search.drnas.partial_channels = 4
+    assert changed.to_dict() == config.to_dict() and last.of(config) is config
 
 
 # Dropout of skip connections.

@@ -21,6 +21,8 @@ _MODULES = {
     "darts_minus": "darts_minus",
     "beta_darts": "beta_darts",
     "gdas": "gdas",
+    "drnas": "drnas",
+    "dots": "dots",
     "sdarts_rs": "sdarts_rs",
     "authors_program": "authors_program",
     "random": "random_search",

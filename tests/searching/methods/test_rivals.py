@@ -1,6 +1,8 @@
 """The rivals' methods against numbers of their public programs, and what all methods have in common."""
 
+import dataclasses
 import functools
+import itertools
 import json
 import re
 
@@ -11,14 +13,17 @@ import optax
 import pytest
 import tiny
 from ml_collections import ConfigDict
+from scipy import special, stats
 
 from ddarts_jax.configuration import default_config
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import parse
 from ddarts_jax.models import edges, supernet
+from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.layers import Variables, apply, split
 from ddarts_jax.models.relaxation import Relaxation, hashable
 from ddarts_jax.searching import bilevel, discretisation, hypergradient, losses, methods, search
+from ddarts_jax.searching.stages import Stage
 from ddarts_jax.tasks.importing.names import torch_names
 from ddarts_jax.training import optim
 
@@ -55,6 +60,48 @@ class Program:
             own = jnp.full(kept.shape, 7.0).at[kept].set(own.ravel())
         betas = [self.both("betas")] if "betas_normal" in self.arrays else []
         return jnp.concatenate([own, *betas], -1)
+
+    def of_dots(self, prefix=""):
+        """Ours, [2, E, columns], or with prefix "ce_grad_" their gradient, of both stages of DOTS."""
+
+        def both(name):
+            kinds = (name.format(kind) for kind in self.meta["distinct"])
+            return np.stack([self.arrays[prefix + kind] for kind in kinds])
+
+        if "mask_normal" not in self.arrays:
+            groups = both("alphas_{}_non_params"), both("alphas_{}_params")
+            return jnp.asarray(np.concatenate(groups, -1))
+        found, start, betas = np.zeros((2, 14, 12)), 0, both("betas_{}")
+        found[..., :8][self.mask] = both("alphas_{}_balance").ravel()
+        for sources in range(2, 6):  # of each node
+            for first, second in itertools.combinations(range(sources), 2):
+                row = sources * (sources - 1) // 2 - 1 + first
+                found[:, row, 8 + second - 1] = betas[:, start]
+                start += 1
+        return jnp.asarray(found)
+
+    @property
+    def mask(self):
+        """Which two candidates DOTS has left, bool [2, E, candidates]."""
+        return np.stack([self.arrays[f"mask_{kind}"] > 0 for kind in self.meta["distinct"]])
+
+    @property
+    def of_stage(self):
+        """What distinguishes the relaxations of DOTS's stages."""
+        if "mask_normal" not in self.arrays:
+            return {"kind": "groups"}
+        temperatures = {"temperature": 10.0, "final_temperature": 0.02, "epochs": (20, 40)}
+        kept = hashable(self.mask.tolist())
+        return {"kind": "pairs", "kept": kept, "num_nodes": 4, **temperatures}
+
+    @property
+    def last(self):
+        """DOTS's BatchNorm and ReLU before the classifier; of the others `on` is False."""
+        prefix, width = "state/lastact.0.", 4 * 4 * self.meta["C"]
+        names = "weight", "bias", "running_mean", "running_var"
+        on = f"{prefix}weight" in self.arrays
+        own = {name: self[prefix + name] if on else jnp.ones(width) for name in names}
+        return own | {"on": jnp.array(on)}
 
     @property
     def kept(self):
@@ -127,6 +174,8 @@ class Program:
         ("pc_darts", {"partial_channels": 4, "edge_strengths": True}, 0.0),
         ("darts_minus", {"auxiliary_skip": 1.0}, 17 / 50),
         ("beta_darts", {}, 20 / 50),
+        ("dots_operations", {}, 0.0),
+        ("dots_topology", {}, (20 + 7) / 40),
     ],
 )
 @pytest.mark.usefixtures("library", "x64")
@@ -134,21 +183,25 @@ def test_loss_and_gradient_of_the_public_program(name, options, progress):
     """Logits, cross-entropy, and the gradients by alphas, betas and weights."""
     program = Program(name)
     net, variables = program.build(**options)
-    images, labels = program.batch()
+    rule, batch = net.relaxation, program.batch()
+    if name.startswith("dots"):
+        rule = Relaxation(primitives=net.primitives, none=True, **program.of_stage)
+        alphas, gradient = program.of_dots(), program.of_dots("ce_grad_")
+    else:
+        alphas, gradient = program.alphas, program.both("ce_grad_alphas")
 
-    @jax.jit
-    def run(variables, alphas):
-        gates = net.gates(alphas, progress)
-        logits, _, _ = supernet.forward(net, variables, gates, images, False)
-        differentiate = jax.value_and_grad(supernet.weights_loss, (0, 1), has_aux=True)
-        return logits, differentiate(
-            *(variables.weights, alphas, net, variables.statistics, images, labels, progress)
-        )
-
-    logits, ((loss, (statistics, _)), (by_weights, by_alphas)) = run(variables, program.alphas)
+    relaxed = jax.jit(lambda alphas: rule.gates(alphas, progress))
+    gates, pull_back = jax.vjp(relaxed, alphas)
+    logits, ((loss, statistics), (by_weights, by_gates)) = _differentiate(
+        _of_any_relaxation(net), variables, program.last, gates, *batch
+    )
+    (by_alphas,) = pull_back(by_gates)
+    if rule.kind == "pairs":
+        assert rule._annealed(progress) == pytest.approx(program.meta["T"], rel=1e-12)
+        weighed = rule.strengths(alphas, program.meta["T"])
+        np.testing.assert_allclose(weighed, program.both("edges")[..., 0], **EXACT)
     np.testing.assert_allclose(logits, program["logits_eval"], **EXACT)
     np.testing.assert_allclose(loss, program["ce_train"], **EXACT)
-    gradient = program.both("ce_grad_alphas")
     if net.relaxation.kept is not None:
         assert not by_alphas[~program.kept].any()
         by_alphas = by_alphas[program.kept].reshape(gradient.shape)
@@ -161,6 +214,37 @@ def test_loss_and_gradient_of_the_public_program(name, options, progress):
     np.testing.assert_allclose(
         moved, program["after_one_train_forward/stem.1.running_mean"], **EXACT
     )
+
+
+def _of_any_relaxation(net):
+    """The supernet without its rule from alphas to gates, so that those alike are compiled once."""
+    return dataclasses.replace(net, relaxation=Relaxation("softmax", net.primitives))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _differentiate(net, variables, last, gates, images, labels):
+    """Logits in evaluation; loss and statistics in training, by all weights and by the gates."""
+
+    def run(weights, gates, train):
+        own = Variables(weights[0], variables.statistics)
+        logits, outputs, statistics = supernet.forward(net, own, gates, images, train)
+        x = outputs[-1]
+        moments = (
+            (x.mean((0, 1, 2)), x.var((0, 1, 2)))
+            if train
+            else (last["running_mean"], last["running_var"])
+        )
+        x = (x - moments[0]) / jnp.sqrt(moments[1] + 1e-5) * weights[1] + weights[2]
+        rectified = net.run_head(own, jax.nn.relu(x))
+        return jnp.where(last["on"], rectified, logits), statistics
+
+    def loss(weights, gates):
+        logits, statistics = run(weights, gates, True)
+        return cross_entropy(logits, labels), statistics
+
+    weights = variables.weights, last["weight"], last["bias"]
+    differentiated = jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, gates)
+    return run(weights, gates, False)[0], differentiated
 
 
 def _weights_settings(rate, momentum, weight_decay):
@@ -286,6 +370,10 @@ PIECES = {
 }
 CASES = {name: {} for name in ("darts", "darts_second", "pc_darts", "fairdarts")}
 CASES |= {"darts_minus": {}, "beta_darts": {}, "gdas": {}, "sdarts_rs": {}, "ddarts": PIECES}
+CASES |= {"drnas": {"kl_weight": 0.1}, "dots": {}}
+# The second stage of DOTS; the first is a step of DARTS with other gates.
+LEFT = ((False, True, False, True), (True, False, False, True), (False, False, True, True))
+STAGES = {"dots": Stage(1, (LEFT + LEFT[:2],), relaxation="pairs", one_level=True)}
 TOTAL, EPOCHS = 12, 4
 
 
@@ -311,13 +399,14 @@ class Case:
 
             num_classes, channels = 3, 1
 
-        self.net, variables, alphas = search.build(config, Data, "float32")
+        stage = STAGES.get(name)
+        self.net, variables, alphas = search.build(config, Data, "float32", stage=stage)
         spread = jnp.asarray(tiny.normal(7, *alphas.shape), alphas.dtype)
         init, step = search.search_step(self.net, config.search, TOTAL, epochs=EPOCHS)
-        self.start = init(variables, spread)._replace(step=jnp.array(TOTAL // EPOCHS))
+        self.start = init(variables, spread)._replace(step=jnp.array(TOTAL // EPOCHS, jnp.int32))
         self.batches = [
             (jnp.asarray(tiny.normal(k, 8, 8, 8, 1), jnp.float32), jnp.arange(8) % 3)
-            for k in (0, 1)
+            for k in range(2 - (stage is not None and stage.one_level))
         ]
         self.step = step
         self.state, self.measured = step(self.start, jax.random.key(0), *self.batches)
@@ -333,9 +422,22 @@ def test_every_method_steps_once_and_again(method):
         assert bool(jnp.isfinite(leaf.astype(jnp.float32)).all())
     distinct = (len(method.start.alphas),)
     assert {value.shape for value in method.measured.values()} <= {(), distinct}
-    assert {"loss", "accuracy", "gradient_norm_alphas", "weights_loss"} <= set(method.measured)
+    named = {"loss", "accuracy", "gradient_norm_alphas", "gradient_norm_weights"}
+    assert named | ({"weights_loss"} if len(method.batches) > 1 else set()) <= set(method.measured)
     moved = (method.state.alphas != method.start.alphas).all(axis=(0, 1))
     assert moved.all(), f"columns {method.net.relaxation.columns} moved: {moved}"
+
+
+def test_every_method_goes_on_from_its_state_alone(method):
+    """What a checkpoint holds, numbers on the host: the next step is bit for bit the same."""
+    kept = jax.tree.map(np.asarray, method.state)
+    key = jax.random.key(1)
+    unbroken, resumed = (
+        method.step(state, key, *method.batches)
+        for state in (method.state, jax.tree.map(jnp.array, kept))
+    )
+    assert method.step._cache_size() == 1
+    jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
 
 
 def test_every_method_has_gates_in_range_and_a_genotype(method):
@@ -359,17 +461,23 @@ def test_every_method_has_gates_in_range_and_a_genotype(method):
         np.testing.assert_allclose(strengths[:, 2:].sum(-1), 1, rtol=1e-6)
         np.testing.assert_allclose(gates[..., -1], strengths)
         np.testing.assert_allclose(gates[..., :3], probabilities * strengths[..., None])
+    if net.relaxation.kind == "pairs":
+        strengths = np.asarray(net.relaxation.strengths(alphas, 2.0))
+        np.testing.assert_allclose(strengths[:, :2], 1)  # the only pair of the first node
+        np.testing.assert_allclose(strengths[:, 2:].sum(-1), 2, rtol=1e-6)
+        assert not gates[~net.relaxation.kept_primitives].any()
     if net.relaxation.auxiliary_skip:
         np.testing.assert_allclose(gates[..., 3], 0.75)
         assert not np.asarray(net.gates(alphas))[..., 3].any()
     parse = method.config.parse
-    parse.method = "darts"
+    parse.method = "pairs" if net.relaxation.kind == "pairs" else "darts"
     genotype = search.derive(alphas, net, parse)
     assert genotype.num_cells == 1
     assert {name for cell in genotype.genes for name, _, _ in cell} <= set(PRIMITIVES)
     kept = np.asarray(discretisation.masked(gates, genotype, net.primitives))
     assert kept.shape == gates.shape and ((kept == gates) | (kept == 0)).all()
-    assert (kept > 0).any(-1).sum() == sum(map(len, genotype.genes))
+    if net.relaxation.kind != "pairs":  # by which a gate may be 0 beside `none`
+        assert (kept > 0).any(-1).sum() == sum(map(len, genotype.genes))
 
 
 @pytest.mark.usefixtures("library")
@@ -430,12 +538,12 @@ def test_the_absence_of_an_edge_needs_a_softmax():
 
 
 def test_channels_that_cannot_be_divided_are_refused():
-    """A quarter of 12 channels is odd, so that no strided primitive could halve it."""
-    with pytest.raises(UserError, match=r"there are 12, .* multiple of 8"):
+    """Of 10 channels a quarter cannot be mixed."""
+    with pytest.raises(UserError, match=r"there are 10: use a multiple of 4"):
         supernet.build(
             num_cells=1,
             num_nodes=1,
-            channels=12,
+            channels=10,
             num_classes=2,
             image_channels=1,
             partial_channels=4,
@@ -476,6 +584,68 @@ def test_drawn_gates_are_one_candidate_with_the_gradient_of_its_probability():
         return jnp.vdot(shares[..., 1:], direction)
 
     np.testing.assert_allclose(gradient, jax.grad(soft)(alphas), rtol=1e-5, atol=1e-6)
+
+
+def test_gates_of_a_dirichlet_distribution_have_its_moments_and_their_derivatives():
+    """Mean and second moment in closed form; the pathwise gradients have theirs as expectation."""
+    kept = ((((True, True, True),) * 4) + ((True, False, True),),)
+    rule = Relaxation("dirichlet", PRIMITIVES, kept=kept)
+    alphas = jnp.asarray(tiny.normal(0, 1, 5, 3), jnp.float32)
+    factors = jnp.asarray(tiny.normal(1, 1, 5, 3), jnp.float32)
+
+    def drawn(alphas):
+        # One independent draw for every cell, and here all cells have the same alphas.
+        gates = rule.gates(jnp.broadcast_to(alphas, (8000, 5, 3)), 0.5, jax.random.key(0))
+        means = gates.mean(0), (gates**2).mean(0)
+        return [jnp.vdot(factors, mean) for mean in means], (gates, means)
+
+    def expected(alphas):
+        c = jnp.where(np.array(kept), jax.nn.elu(alphas) + 1, 0)
+        total = c.sum(-1, keepdims=True)
+        means = c / total, c * (c + 1) / (total * (total + 1))
+        return [jnp.vdot(factors, mean) for mean in means], (None, means)
+
+    _, pull_back, (gates, means) = jax.vjp(drawn, alphas, has_aux=True)
+    _, pull_back_expected, (_, wanted) = jax.vjp(expected, alphas, has_aux=True)
+    np.testing.assert_allclose(gates.sum(-1), 1, rtol=1e-5)
+    assert not gates[:, 4, 1].any() and (gates >= 0).all()
+    np.testing.assert_allclose(rule.gates(alphas), wanted[0], rtol=1e-6)
+    for found, own in zip(means, wanted):
+        np.testing.assert_allclose(found, own[0], atol=0.02)
+    for k in range(2):
+        cotangent = [jnp.float32(k == other) for other in range(2)]
+        (found,), (own,) = pull_back(cotangent), pull_back_expected(cotangent)
+        np.testing.assert_allclose(found, own, atol=0.02)
+        assert np.abs(own).max() > 0.1 and not found[0, 4, 1]
+
+
+def test_small_concentrations_draw_finite_gates_and_gradients():
+    """An alpha that has fallen to -30 is a concentration of 1e-13, which elu(alpha) + 1 rounds to 0."""
+    rule = Relaxation("dirichlet", PRIMITIVES)
+    alphas = jnp.array([[[-30.0, -30.0, -30.0], [-30.0, 0.0, 3.0]]])
+
+    def value(alphas, key):
+        return jnp.vdot(rule.gates(alphas, 0.0, key), jnp.arange(6.0).reshape(1, 2, 3))
+
+    for seed in range(3):
+        found = jax.value_and_grad(value)(alphas, jax.random.key(seed))
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_divergence_from_a_flat_distribution():
+    """As minus the entropy that SciPy gives, and the flat one's constant density; 0 at alphas of 0."""
+    kept = ((((True, True, True),) * 4) + ((True, False, True),),)
+    rule = Relaxation("dirichlet", PRIMITIVES, kept=kept)
+    alphas = tiny.normal(0, 1, 5, 3)
+    concentrations = np.where(alphas > 0, alphas + 1, np.exp(alphas))
+    wanted = 0.0
+    for own, there in zip(concentrations[0], kept[0]):
+        own = own[list(there)]
+        wanted -= stats.dirichlet(own).entropy() + special.gammaln(len(own))
+    np.testing.assert_allclose(losses.divergence(rule, jnp.asarray(alphas)), [wanted], rtol=1e-9)
+    flat = losses.divergence(rule, jnp.zeros((1, 5, 3)))
+    np.testing.assert_allclose(flat, [0.0], atol=1e-12)
 
 
 def test_perturbed_gates_stay_near_and_keep_their_sum():

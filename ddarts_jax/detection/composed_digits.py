@@ -1,7 +1,7 @@
 """The embedded detection data: real digits pasted on real photographs, composed here.
 
 scikit-learn's 1,797 handwritten digits (8x8) and its two sample photographs come with the package. Each
-canvas is a crop of a photograph, made grey and of half its contrast, with 1 to 5 digits that do not
+canvas is a crop of a photograph, made grey and half as bright, with 1 to 5 digits in white that do not
 overlap. Everything follows from fixed seeds; no digit of a test canvas is in a training canvas. It is
 made for trying things out, and is no benchmark.
 """
@@ -69,8 +69,8 @@ def compose(
 ) -> Canvas:
     """Composes a canvas.
 
-    The ink of a digit is white on dark ground and black on bright ground. A digit for which no free place
-    is found is left out, but for the first one, so that there is at least one.
+    A digit for which no free place is found is left out, but for the first one, so that there is at least
+    one.
 
     Args:
         seeds: of all that is drawn.
@@ -93,9 +93,7 @@ def compose(
             continue
         taken[place] = True
         ink = _resized(digits[digit], side)
-        colour = 255.0 if image[place].mean() < 128 else 0.0
-        share = ink / 255
-        image[place] = (1 - share) * image[place] + share * colour
+        image[place] = (1 - ink / 255) * image[place] + ink
         mask = np.zeros((SIDE, SIDE), bool)
         mask[place] = ink > _INK
         masks.append(mask)
@@ -137,11 +135,11 @@ def _grey(photograph: np.ndarray) -> np.ndarray:
 def _crop(draws: np.random.RandomState, photograph: np.ndarray) -> np.ndarray:
     """Cuts a square out of a photograph and makes it a canvas, float64 [SIDE, SIDE].
 
-    Of half the contrast, so that black or white ink can be read everywhere.
+    Half as bright, so that white ink can be read everywhere.
     """
     side = draws.randint(_CROP_SIDES[0], _CROP_SIDES[1] + 1)
     y, x = (draws.randint(room - side + 1) for room in photograph.shape)
-    return 64 + _resized(photograph[y : y + side, x : x + side], SIDE) / 2
+    return _resized(photograph[y : y + side, x : x + side], SIDE) / 2
 
 
 def _resized(square: np.ndarray, side: int) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_canvases_are_as_described(few):
         assert boxes.min() >= 0 and boxes.max() <= 96
     assert {*few[0].labels} == {*range(10)}
     identities = [split.identity["crc32"] for split in few]
-    assert identities == ["73fe9989", "9f0c2ae6"]
+    assert identities == ["bf8df29e", "9952ea28"]
 
 
 def test_digits_do_not_overlap_and_boxes_are_tight(compose):
@@ -66,14 +66,13 @@ def test_digits_do_not_overlap_and_boxes_are_tight(compose):
             )
 
 
-@pytest.mark.parametrize(("brightness", "ink"), [(0, 255), (120, 255), (140, 0), (255, 0)])
-def test_ink_can_be_read_on_any_ground(compose, brightness, ink):
-    """White on dark and black on bright, at least 64 levels apart."""
+@pytest.mark.parametrize("brightness", [0, 120, 255])
+def test_ink_can_be_read_on_any_ground(compose, brightness):
+    """White on what is half as bright as the photograph: brighter wherever a digit is."""
     canvas = compose(3, brightness)
-    ground = 64 + brightness / 2
-    full = canvas.image[canvas.masks.any(0)].astype(float)
-    assert np.abs(full - ink).min() == 0 and abs(ground - ink) >= 64
-    assert (np.sign(full - ground) == np.sign(ink - ground)).all()
+    ground = round(brightness / 2)
+    assert canvas.image.max() == 255 and (canvas.image[canvas.masks.any(0)] > ground).all()
+    assert canvas.image.min() == ground
 
 
 def test_no_digit_is_in_both_splits(monkeypatch):

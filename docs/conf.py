@@ -32,7 +32,7 @@ smartquotes_action = "D"  # dashes; quotes are often those of values
 
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
-napoleon_use_ivar = True  # attributes are described with their class alone
+napoleon_use_ivar = True  # attributes in one list, as arguments are
 default_role = "code"  # docstrings have names in single backticks
 
 html_theme = "sphinx_book_theme"

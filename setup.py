@@ -74,6 +74,7 @@ setup(
         # Not newer: later converters pin an orbax-checkpoint that is older than the one above.
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.32"],
         "torch": ["torch>=2.13"],
+        "docs": ["docutils>=0.22", "myst-parser>=5.2", "sphinx>=9.0", "sphinx-book-theme>=1.4"],
         "test": [
             "chex>=0.1.92",
             "hypothesis>=6.170",

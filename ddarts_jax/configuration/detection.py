@@ -13,9 +13,9 @@ def detection_config() -> ConfigDict:
 
     config.backbone = ConfigDict()
     config.backbone.run = ""  # workdir of a training, whose network it is, with its weights
-    # Without a run, a network with random weights:
-    config.backbone.genotype = ""  # as config.genotype of a training
-    config.backbone.channels = 64
+    # Without a run: a network with random weights, named as config.genotype of a training.
+    config.backbone.genotype = ""
+    config.backbone.channels = 64  # of its first cell
     config.backbone.stem = "half"  # 'plain' (small images), 'half', 'strided'
     config.backbone.stem_multiplier = 3  # the plain stem has this many times `channels`
     # Cells to read, by position (-1: the stem); empty: the last ones of strides 8, 16 and 32.
@@ -27,7 +27,7 @@ def detection_config() -> ConfigDict:
 
     config.fpn = ConfigDict()
     config.fpn.channels = 256  # of every level of the pyramid
-    config.fpn.levels = 5
+    config.fpn.levels = 5  # of the pyramid: what `backbone.levels` are short of it is made on top
     config.anchor = ConfigDict()
     config.anchor.scale = 4.0  # side of the smallest anchors, in strides
     config.head = ConfigDict()
@@ -37,11 +37,11 @@ def detection_config() -> ConfigDict:
     config.data = ConfigDict()
     # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's.
     config.data.name = "coco"
-    config.data.root = ""  # COCO 2017 as it unpacks, or name the four:
-    config.data.train_annotations = ""
-    config.data.train_images = ""
-    config.data.test_annotations = ""
-    config.data.test_images = ""
+    config.data.root = ""  # COCO 2017 as it unpacks; empty: the following four are given
+    config.data.train_annotations = ""  # COCO's JSON of the training
+    config.data.train_images = ""  # the folder of its images
+    config.data.test_annotations = ""  # COCO's JSON of the test
+    config.data.test_images = ""  # the folder of its images
     # Pixels of the resized image's shorter side, or the least and the most, drawn anew for each epoch;
     # 0: images keep their size.
     config.data.short_side = (800,)
@@ -53,12 +53,12 @@ def detection_config() -> ConfigDict:
     config.data.num_workers = 2  # processes that decode; 0: only the program's own
 
     config.train = ConfigDict()  # SGD
-    config.train.epochs = 12
+    config.train.epochs = 12  # of the training
     config.train.batch_images = 16  # images per step, over all devices
     config.train.learning_rate = 0.01  # for a batch of that size
     config.train.decay_epochs = (8, 11)  # after which the learning rate is a tenth
     config.train.warmup_steps = 500  # in which it rises linearly from a thousandth
-    config.train.momentum = 0.9
+    config.train.momentum = 0.9  # not Nesterov's
     config.train.weight_decay = 1e-4  # as L2 in the gradient
     config.train.clip = 0.0  # largest global norm of the gradient; 0: any
 

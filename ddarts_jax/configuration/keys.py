@@ -10,16 +10,22 @@ from ddarts_jax.configuration.detection import detection_config
 from ddarts_jax.configuration.values import flatten, to_json
 from ddarts_jax.errors import UserError
 
-# A search in stages (P-DARTS): cells of each supernet before the last, each searched for `search.epochs`;
-# candidates that an edge keeps after it; rates of the dropout of skip connections, also of the last one.
-_STAGES = {"stages": (), "keep": (), "skip_dropout": ()}
+# The comments beside and above keys, here and in detection.py, are their meanings on the page that lists
+# all keys. An option without a comment means what it does where it is first.
+
+# A search in stages (P-DARTS).
+_STAGES = {
+    "stages": (),  # cells of each supernet before the last; each is searched for `search.epochs`
+    "keep": (),  # candidates that an edge has left after each of these stages
+    "skip_dropout": (),  # rates of the dropout of skip connections, one for each stage and for the last
+}
 
 # The options of each search method, {dotted key: default}.
 METHODS: dict[str, dict[str, Any]] = {
     "ddarts": {
         "zero_one_weight": 7.0,  # w_01, weight of the zero-one loss (FairDARTS)
         "ablation": {
-            "weight": 0.5,  # w_AB, weight of the ablation loss
+            "weight": 0.5,  # w_AB, weight of the ablation loss; 'authors_program' only reports it
             "gradient": "full",  # 'none': report the loss without differentiating it
             # 'full': as in the article; 'stopped': the mean contribution is treated as a constant.
             "mean_gradient": "full",
@@ -27,14 +33,13 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "share_cells": False,  # one architecture for all normal cells, one for all reduction cells
         "microbatch": 0,  # ablated networks run at once: fewer need less memory; 0: all
-        # What other methods have, see docs/methods.md.
         "partial_channels": 1,  # K: one of every K channels is mixed (PC-DARTS)
         "edge_strengths": False,  # gates are multiplied by a softmax over a node's edges (PC-DARTS)
         "auxiliary_skip": 0.0,  # gate of a further skip connection at first, linear to 0 (DARTS-)
-        "beta_decay_weight": 0.0,  # at the end, linear from 0 (beta-DARTS)
+        "beta_decay_weight": 0.0,  # of beta decay at the end, linear from 0 (beta-DARTS)
         **_STAGES,
     },
-    "darts": {"none": True},  # none: whether the absence of an edge is a candidate
+    "darts": {"none": True},  # whether the absence of an edge is a candidate
     "darts_second": {
         "none": True,
         "difference": 0.01,  # of the weights, for the finite difference; 0: exact, at 3 times the cost
@@ -44,29 +49,38 @@ METHODS: dict[str, dict[str, Any]] = {
     "p_darts": {"none": True, "stages": (5, 11), "keep": (5, 3), "skip_dropout": (0.0, 0.4, 0.7)},
     "darts_minus": {"none": True, "auxiliary_skip": 1.0},
     "beta_darts": {"none": False, "beta_decay_weight": 50.0},
-    "gdas": {"none": True, "temperature": 10.0, "final_temperature": 0.1},  # linear
+    "gdas": {
+        "none": True,
+        "temperature": 10.0,  # of the softmax at the first epoch
+        "final_temperature": 0.1,  # at the end, linear from `temperature`
+    },
     "drnas": {
         "none": False,
         "kl_weight": 0.0,  # of the divergence from a flat distribution; 0: the weight decay alone
         "partial_channels": 1,
-        # As in p_darts; K of the supernets before the last, if they have others.
         "stages": (),
         "keep": (),
-        "earlier_partial_channels": (),
+        "earlier_partial_channels": (),  # K of the supernets before the last, if they have others
     },
     "dots": {
         "none": True,
         # Of the search for operations, the first stage; `search.epochs` and so on are of the second.
-        "operations": {"epochs": 30, "warmup_epochs": 15, "b1": 0.9},
-        # Between the pairs of edges, in the first epoch with moving alphas and the last; geometric.
-        "temperature": 10.0,
-        "final_temperature": 0.02,
+        "operations": {
+            "epochs": 30,  # of the first stage
+            "warmup_epochs": 15,  # the first of these, in which the alphas are fixed
+            "b1": 0.9,  # Adam's decay of the mean, of the alphas
+        },
+        "temperature": 10.0,  # between pairs of edges, in the first epoch with moving alphas
+        "final_temperature": 0.02,  # in the last epoch; between them it falls by the same factor
     },
-    # The largest change of a share that the weights see: at the first epoch, and linearly at the end.
-    "sdarts_rs": {"none": False, "first_noise": 0.03, "noise": 0.3},
+    "sdarts_rs": {
+        "none": False,
+        "first_noise": 0.03,  # the largest change of a share that the weights see, at the first epoch
+        "noise": 0.3,  # the same at the end, linear from `first_noise`
+    },
     "authors_program": {
         "zero_one_weight": 7.0,
-        "ablation": {"weight": 0.5, "removal": "random"},  # reported only
+        "ablation": {"weight": 0.5, "removal": "random"},
         "microbatch": 0,
     },
     "random": {"candidates": 4},  # random networks, which share the epochs of the search
@@ -118,12 +132,15 @@ def default_config() -> ConfigDict:
     # Whose images BatchNorm averages over on several devices: 'global', all, as on one device; 'local',
     # each device's own, which exchanges nothing but gradients and gives other results.
     config.batch_norm = "global"
-    # Used only by tasks 'train' and 'evaluate'; if empty, the workdir's own files are used.
-    config.genotype = ""  # a file, text, or a network's name, see genotypes.lookup.find_genotype
-    config.weights = ""  # a network.npz to evaluate, or to start the training from
+    # Of tasks 'train' and 'evaluate': a file, text, or a network's name, see docs/zoo.md; empty: the
+    # workdir's own.
+    config.genotype = ""
+    # Of these tasks: a network.npz to evaluate, or to start the training from; empty: the workdir's own.
+    config.weights = ""
 
     config.data = _data()
     config.search = _search()
+
     config.parse = ConfigDict()  # from alphas to a genotype
     # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS), 'pairs' (DOTS)
     config.parse.method = "sparse"
@@ -133,6 +150,7 @@ def default_config() -> ConfigDict:
     config.parse.max_skips = -1
 
     config.train = _train()
+
     config.evaluate = ConfigDict()
     config.evaluate.batch_sizes = (1, 64)  # for the speed measurement of task 'evaluate'
 
@@ -164,7 +182,7 @@ def _data() -> ConfigDict:
 def _search() -> ConfigDict:
     """The search."""
     search = ConfigDict()
-    search.epochs = 50
+    search.epochs = 50  # of the search; of each of its stages, if it has several
     search.warmup_epochs = 0  # the first of these epochs, in which the alphas are fixed
     # The candidate primitives: 'darts' (7), 'dartopti' (12), or names separated by commas.
     search.space = "darts"
@@ -216,36 +234,42 @@ def _search() -> ConfigDict:
     # scales accordingly: rate * final_learning_rate / learning_rate.
     search.alphas.cell_learning_rates = ()
     search.alphas.weight_decay = 1e-3  # as L2 in the gradient
-    search.alphas.b1 = 0.9
-    search.alphas.b2 = 0.999
+    search.alphas.b1 = 0.9  # Adam's decay of the mean
+    search.alphas.b2 = 0.999  # Adam's decay of the mean square
     search.alphas.clip = 0.0  # largest global norm of the gradient of all alphas; 0: any
 
     search.weights = ConfigDict()  # SGD
     search.weights.learning_rate = 0.005  # at the first step, then a cosine
     search.weights.final_learning_rate = 0.001  # at the last step
-    search.weights.momentum = 0.9
+    search.weights.momentum = 0.9  # not Nesterov's
     search.weights.weight_decay = 3e-4  # as L2 in the gradient
     search.weights.clip = 5.0  # largest global norm of the gradient; 0: any
 
-    search.augment = ConfigDict()
-    search.augment.crop_padding = 4  # pixels of zero padding before a random crop
-    search.augment.flip = True  # flip horizontally, half of the images
-    search.augment.cutout = 0  # side of the erased square in pixels; 0: none
-    search.augment.resized_crop = 0.0  # smallest fraction of the area in a random crop; 0: none
-    search.augment.auto_augment = ""  # AutoAugment policy, 'cifar10' or 'imagenet'; empty: none
-    search.augment.color_jitter = 0.0  # strength, for brightness, contrast and saturation
-    search.augment.hue = 0.0  # largest rotation of the hue, up to 0.5; DARTS on ImageNet: 0.2
+    search.augment = _augment()
     return search
+
+
+def _augment() -> ConfigDict:
+    """The augmentation of training images, with that of the search."""
+    augment = ConfigDict()
+    augment.crop_padding = 4  # pixels of zero padding before a random crop
+    augment.flip = True  # flip horizontally, half of the images
+    augment.cutout = 0  # side of the erased square in pixels; 0: none
+    augment.resized_crop = 0.0  # smallest fraction of the area in a random crop; 0: none
+    augment.auto_augment = ""  # AutoAugment policy, 'cifar10' or 'imagenet'; empty: none
+    augment.color_jitter = 0.0  # strength, for brightness, contrast and saturation
+    augment.hue = 0.0  # largest rotation of the hue, up to 0.5; DARTS on ImageNet: 0.2
+    return augment
 
 
 def _train() -> ConfigDict:
     """The training of the derived network, with the recipe of DARTS."""
     train = ConfigDict()
-    train.epochs = 600
+    train.epochs = 600  # of the training
     train.num_cells = 0  # if more than searched, expand by Algorithm 1; 0: as searched
-    train.channels = 36
-    # For large images 'half', a half and a quarter of the size (the authors' networks for ImageNet with
-    # three reduction cells), or 'strided', a quarter and an eighth (DARTS).
+    train.channels = 36  # channels of the first cell; doubled by each reduction cell
+    # 'plain' for small images. For large ones 'half', a half and a quarter of the size (the authors'
+    # networks for ImageNet with three reduction cells), or 'strided', a quarter and an eighth (DARTS).
     train.stem = "plain"
     train.stem_multiplier = 3  # the plain stem has this many times `channels`
     train.learning_rate = 0.025  # at the first step, or after the warm-up
@@ -254,24 +278,18 @@ def _train() -> ConfigDict:
     train.schedule = "cosine"
     train.final_learning_rate = 0.0  # at the last step of a cosine
     train.decay = 0.97  # used only by the schedule 'exponential'
-    train.momentum = 0.9
+    train.momentum = 0.9  # not Nesterov's
     train.weight_decay = 3e-4  # as L2 in the gradient
     train.clip = 5.0  # largest global norm of the gradient; 0: any
     train.drop_path = 0.2  # probability in the last epoch, rising linearly from 0
     train.auxiliary_weight = 0.4  # weight of the auxiliary head's loss; 0: no such head
-    train.label_smoothing = 0.0
+    train.label_smoothing = 0.0  # fraction of the target that is spread evenly over all classes
     train.warmup_epochs = 0  # first epochs, in which the learning rate rises linearly from 0
     train.average = 0.0  # decay per step of the weights' moving average, which is evaluated; 0: off
     train.accumulate = 1  # parts of a batch with accumulated gradients: more need less memory
 
-    train.augment = ConfigDict()
-    train.augment.crop_padding = 4
-    train.augment.flip = True
+    train.augment = _augment()
     train.augment.cutout = 16
-    train.augment.resized_crop = 0.0
-    train.augment.auto_augment = ""
-    train.augment.color_jitter = 0.0
-    train.augment.hue = 0.0
     return train
 
 
@@ -281,10 +299,10 @@ def distance_config() -> ConfigDict:
     A network is a genotype file, text, or a network's name, see genotypes.lookup.find_genotype.
     """
     config = ConfigDict()
-    config.task = "distance"
-    config.a = ""  # two networks to compare cell by cell,
-    config.b = ""
-    config.networks = ()  # or any number of them to compare pairwise
+    config.task = "distance"  # the only one of this config
+    config.a = ""  # a network to compare, cell by cell,
+    config.b = ""  # with this one
+    config.networks = ()  # instead of two: any number of networks to compare pairwise
     config.scores = ""  # a scores.json of task 'score_operations'; empty: Table 1 of the paper
     return config.lock()
 
@@ -292,7 +310,7 @@ def distance_config() -> ConfigDict:
 def compare_config() -> ConfigDict:
     """Returns the keys of configs/compare.py, locked."""
     config = ConfigDict()
-    config.task = "compare"
+    config.task = "compare"  # the only one of this config
     config.runs = ""  # workdirs of at least two runs, separated by commas
     return config.lock()
 
@@ -300,11 +318,10 @@ def compare_config() -> ConfigDict:
 def import_config() -> ConfigDict:
     """Returns the keys of configs/import.py, locked."""
     config = ConfigDict()
-    config.task = "import"
+    config.task = "import"  # the only one of this config
     config.genotype = ""  # as config.genotype of a run; here mostly the authors' text
-    config.checkpoint = (
-        ""  # weights of its network: .pth.tar (needs torch), or an .npz; empty: none
-    )
+    # Weights of its network: .pth.tar (needs torch), or an .npz; empty: none.
+    config.checkpoint = ""
     config.reductions = ()  # positions of the reduction cells, such as 2,5; empty: those of the text
     # Stem of a network for large images, which its weights do not tell: 'half' or 'strided'; empty:
     # 'half' where there are three reduction cells or more, else 'strided'.
@@ -317,7 +334,7 @@ def score_config() -> ConfigDict:
     config = default_config().unlock()
     for key in ("genotype", "weights", "search", "parse", "evaluate", "checkpoint"):
         del config[key]
-    config.task = "score_operations"
+    config.task = "score_operations"  # the only one of this config
     del config.data["stream"], config.data["num_workers"]
     config.train.num_cells = 3  # ResNet18's block, this many times
     config.train.channels = 16
@@ -333,9 +350,9 @@ def score_config() -> ConfigDict:
 def seeds_config() -> ConfigDict:
     """Returns the keys of configs/seeds.py, locked."""
     config = ConfigDict()
-    config.task = "seeds"
+    config.task = "seeds"  # the only one of this config
     config.run = "configs/digits.py"  # the config file to repeat
-    config.seeds = (0, 1, 2)
+    config.seeds = (0, 1, 2)  # a run for each
     config.overrides = ()  # overrides of that config, such as ('search.epochs=3', 'train.channels=8')
     config.parallel = 0  # runs at a time; 0: one per GPU, two on a CPU
     return config.lock()
@@ -344,7 +361,7 @@ def seeds_config() -> ConfigDict:
 def export_config() -> ConfigDict:
     """Returns the keys of configs/export.py, locked."""
     config = ConfigDict()
-    config.task = "export"
+    config.task = "export"  # the only one of this config
     config.run = ""  # workdir of a trained network or detector
     config.output = ""  # the folder to write
     # data.name of the training's images, if they have moved (a detector: data.root); empty: as it was

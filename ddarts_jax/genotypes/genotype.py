@@ -236,13 +236,14 @@ def parse(
     """Derives the discrete architecture from the probabilities of the candidate primitives.
 
     Methods (D-DARTS paper, architecture derivation):
-        sparse: for each node the 2 incoming edges with the largest best probability, on each its
-            best primitive if it reaches the threshold. Ties: the earlier source, the earlier
-            primitive.
-        edge: on every edge the best 2 primitives that reach the threshold, the lower one first.
-            Ties: the later primitive (the last two of a stable ascending sort).
-        complete: every primitive that reaches the threshold.
-        darts: like sparse, without a threshold.
+
+    - sparse: for each node the 2 incoming edges with the largest best probability, on each its
+      best primitive if it reaches the threshold. Ties: the earlier source, the earlier
+      primitive.
+    - edge: on every edge the best 2 primitives that reach the threshold, the lower one first.
+      Ties: the later primitive (the last two of a stable ascending sort).
+    - complete: every primitive that reaches the threshold.
+    - darts: like sparse, without a threshold.
 
     Args:
         probabilities: float [distinct cells, edges, primitives], finite.

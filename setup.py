@@ -73,6 +73,7 @@ setup(
         "gpu-compile": ["jax-cuda12-plugin>=0.10.2", "nvidia-cuda-nvcc-cu12>=12.9"],
         # Not newer: later converters pin an orbax-checkpoint that is older than the one above.
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.32"],
+        "slurm": ["submitit>=1.5.4"],
         "torch": ["torch>=2.13"],
         "test": [
             "chex>=0.1.92",

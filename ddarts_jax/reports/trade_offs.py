@@ -1,5 +1,6 @@
 """What accuracy costs: networks that no other surpasses at their cost or less (Pareto's front)."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -141,7 +142,9 @@ def draw(
         path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
     """
     costs = [key for key in COSTS if any({key, accuracy} <= set(own) for own in points.values())]
-    figure = Figure(figsize=(4.2 * len(costs) + 0.6, 4.2), facecolor="white", layout="constrained")
+    columns = 3 if max(map(len, points)) <= 40 else 1  # of the legend
+    size = 4.2 * len(costs) + 0.6, 4.0 + 0.25 * math.ceil(len(points) / columns)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
     for axes, key in zip(figure.subplots(1, len(costs), squeeze=False, sharey=True)[0], costs):
         cost, means = COSTS[key], []
         for index, (name, own) in enumerate(points.items()):
@@ -157,13 +160,14 @@ def draw(
                 color=COLOURS[index % len(COLOURS)],
                 capsize=3,
             )
-        axes.step(*zip(*front(means)), ":", where="post", color=INK, linewidth=1, zorder=0)
+        axes.step(*zip(*front(means)), ":", where="post", color=INK, linewidth=1, zorder=1)
         axes.set_xlabel(f"{cost.name}, {cost.unit}", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
     figure.axes[0].set_ylabel(f"{title}, %", color=INK)
-    legend = figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center")
+    named = figure.axes[0].get_legend_handles_labels()
+    legend = figure.legend(*named, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
     drawing.save(figure, path_stem)

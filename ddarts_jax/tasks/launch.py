@@ -227,15 +227,17 @@ def _as_jobs(waiting: list[Planned], config, workdir: Path) -> dict[str, str]:
     """Submits a job for each run, except where the job of an earlier call goes on."""
     folder = workdir / "submitit"  # what it writes; like the runs, for all machines to see
     executor = _executor(config, folder)
-    jobs = {run: job for run in waiting if (job := _going_on(run, folder))}
-    new = [run for run in waiting if run not in jobs]
-    for run, job in zip(new, _submit(executor, new), strict=True):
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        write_text(run.workdir / _JOB, job.job_id)
-        _logger.info("%s: SLURM job %s, its output goes to %s", run.name, job.job_id, run.log)
-        jobs[run] = job
-    progress = _Progress(len(jobs))
-    with _received() as received:
+    with (
+        _received() as received
+    ):  # from here on, so that no job is submitted without its number kept
+        jobs = {run: job for run in waiting if (job := _going_on(run, folder))}
+        new = [run for run in waiting if run not in jobs]
+        for run, job in zip(new, _submit(executor, new), strict=True):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            write_text(run.workdir / _JOB, job.job_id)
+            _logger.info("%s: SLURM job %s, its output goes to %s", run.name, job.job_id, run.log)
+            jobs[run] = job
+        progress = _Progress(len(jobs))
         while jobs and not received:
             time.sleep(_POLL_SECONDS)
             for run in [run for run, job in jobs.items() if job.done()]:

@@ -73,6 +73,7 @@ setup(
         "gpu-compile": ["jax-cuda12-plugin>=0.10.2", "nvidia-cuda-nvcc-cu12>=12.9"],
         # Not newer: later converters pin an orbax-checkpoint that is older than the one above.
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.32"],
+        "slurm": ["submitit>=1.5.4"],
         "torch": ["torch>=2.13"],
         "docs": ["docutils>=0.22", "myst-parser>=5.2", "sphinx>=9.0", "sphinx-book-theme>=1.4"],
         "test": [
@@ -84,6 +85,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "setuptools>=77",
+            "submitit>=1.5.4",
         ],
     },
 )

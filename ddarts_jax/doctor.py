@@ -22,7 +22,7 @@ from ddarts_jax.runs import layout, packages
 # What the extras of setup.py install.
 OPTIONAL = (
     *("jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"),
-    *("jax2onnx", "onnxruntime", "torch"),
+    *("jax2onnx", "onnxruntime", "submitit", "torch"),
 )
 # The fewest images and the smallest supernet: one step, which compiles in seconds.
 TINY = {

@@ -140,10 +140,11 @@ def _check_kind(task: str, workdir: Path) -> None:
 def _run_task(config, workdir: Path) -> dict:
     """Runs the task; see `run`, which keeps other processes out of the workdir."""
     clock = Clock(workdir, counts=config.task not in ("evaluate", "detect_evaluate"))
-    if config.task == "seeds":
-        from ddarts_jax.tasks import seeds
+    if config.task in ("seeds", "sweep"):
+        from ddarts_jax.tasks import seeds, sweep
 
-        return seeds.run(config, workdir)  # before any device is used, because its runs need them
+        task = seeds if config.task == "seeds" else sweep
+        return task.run(config, workdir)  # before any device is used, because its runs need them
     import jax
 
     if config.get("dtype") == "float64":

@@ -25,6 +25,7 @@ CONFIGS = {
     "Distances between networks": "distance",
     "Comparison of runs": "compare",
     "Several seeds": "seeds",
+    "Sweeps": "sweep",
     "Export": "export",
     "Import": "import",
     "Operation scores": "score_operations",

@@ -121,6 +121,14 @@ CASES = {
         lambda p: task("seeds", "--config.seeds=('a',)"),
         "config.seeds is ('a',)",
     ),
+    "a sweep over a key that there is not": (
+        lambda p: task("sweep", "--config.run=digits", "--config.grid={'train.epohcs': (3,)}"),
+        "'train.epochs'",
+    ),
+    "options of SLURM without SLURM": (
+        lambda p: task("sweep", "--config.slurm.partition=gpu"),
+        "config.launcher=slurm",
+    ),
     "a primitive that is a number": (
         lambda p: task("score_operations", "--config.score.primitives=(1,)"),
         "config.score.primitives is (1,)",

@@ -29,9 +29,17 @@ from ddarts_jax.configuration.keys import (
     options_of,
     score_config,
     seeds_config,
+    sweep_config,
     without_augmentation,
 )
-from ddarts_jax.configuration.values import differences, flatten, save, to_json, with_seed
+from ddarts_jax.configuration.values import (
+    differences,
+    flatten,
+    save,
+    short_keys,
+    to_json,
+    with_seed,
+)
 
 __all__ = [
     "FORMER_NAMES",
@@ -56,6 +64,8 @@ __all__ = [
     "score_config",
     "seeds_config",
     "shipped",
+    "short_keys",
+    "sweep_config",
     "to_json",
     "up_to_date",
     "validate",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddarts_jax.configuration.keys import METHODS, TASKS, default_config
+from ddarts_jax.configuration.keys import METHODS, TASKS, default_config, sweep_config
 from ddarts_jax.configuration.values import flatten
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import spaces
@@ -28,6 +28,7 @@ _CHOICES = {
     "search.ddarts.ablation.removal": ("zero", "random"),
     "search.authors_program.ablation.removal": ("zero", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts", "pairs"),
+    "launcher": ("local", "slurm"),
 }
 
 
@@ -57,6 +58,8 @@ _FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
 _RANGES = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "parallel": _NOT_NEGATIVE,
+    "slurm.gpus_per_node": _NOT_NEGATIVE,
+    "slurm.timeout_min": _POSITIVE,
     "test_fraction": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
     "search.start.epochs": _NOT_NEGATIVE,
     **dict.fromkeys(("batch_size", "epochs", "channels", "stem_multiplier", "unroll"), _POSITIVE),
@@ -219,6 +222,18 @@ _CONFLICTS = (
         "evaluate, or leave config.weights empty",
     ),
     (
+        {"task": ("seeds",), "grid": _SET},
+        "several seeds of one config have no grid; leave it empty, or set config.task=sweep",
+    ),
+    *(
+        (
+            {"launcher": ("local",), f"slurm.{key}": _SET},
+            f"processes on this machine do not use it; leave config.slurm.{key} at its default, or set "
+            "config.launcher=slurm",
+        )
+        for key in ("partition", "gpus_per_node", "timeout_min", "parameters")
+    ),
+    (
         {"checkpoint": ("",), "stem": ("half", "strided")},
         "without weights nothing is imported that has a stem; set config.checkpoint, or leave "
         "config.stem empty",
@@ -279,6 +294,12 @@ def validate(config: ConfigDict) -> None:
             f"config.seeds is {seeds}; it must be one or more different numbers "
             f"{_RANGES['seed'][0]}."
         )
+    for key, taken in values.get("grid", {}).items():
+        if not (isinstance(key, str) and isinstance(taken, tuple | list) and taken):
+            raise UserError(
+                f"config.grid has {key!r}: {taken!r}; give each key a tuple of one or more values, as "
+                "{'train.channels': (8, 16)}."
+            )
     _check_detection(values)
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -295,7 +316,7 @@ def validate(config: ConfigDict) -> None:
             )
     if "search.space" in values:
         spaces.primitives_of(values["search.space"])
-    defaults = flatten(default_config())
+    defaults = flatten(sweep_config()) | flatten(default_config())
     _check_method(values, defaults)
     _check_stages(values)
     _refuse_conflicts(values, defaults)

@@ -25,6 +25,22 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 
 
+class _MappingParser(flags.ArgumentParser):
+    """Reads a mapping as Python writes it, which `config_flags` leaves to its users."""
+
+    def parse(self, argument):
+        try:
+            value = ast.literal_eval(argument) if isinstance(argument, str) else argument
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError("it must be a mapping such as {'train.channels': (8, 16)}")
+        return value
+
+
+config_flags.register_flag_parser_for_type(dict, _MappingParser())
+
+
 def based_on(file: str, name: str) -> ConfigDict:
     """Returns the configuration of the file `name` in the folder of the config file `file`."""
     return runpy.run_path(str(Path(file).with_name(name)))["get_config"]()
@@ -140,6 +156,8 @@ def _expand(config: ConfigDict) -> None:
     def expanded(value: Any) -> Any:
         if isinstance(value, tuple | list):
             return type(value)(map(expanded, value))
+        if isinstance(value, dict):
+            return {key: expanded(own) for key, own in value.items()}
         if not isinstance(value, str):
             return value
         # A path alone, after a kind (folder:~/x), in a list (a,~/b), in an override (weights=~/x).

@@ -347,14 +347,33 @@ def score_config() -> ConfigDict:
     return config.lock()
 
 
-def seeds_config() -> ConfigDict:
-    """Returns the keys of configs/seeds.py, locked."""
-    config = ConfigDict()
-    config.task = "seeds"  # the only one of this config
+def sweep_config() -> ConfigDict:
+    """Returns the keys of configs/sweep.py, locked."""
+    config = ConfigDict(convert_dict=False)  # a mapping in it is a value, not a group of keys
+    config.task = "sweep"  # the only one of this config
     config.run = "configs/digits.py"  # the config file to repeat
     config.seeds = (0, 1, 2)  # a run for each
     config.overrides = ()  # overrides of that config, such as ('search.epochs=3', 'train.channels=8')
-    config.parallel = 0  # runs at a time; 0: one per GPU, two on a CPU
+    # Keys of that config and the values that they take, {'train.channels': (8, 16)}: every combination is
+    # run with every seed.
+    config.grid = {}
+    config.launcher = "local"  # 'slurm': each run is a job, submitted by submitit
+    config.parallel = 0  # runs at a time; 0: one per GPU, two on a CPU, of jobs any number
+
+    config.slurm = ConfigDict(convert_dict=False)  # of a job
+    config.slurm.partition = ""  # empty: the cluster's default
+    config.slurm.gpus_per_node = 1  # 0: none
+    config.slurm.timeout_min = 240  # a run that takes longer is saved, queued again and continued
+    # What else submitit's AutoExecutor takes, {'cpus_per_task': 8, 'slurm_account': 'vision'}.
+    config.slurm.parameters = {}
+    return config.lock()
+
+
+def seeds_config() -> ConfigDict:
+    """Returns the keys of configs/seeds.py, locked: a sweep without a grid."""
+    config = sweep_config().unlock()
+    config.task = "seeds"  # the only one of this config
+    del config.grid
     return config.lock()
 
 
@@ -377,6 +396,7 @@ TASKS = {
     "import": import_config,
     "export": export_config,
     "seeds": seeds_config,
+    "sweep": sweep_config,
     "score_operations": score_config,
     **dict.fromkeys(("detect", "detect_evaluate"), detection_config),
 }

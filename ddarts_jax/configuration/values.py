@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ from ddarts_jax.files import write_text
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted key: value} of a nested mapping."""
+    """Returns {dotted key: value} of a nested mapping; a plain mapping in a config is a value."""
+    groups = ConfigDict if isinstance(config, ConfigDict) else Mapping | ConfigDict
     flat = {}
     for key, value in config.items():
-        nested = isinstance(value, Mapping | ConfigDict)
+        nested = isinstance(value, groups)
         flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Returns {dotted key: its last part}; a key whose last part another one shares stays whole."""
+    lasts = {key: key.rpartition(".")[2] for key in keys}
+    counts = Counter(lasts.values())
+    return {key: last if counts[last] == 1 else key for key, last in lasts.items()}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import statistics
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,8 @@ class Group:
     @property
     def name(self) -> str:
         """Its distinguishing values, "zero_one_weight=7.0"; keys are whole only if they must be."""
-        lasts = Counter(key.rpartition(".")[2] for key in self.differs)
-        parts = []
-        for key, value in self.differs.items():
-            last = key.rpartition(".")[2]
-            parts.append(f"{last if lasts[last] == 1 else key}={_said(value)}")
+        names = configuration.short_keys(self.differs)
+        parts = [f"{names[key]}={_said(value)}" for key, value in self.differs.items()]
         return ", ".join(parts) or "all runs"
 
     @property
@@ -118,6 +114,7 @@ COLUMNS = (
     ),
     Column("params", "parameters", lambda run: run.outcome("params")),
     Column("macs", "MACs", lambda run: run.outcome("macs")),
+    Column("latency", "latency", lambda run: run.latency, digits=2, unit=" ms"),
     Column(
         "search_seconds",
         "search time",
@@ -156,19 +153,11 @@ def run(config, workdir: Path) -> dict:
                 f"Run {found.workdir} is that of a detector, and only searches and trainings are "
                 "compared: its numbers are in its summary.json and report.html."
             )
-    groups = group(runs)
-    networks = {number: found.network for number, found in enumerate(runs, 1) if found.network}
-    matrices = {
-        name: distance.distance_matrix(list(networks.values()), None, function).tolist()
-        for name, function in (
-            ("distances", distance.architecture_distance),
-            ("positional_distances", distance.positional_distance),
-        )
-    }
+    groups, matrices = group(runs), _matrices(runs)
     comparison = {
         "comparable": same_images(runs_of(groups)),
         "groups": [_group_record(each) for each in groups],
-        "networks": list(networks),
+        "networks": [number for number, found in enumerate(runs, 1) if found.network],
         **matrices,
     }
     header, lines = _table(groups)
@@ -180,6 +169,24 @@ def run(config, workdir: Path) -> dict:
         print(sentence)
     print(f"written to {workdir}: report.html, comparison.json, comparison.md")
     return comparison
+
+
+def write_page(path: Path, runs: list[Run]) -> None:
+    """Writes the page on runs of networks, none of them a detector."""
+    groups = group(runs)
+    _write_page(path, groups, runs, *_table(groups), _matrices(runs))
+
+
+def _matrices(runs: list[Run]) -> dict[str, list[list[float]]]:
+    """Returns both kinds of distances between the networks of the runs that have one."""
+    networks = [found.network for found in runs if found.network]
+    return {
+        name: distance.distance_matrix(networks, None, function).tolist()
+        for name, function in (
+            ("distances", distance.architecture_distance),
+            ("positional_distances", distance.positional_distance),
+        )
+    }
 
 
 def group(runs: list[Run]) -> list[Group]:

@@ -1,16 +1,43 @@
 """What accuracy costs: networks that no other surpasses at their cost or less (Pareto's front)."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 
-from ddarts_jax.reports import charts
+from ddarts_jax.reports import charts, drawing
 from ddarts_jax.reports.comparability import same_images
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS, INK
+from ddarts_jax.runs.run import Run
 
-_COSTS = (("params", "parameters"), ("macs", "MACs per image"))
+
+class Cost(NamedTuple):
+    """What a network costs.
+
+    Attributes:
+        name: in the chart's title.
+        of: reads it from a run; None if the run has none.
+        unit: of the axis and of the points.
+        size: of the unit.
+    """
+
+    name: str
+    of: Callable[[Run], float | None]
+    unit: str
+    size: float
+
+
+COSTS = {
+    "params": Cost("parameters", lambda run: run.outcome("params"), "million", 1e6),
+    "macs": Cost("MACs per image", lambda run: run.outcome("macs"), "million", 1e6),
+    "latency": Cost("latency of one image", lambda run: run.latency, "ms", 1),
+}
 _SYMBOLS = ("circle", "diamond", "square")
+_MARKERS = ("o", "D", "s")  # the same to matplotlib
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -40,17 +67,19 @@ def add(page: Page, groups: list) -> None:
     if not same_images(numbered):
         return
     page.heading("What accuracy costs")
-    for key, name in _COSTS:
-        points = [(run.outcome(key), run.outcome("test_accuracy")) for run in runs]
-        points = [(cost / 1e6, accuracy) for cost, accuracy in points if cost and accuracy]
+    for cost in COSTS.values():
+        points = [(cost.of(run), run.outcome("test_accuracy")) for run in runs]
+        points = [(spent / cost.size, accuracy) for spent, accuracy in points if spent and accuracy]
+        if not points:
+            continue
         page.chart(
-            f"Accuracy and {name}",
-            f"Each run's test accuracy over millions of {name}. The line joins the runs that no other "
+            f"Accuracy and {cost.name}",
+            f"Each run's test accuracy over its {cost.name}. The line joins the runs that no other "
             "surpasses at their cost or less.",
             charts.figure(
-                [*_groups(groups, key), _line(front(points))],
+                [*_groups(groups, cost), _line(front(points))],
                 unit="fraction",
-                x=f"{name}, millions",
+                x=f"{cost.name}, {cost.unit}",
                 y="test accuracy",
                 hovermode="closest",
                 showlegend=True,
@@ -58,19 +87,19 @@ def add(page: Page, groups: list) -> None:
         )
 
 
-def _groups(groups: list, key: str) -> list[go.Scatter]:
+def _groups(groups: list, cost: Cost) -> list[go.Scatter]:
     """Returns the points of each group."""
     found = []
     for index, each in enumerate(groups):
         outcomes = [
-            (number, run.outcome(key), run.outcome("test_accuracy"))
+            (number, cost.of(run), run.outcome("test_accuracy"))
             for number, run in each.runs.items()
         ]
-        own = [(number, cost / 1e6, a) for number, cost, a in outcomes if cost and a]
+        own = [(number, spent / cost.size, a) for number, spent, a in outcomes if spent and a]
         found.append(
             go.Scatter(
                 name=each.label,
-                x=[cost for _, cost, _ in own],
+                x=[spent for _, spent, _ in own],
                 y=[accuracy for *_, accuracy in own],
                 mode="markers",
                 marker={
@@ -79,7 +108,7 @@ def _groups(groups: list, key: str) -> list[go.Scatter]:
                     "symbol": _SYMBOLS[index // len(COLOURS) % len(_SYMBOLS)],
                 },
                 text=[f"{each.letter}, run {number}" for number, *_ in own],
-                hovertemplate="%{text}: %{x:.3g} million, %{y:.2%}<extra></extra>",
+                hovertemplate="%{text}: %{x:.3g} " + cost.unit + ", %{y:.2%}<extra></extra>",
             )
         )
     return found
@@ -95,3 +124,50 @@ def _line(points: list[tuple[float, float]]) -> go.Scatter:
         line={"color": INK, "width": 1, "dash": "dot", "shape": "hv"},
         hoverinfo="skip",
     )
+
+
+def draw(
+    points: Mapping[str, Mapping[str, tuple[float, float | None]]],
+    accuracy: str,
+    title: str,
+    path_stem: str | os.PathLike,
+) -> None:
+    """Draws an accuracy over each kind of cost that is known: means, their spreads, and the front.
+
+    Args:
+        points: {name: {key: (mean, sample standard deviation or None)}} with the keys of `COSTS` and
+            `accuracy`, a fraction; at least one point has it and a cost.
+        accuracy: the key of the accuracy.
+        title: of the vertical axis.
+        path_stem: the pictures are written to `<path_stem>.svg` and `<path_stem>.png`.
+    """
+    costs = [key for key in COSTS if any({key, accuracy} <= set(own) for own in points.values())]
+    columns = 3 if max(map(len, points)) <= 40 else 1  # of the legend
+    size = 4.2 * len(costs) + 0.6, 4.0 + 0.25 * math.ceil(len(points) / columns)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(costs), squeeze=False, sharey=True)[0], costs):
+        cost, means = COSTS[key], []
+        for index, (name, own) in enumerate(points.items()):
+            if not {key, accuracy} <= set(own):
+                continue
+            x, x_spread = (value and value / cost.size for value in own[key])
+            y, y_spread = (value and 100 * value for value in own[accuracy])
+            means.append((x, y))
+            axes.errorbar(
+                *(x, y, y_spread, x_spread),
+                label=name,
+                fmt=_MARKERS[index // len(COLOURS) % len(_MARKERS)],
+                color=COLOURS[index % len(COLOURS)],
+                capsize=3,
+            )
+        axes.step(*zip(*front(means)), ":", where="post", color=INK, linewidth=1, zorder=1)
+        axes.set_xlabel(f"{cost.name}, {cost.unit}", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.axes[0].set_ylabel(f"{title}, %", color=INK)
+    named = figure.axes[0].get_legend_handles_labels()
+    legend = figure.legend(*named, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    drawing.save(figure, path_stem)

@@ -74,6 +74,16 @@ class Run:
         """Whether it is the run of a detector."""
         return self.config.get("task") == "detect"
 
+    @property
+    def latency(self) -> float | None:
+        """Milliseconds for a batch of one image, if task `evaluate` has measured them."""
+        speed = self.evaluation.get("speed")
+        measured = (
+            [row for row in speed if isinstance(row, dict)] if isinstance(speed, list) else []
+        )
+        found = [row.get("milliseconds") for row in measured if row.get("batch_size") == 1]
+        return rows.number(found[0]) if found else None
+
     def rows(self, phase: str) -> list[dict]:
         """Returns the rows of phase "search", "random", "train" or "detect"."""
         return {

@@ -84,6 +84,19 @@ def test_the_page_draws_every_run(runs, tmp_path):
     assert "group A (zero_one_weight=7.0)" in text or "group B (zero_one_weight=0.5)" in text
 
 
+def test_latency_is_compared_where_it_was_measured(tmp_path):
+    """By task `evaluate`, of one image: a column, and a chart of accuracy over it."""
+    first, second = write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2)
+    speed = [{"batch_size": n, "milliseconds": 1.5 * n} for n in (64, 1)]
+    (second / "evaluation.json").write_text(json.dumps({"speed": speed}))
+    assert [read_run(path).latency for path in (first, second)] == [None, 1.5]
+    found = compare(tmp_path / "out", [first, second])
+    measured = found["groups"][0]["statistics"]["latency"]
+    assert measured == {"mean": 1.5, "std": None, "n": 1}
+    assert "1.50 ms (n = 1)" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "Accuracy and latency of one image" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
     """The place of the data and the number of checkpoints set no run apart; old configs have defaults."""
     first = write_run(tmp_path / "a", seed=1, data__data_dir="/elsewhere")

@@ -1,17 +1,11 @@
 """Several seeds: what is run, skipped, failed and collected; and that they share one program."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
+import standin
 import tiny
-from synthetic import write_detector
 
 from ddarts_jax.configuration import parse_flags, seeds_config
 from ddarts_jax.data import dataset as data
@@ -20,44 +14,13 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.searching import search
 from ddarts_jax.tasks import seeds
 from ddarts_jax.training import feeds, schedule, train
-from ddarts_jax.training.signals import Stopped
-
-# Stands for `main`: takes the time that a run takes, and fails or is stopped as a run may be.
-_FAKE = """
-import json, os, pathlib, signal, sys, time
-from ddarts_jax import configuration
-
-config, workdir = configuration.parse_flags(["main", *sys.argv[1:]])
-workdir = pathlib.Path(workdir)
-if config.seed == 1 and not (workdir.parent / "mended").exists():
-    sys.exit("error: the disk is full")
-signal.signal(signal.SIGTERM, lambda *_: sys.exit((workdir / "stopped").write_text("")))
-print("runs on", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-time.sleep(config.train.final_learning_rate)
-configuration.save(config, workdir / "config.json")
-(workdir / "metrics.jsonl").write_text(json.dumps({"phase": "train", "epoch": 1, "seconds": 2.0}) + "\\n")
-summary = {"test_accuracy": 0.5 + config.seed / 10, "params": 100, "macs": 1000, "seconds": 9.0}
-(workdir / "summary.json").write_text(json.dumps(summary))
-"""
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """Three seeds of the tiny config, on two devices, run by the stand-in."""
-    (tmp_path / "fake.py").write_text(_FAKE)
-    popen = subprocess.Popen
-
-    def start(command, **arguments):
-        assert command[1:3] == ["-m", "ddarts_jax.main"]
-        return popen([sys.executable, str(tmp_path / "fake.py"), *command[3:]], **arguments)
-
-    devices = [{"CUDA_VISIBLE_DEVICES": str(k)} for k in (4, 5)]
-    monkeypatch.setattr(seeds, "_devices", lambda: devices)
-    monkeypatch.setattr(seeds.subprocess, "Popen", start)
-    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     config = seeds_config()
-    config.run = str(tiny.write_config(tmp_path))
-    config.overrides = ("train.channels=8",)
+    standin.install(config, tmp_path, monkeypatch)
     return config
 
 
@@ -73,7 +36,7 @@ def test_a_seed_that_fails_is_named_and_the_others_finish(config, tmp_path):
     assert {logs[seed].split()[-1] for seed in (0, 2)} <= {"4", "5"}
     assert json.loads((workdir / "seed_0" / "config.json").read_text())["train"]["channels"] == 8
 
-    (workdir / "mended").touch()
+    standin.mend(tmp_path)
     result = seeds.run(config, workdir)
     assert (workdir / "seed_0" / "log.txt").read_text() == logs[0], "it was run again"
     assert result["failed"] == [] and list(result["seeds"]) == ["0", "1", "2"]
@@ -91,27 +54,9 @@ def test_a_seed_that_fails_is_named_and_the_others_finish(config, tmp_path):
         seeds.run(config, workdir)
 
 
-def test_a_signal_is_passed_on(config, tmp_path):
-    """SIGTERM stops the runs, which save, and no other is started."""
-    config.overrides = ("train.final_learning_rate=300.0",)
-    config.seeds = (0, 2, 3)
-    logs = [tmp_path / f"seed_{seed}" / "log.txt" for seed in (0, 2)]
-
-    def signal_once_both_run():
-        while not all(log.is_file() and "runs on" in log.read_text() for log in logs):
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=signal_once_both_run, daemon=True).start()
-    with pytest.raises(Stopped, match="Stopped by SIGTERM with the state of the runs saved"):
-        seeds.run(config, tmp_path)
-    assert [(tmp_path / f"seed_{seed}" / "stopped").exists() for seed in (0, 2)] == [True, True]
-    assert not (tmp_path / "seed_3").exists()
-
-
 def test_runs_on_different_data_have_no_mean(config, tmp_path):
     """Labels that were corrected after some seeds had ended; nor do results lie among the images."""
-    (tmp_path / "mended").touch()
+    standin.mend(tmp_path)
     seeds.run(config, tmp_path)
     for seed in (0, 1, 2):
         facts = {"train_checksum": "0a", "test_checksum": "0a" if seed else "0b"}
@@ -121,14 +66,6 @@ def test_runs_on_different_data_have_no_mean(config, tmp_path):
     config.overrides = (f"data.name=folder:{tmp_path}",)
     with pytest.raises(UserError, match="lies inside the images"):
         seeds.run(config, tmp_path / "new")
-
-
-def test_a_cpu_has_room_for_two(monkeypatch):
-    """Two places without variables; on a machine of one core one."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert seeds._devices() == [{}] * min(2, os.cpu_count())
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert seeds._devices() == [{}]
 
 
 def test_one_run_has_no_spread(config, tmp_path):
@@ -186,9 +123,3 @@ def test_runs_that_differ_in_the_seed_share_their_programs(tmp_path):
 
     for one, other in zip(programs(3), programs(4), strict=True):
         assert one == other
-
-
-def test_the_record_of_a_detector_has_its_ap(tmp_path):
-    """Besides cost and time, as that of a network has its accuracy."""
-    record = seeds._record(write_detector(tmp_path / "run"))
-    assert record == {"box_ap": 0.5, "params": 1000, "macs": 10**6, "seconds": 120.0}

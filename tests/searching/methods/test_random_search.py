@@ -14,7 +14,7 @@ from ddarts_jax.reports import report
 from ddarts_jax.runs import metrics
 from ddarts_jax.runs.run import read_run
 from ddarts_jax.searching.methods import random_search
-from ddarts_jax.tasks import seeds
+from ddarts_jax.tasks import points
 from ddarts_jax.training import feeds
 
 
@@ -77,7 +77,7 @@ def test_seeds_of_a_random_search_are_summed_up(tmp_path):
     (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5}')
     rows = '{"phase": "random", "epoch": 1}', '{"phase": "train", "epoch": 1, "seconds": 2.0}'
     (tmp_path / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
-    assert seeds._record(tmp_path) == {"test_accuracy": 0.5, "seconds": 2.0}
+    assert points.record(read_run(tmp_path)) == {"test_accuracy": 0.5, "seconds": 2.0}
 
 
 def test_candidates_see_the_weight_split_and_are_chosen_on_the_other(config):

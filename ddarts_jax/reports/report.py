@@ -17,7 +17,7 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.effect import unread_cells
 from ddarts_jax.genotypes.spaces import STRENGTH
-from ddarts_jax.reports import charts, detections
+from ddarts_jax.reports import charts, detections, slide
 from ddarts_jax.reports.findings import duration, findings, warnings
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
@@ -99,12 +99,13 @@ class Live:
             self._write()
 
     def close(self) -> None:
-        """Writes the report of the ended or interrupted run."""
-        self._write()
+        """Writes the report of the ended or interrupted run; for an ended one also its slide."""
+        self._write(slide.write)
 
-    def _write(self) -> None:
+    def _write(self, further: Callable[[Path], Any] = lambda workdir: None) -> None:
         try:
             write(self._workdir)
+            further(self._workdir)
         except Exception as error:
             if not self._failed:
                 reason = error if isinstance(error, UserError) else repr(error)

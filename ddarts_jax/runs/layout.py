@@ -12,6 +12,7 @@ METRICS = "metrics.jsonl"  # every number of every epoch, one line per epoch
 SECONDS = "seconds.json"  # time of all starts together
 SUMMARY = "summary.json"  # results of the run; exists once it has ended
 REPORT = "report.html"  # all of the run on one page, also while it runs
+SLIDE = "slide.png"  # the run on one picture for a talk; exists once it has ended
 
 SUPERNET = "supernet.json"  # meaning of the axes of the alphas
 REMOVALS = "removals.npy"  # what removals add to the loss, float32 [distinct cells, E, O + 1]

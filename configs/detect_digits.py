@@ -3,8 +3,8 @@
     python -m ddarts_jax.main --config configs/detect_digits.py
 
 A published network as the backbone, from random weights, and RetinaNet above it. The images are composed
-from what comes with scikit-learn, see detection/composed_digits.py; they are no benchmark. Box AP 39.7,
-AP50 56.4 with seed 0. With `--config.backbone.run=RUN` the backbone is the network of a training on grey
+from what comes with scikit-learn, see detection/composed_digits.py; they are no benchmark. Box AP 67.6,
+59.3 and 66.5 with the seeds 0 to 2, AP50 86.1, 76.8 and 85.9. With `--config.backbone.run=RUN` the backbone is the network of a training on grey
 images.
 """
 

@@ -110,6 +110,7 @@ def test_pipeline_leaves_what_is_promised(unbroken):
     assert (workdir / "genotype.svg").stat().st_size and (workdir / "genotype.png").stat().st_size
     assert "<html" in (workdir / "report.html").read_text().lower()
     assert (workdir / "slide.png").stat().st_size
+    assert len(list((workdir / "tensorboard" / "result").iterdir())) == 1
     versions = json.loads((workdir / "versions.json").read_text())
     assert versions["jax"] == jax.__version__ and versions["devices"] == versions["processes"] == 1
     summary = _summary(workdir)

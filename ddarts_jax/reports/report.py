@@ -21,7 +21,7 @@ from ddarts_jax.reports import charts, detections, slide
 from ddarts_jax.reports.findings import duration, findings, warnings
 from ddarts_jax.reports.page import Page
 from ddarts_jax.reports.palette import COLOURS
-from ddarts_jax.runs import layout, rows
+from ddarts_jax.runs import board, layout, rows
 from ddarts_jax.runs.run import Run, read_run
 
 _logger = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class Live:
             self._write()
 
     def close(self) -> None:
-        """Writes the report of the ended or interrupted run; for an ended one also its slide."""
-        self._write(slide.write)
+        """Writes the report of the ended or interrupted run; for an ended one also what sums it up."""
+        self._write(_sum_up)
 
     def _write(self, further: Callable[[Path], Any] = lambda workdir: None) -> None:
         try:
@@ -112,6 +112,20 @@ class Live:
                 _logger.warning("no report of %s: %s", self._workdir, reason)
             self._failed = True
         self._due = self._clock() + self._every
+
+
+def _sum_up(workdir: Path) -> None:
+    """Writes the slide of an ended run, and for TensorBoard its settings, results and pictures."""
+    run = read_run(workdir)
+    if not run.summary:
+        return
+    genotype = workdir / "genotype.png"
+    if run.network and genotype.is_file():  # a detector has none
+        slide.draw(run, genotype, workdir / layout.SLIDE)
+    numbers = {key: rows.number(value) for key, value in run.summary.items()}
+    results = {key: value for key, value in numbers.items() if value is not None}
+    pictures = [*sorted(workdir.glob("*.png")), *sorted(workdir.glob("pictures/*.png"))]
+    board.write_outcome(workdir / "tensorboard" / "result", run.config, results, pictures)
 
 
 _CELLS = (

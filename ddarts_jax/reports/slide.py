@@ -11,18 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from ddarts_jax.files import writing
 from ddarts_jax.reports.findings import duration, shares
 from ddarts_jax.reports.palette import COLOURS, FAINT, INK, styles
-from ddarts_jax.runs import layout
-from ddarts_jax.runs.run import Run, read_run
+from ddarts_jax.runs.run import Run
 
 _INCHES, _DPI = (16, 9), 120  # 1920 x 1080 pixels
 _PLAIN = {"color": INK, "parse_math": False}  # names may hold a "$"
-
-
-def write(workdir: Path) -> None:
-    """Writes `slide.png` of a run that has ended with a network; for any other run it does nothing."""
-    run, picture = read_run(workdir), workdir / "genotype.png"
-    if run.summary and run.network and picture.is_file() and not run.is_detector:
-        draw(run, picture, workdir / layout.SLIDE)
 
 
 def draw(run: Run, genotype: str | os.PathLike, path: Path) -> None:

@@ -7,11 +7,14 @@ the run then waits for that thread for ever.
 import logging
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import hparams, scalar
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +46,22 @@ class Board:
         if self._writer:
             self._write(Event(step=step, summary=scalar(tag, value, name, description)))
 
+    def add_settings(self, settings: Mapping[str, Any], results: Mapping[str, float]) -> None:
+        """Writes what the tab for hyperparameters shows: {key: value}, and what came of them."""
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in settings.items()
+        }
+        for summary in hparams(plain, results):
+            self._write(Event(summary=summary))
+        for name, value in results.items():
+            self._write(Event(summary=scalar(name, value)))
+
+    def add_picture(self, tag: str, path: Path) -> None:
+        """Writes a PNG file as it is."""
+        picture = Summary.Image(encoded_image_string=path.read_bytes())
+        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=picture)])))
+
     def flush(self) -> None:
         """Hands everything to the operating system."""
         try:
@@ -72,3 +91,27 @@ class Board:
         self._writer = None
         reason = error.strerror or error
         _logger.warning("No more events for TensorBoard in %s: %s", self._directory, reason)
+
+
+def write_outcome(
+    directory: Path,
+    settings: Mapping[str, Any],
+    results: Mapping[str, float],
+    pictures: Iterable[Path],
+) -> None:
+    """Writes what an ended run came to, for TensorBoard to compare it with others.
+
+    Args:
+        directory: created if needed; what an earlier call wrote there is replaced.
+        settings: {dotted key: value} of the config.
+        results: numbers of the summary.
+        pictures: PNG files, each under the name of its file.
+    """
+    earlier = list(directory.glob("events.*"))
+    board = Board(directory)
+    board.add_settings(settings, results)
+    for picture in pictures:
+        board.add_picture(picture.stem, picture)
+    board.close()
+    for path in earlier:
+        path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from PIL import Image
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.reports import slide
 from ddarts_jax.reports.cells import draw_genotype
+from ddarts_jax.runs.run import read_run
 
 
 @pytest.fixture
@@ -35,17 +36,10 @@ def test_the_picture_of_a_run(tmp_path, shown, phases, titles):
     """1920 x 1080 pixels, with what the network is worth and costs, and the curves that there are."""
     run = synthetic.write_run(tmp_path / "run", **phases)
     draw_genotype(Genotype.load(run / "genotype.json"), run / "genotype")
-    slide.write(run)
+    slide.draw(read_run(run), run / "genotype.png", run / "slide.png")
     with Image.open(run / "slide.png") as image:
         assert image.size == (1920, 1080)
     heading, numbers, *found = shown
     assert heading == "ddarts search on digits"
     assert ("of the test images right" in numbers) == (not phases) and "M parameters" in numbers
     assert all(each.startswith(title) for each, title in zip(found, titles))
-
-
-def test_a_run_that_goes_on_has_none(tmp_path):
-    """Its numbers are still to come."""
-    run = synthetic.write_run(tmp_path / "run", ended=False)
-    slide.write(run)
-    assert not (run / "slide.png").exists()

@@ -1,14 +1,13 @@
 """Metrics: every line is strict JSON, and a resumed run writes none twice."""
 
 import json
-import struct
 
+import events
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tensorboardX.proto.event_pb2 import Event
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs.metrics import MetricsWriter, progress, read
@@ -24,18 +23,6 @@ def strict_lines(path):
         raise AssertionError(f"{constant} is not JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-
-
-def events(workdir, phase):
-    """Reads TensorBoard's files, oldest first: records of length, checksum, data, checksum."""
-    for path in sorted(
-        (workdir / "tensorboard" / phase).iterdir(), key=lambda p: p.stat().st_mtime_ns
-    ):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
 
 
 def test_numbers_and_arrays_of_any_backend_become_json(tmp_path):
@@ -102,7 +89,7 @@ def test_tensorboard_gets_every_number_at_its_epoch(tmp_path):
     found = {
         value.tag: (event.step, value.simple_value)
         for phase in ("search", "train")
-        for event in events(tmp_path, phase)
+        for event in events.read(tmp_path / "tensorboard" / phase)
         for value in event.summary.value
     }
     assert found == {
@@ -122,7 +109,7 @@ def test_tensorboard_names_and_explains_the_metrics_of_the_table(tmp_path):
     writer.close()
     found = {
         value.tag.removeprefix("search/"): value
-        for event in events(tmp_path, "search")
+        for event in events.read(tmp_path / "tensorboard" / "search")
         for value in event.summary.value
     }
     assert found["discretisation_gap"].simple_value == 0.25
@@ -161,7 +148,9 @@ def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):
     ]
     assert list(tmp_path.glob("*.tmp")) == []
     restarts = [
-        e.step for e in events(tmp_path, "train") if e.session_log.status == e.session_log.START
+        e.step
+        for e in events.read(tmp_path / "tensorboard" / "train")
+        if e.session_log.status == e.session_log.START
     ]
     assert restarts[-1:] == [2], "TensorBoard drops the events from there on"
 

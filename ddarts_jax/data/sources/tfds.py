@@ -45,7 +45,8 @@ class UnknownName(LookupError):
             meant: what was meant, where that is clear; empty: what is written alike.
         """
         (name,) = self.args
-        near = meant or difflib.get_close_matches(name.lower(), [*others, *self.known])
+        known = dict.fromkeys([*others, *self.known])  # without the configuration of a set
+        near = meant or difflib.get_close_matches(name.lower().partition("/")[0], known)
         return f"Unknown data.name {name!r}" + (
             f", did you mean {' or '.join(map(repr, near))}?" if near else "."
         )

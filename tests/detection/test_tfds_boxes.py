@@ -51,7 +51,7 @@ def both(directory, tmp_path_factory):
     return tuple(zip(of_tfds, datasets.load(settings(**paths))))
 
 
-def test_the_same_images_and_objects_as_a_coco_folder(both, caplog):
+def test_the_same_images_and_objects_as_a_coco_folder(both):
     """Bit by bit, though TFDS keeps boxes as fractions in float32; and the identity of checkpoints."""
     for found, other in both:
         for key in (
@@ -76,6 +76,7 @@ def test_the_same_images_and_objects_as_a_coco_folder(both, caplog):
 def test_the_same_batches_as_of_a_coco_folder(both, num_workers):
     """Order, pixels and objects, from a thread and from another process."""
     for training, pair in zip((True, False), both):
+        # The other one reads its files in a thread.
         streams = [
             CanvasStream(
                 instances=instances,
@@ -141,10 +142,11 @@ def _error(**values):
     return str(error.value)
 
 
-def test_a_set_that_cannot_be_read(directory, tmp_path):
+def test_a_set_that_cannot_be_read(directory, tmp_path, capsys):
     """Not prepared, unknown, in TensorFlow's own format, cut off: what is wrong, and what to do."""
     missing = _error(name="coco/2017", data_dir=str(tmp_path))
     assert f"not prepared in {tmp_path}: prepare it once where TensorFlow" in missing
+    assert not capsys.readouterr().out  # nor how TensorFlow is installed, which is not needed here
     assert "did you mean 'coco'? Use 'digits', 'coco' or a name of" in _error(name="coca/2017")
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     files = tmp_path / "coco" / "2017" / "1.1.0"

@@ -4,6 +4,7 @@ Reading it never downloads and never imports TensorFlow. Opening a set and its s
 boxes of detectors too.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import io
@@ -45,8 +46,8 @@ class UnknownName(LookupError):
             meant: what was meant, where that is clear; empty: what is written alike.
         """
         (name,) = self.args
-        known = dict.fromkeys([*others, *self.known])  # without the configuration of a set
-        near = meant or difflib.get_close_matches(name.lower().partition("/")[0], known)
+        bare = name.lower().partition("/")[0]  # without the configuration
+        near = meant or difflib.get_close_matches(bare, {*others, *self.known})
         return f"Unknown data.name {name!r}" + (
             f", did you mean {' or '.join(map(repr, near))}?" if near else "."
         )
@@ -234,10 +235,12 @@ def _builder(name: str, data_dir: str) -> Any:
 
     data_dir = data_dir or None
     try:
-        try:  # What is prepared describes itself. The code of some sets, as COCO's, needs TensorFlow.
+        try:  # What is prepared describes itself, and the code of some sets imports TensorFlow.
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
-            return tfds.builder(name, data_dir=data_dir)
+            # Else TFDS prints how to install TensorFlow where that is missing.
+            with contextlib.redirect_stdout(io.StringIO()):
+                return tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # A builder's own code may raise anything.
         known = tfds.list_builders(with_community_datasets=False)
         if name.partition("/")[0].partition(":")[0] not in known:

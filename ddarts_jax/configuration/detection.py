@@ -35,13 +35,15 @@ def detection_config() -> ConfigDict:
     config.head.prior = 0.01  # probability of each class at the start
 
     config.data = ConfigDict()
-    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's.
+    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's; others are those
+    # of TFDS, such as 'coco/2017'.
     config.data.name = "coco"
     config.data.root = ""  # COCO 2017 as it unpacks; empty: the following four are given
     config.data.train_annotations = ""  # COCO's JSON of the training
     config.data.train_images = ""  # the folder of its images
     config.data.test_annotations = ""  # COCO's JSON of the test
     config.data.test_images = ""  # the folder of its images
+    config.data.data_dir = ""  # where TFDS has prepared its data; empty: its default
     # Pixels of the resized image's shorter side, or the least and the most, drawn anew for each epoch;
     # 0: images keep their size.
     config.data.short_side = (800,)

@@ -1,12 +1,13 @@
 """The images and objects that a config's section `data` names, and how they reach a detector."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ddarts_jax.detection import canvases, coco_json, composed_digits
+from ddarts_jax.data.sources.tfds import UnknownName
+from ddarts_jax.detection import canvases, coco_json, composed_digits, tfds_boxes
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.instances import (
     Classes,
@@ -18,11 +19,14 @@ from ddarts_jax.detection.instances import (
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 
+_T = TypeVar("_T")
+
 _logger = logging.getLogger(__name__)
 
 _DIGITS, _COCO = "digits", "coco"
 _TRAIN, _TEST = ("train_annotations", "train_images"), ("test_annotations", "test_images")
 PATHS = _TRAIN + _TEST  # keys of the section that say where files are
+PLACES = ("root", *PATHS, "data_dir")  # all that say where the data are
 
 
 class Pixels(NamedTuple):
@@ -48,29 +52,61 @@ def load(settings) -> tuple[Instances, Instances]:
         settings: section `data` of a config.
 
     Raises:
-        UserError: it names no data, or they cannot be used, see `coco_json.read` and `in_classes_of`.
+        UserError: it names no data, or they cannot be used, see `coco_json.read`, `tfds_boxes.read_pair`
+            and `in_classes_of`.
     """
-    if _is_digits(settings):
+    _check_places(settings)
+    if settings.name == _DIGITS:
         return composed_digits.load()
-    return coco_json.read_pair(*_paths(settings, PATHS))
+    if settings.name == _COCO:
+        return coco_json.read_pair(*_paths(settings, PATHS))
+    return _of_tfds(tfds_boxes.read_pair, settings)
 
 
 def load_test(settings, classes: Classes) -> Instances:
     """Returns the test images alone, for a detector that knows some classes; see `load`."""
-    if _is_digits(settings):
-        return in_classes_of(classes, composed_digits.load()[1])
-    return in_classes_of(classes, coco_json.read(*_paths(settings, _TEST)))
+    _check_places(settings)
+    if settings.name == _DIGITS:
+        test = composed_digits.load()[1]
+    elif settings.name == _COCO:
+        test = coco_json.read(*_paths(settings, _TEST))
+    else:
+        test = _of_tfds(tfds_boxes.read_test, settings)
+    return in_classes_of(classes, test)
 
 
-def _is_digits(settings) -> bool:
-    if settings.name not in (_DIGITS, _COCO):
-        raise UserError(f"config.data.name is {settings.name!r}; it must be 'digits' or 'coco'.")
-    if settings.name == _DIGITS and (settings.root or any(settings[key] for key in PATHS)):
+def places_of(name: str) -> tuple[str, ...]:
+    """Returns the keys of section `data` that say where the data of a name are."""
+    return {_DIGITS: (), _COCO: ("root", *PATHS)}.get(name, ("data_dir",))
+
+
+def _check_places(settings) -> None:
+    """Raises UserError for a place of other data than those that the section names."""
+    name = settings.name
+    kinds = {_DIGITS: "which are composed here", _COCO: "which are files as COCO's"}
+    kind = kinds.get(name, "a set of TensorFlow Datasets")
+    for key in PLACES:
+        if settings[key] and key not in places_of(name):
+            other = (
+                " to a set of TensorFlow Datasets, as coco/2017"
+                if key == "data_dir"
+                else f"={_COCO}"
+            )
+            raise UserError(
+                f"config.data.{key} is {settings[key]!r}, but config.data.name is {name!r}, {kind}: "
+                f"leave it empty, or set config.data.name{other}."
+            )
+
+
+def _of_tfds(read: Callable[[str, str], _T], settings) -> _T:
+    """Reads a set of TensorFlow Datasets; a name that it does not know becomes a UserError."""
+    try:
+        return read(settings.name, settings.data_dir)
+    except UnknownName as error:
+        ours = (_DIGITS, _COCO)
         raise UserError(
-            "config.data.name is 'digits', which are composed here: leave config.data.root and the "
-            "paths of annotations and images empty, or set config.data.name=coco."
-        )
-    return settings.name == _DIGITS
+            f"{error.sentence(ours)} Use {', '.join(map(repr, ours))} or a name of TensorFlow Datasets."
+        ) from error
 
 
 def _paths(settings, needed: tuple[str, ...]) -> list[str]:

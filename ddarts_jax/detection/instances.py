@@ -8,16 +8,21 @@ Worker processes import this file: it imports no JAX.
 
 import dataclasses
 import functools
+import io
 import logging
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from ddarts_jax.data import decoding
 from ddarts_jax.data.dataset import mean_std
+from ddarts_jax.data.sources.tfds import Examples
 from ddarts_jax.data.splits import spread
 from ddarts_jax.errors import UserError
+
+_T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
@@ -36,13 +41,32 @@ class Objects(NamedTuple):
     labels: np.ndarray
 
 
+class Record(NamedTuple):
+    """An encoded image that lies among others in a split of a TFDS set.
+
+    Attributes:
+        examples: the split.
+        index: position of the image in it.
+    """
+
+    examples: Examples
+    index: int
+
+    def __str__(self) -> str:
+        return f"Image {self.index} of {self.examples.name}"
+
+    def read(self) -> bytes:
+        """Reads the encoded image."""
+        return self.examples.source[self.index]["image"]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Instances:
     """n images with m objects of K classes.
 
     Attributes:
         name: of the data, for messages: the file that describes them, if there is one.
-        images: of each image the path of its file, or its pixels, uint8 [H, W, C].
+        images: of each image the path of its file, or its record, or its pixels, uint8 [H, W, C].
         image_ids: int64 [n], by which results name the images.
         sizes: int32 [n, 2], height and width of the stored pixels.
         category_ids: int64 [K], ascending; a label is the rank of its category's id.
@@ -59,7 +83,7 @@ class Instances:
     """
 
     name: str
-    images: tuple[str, ...] | tuple[np.ndarray, ...]
+    images: tuple[str, ...] | tuple[Record, ...] | tuple[np.ndarray, ...]
     image_ids: np.ndarray
     sizes: np.ndarray
     category_ids: np.ndarray
@@ -82,19 +106,19 @@ class Instances:
 
     @property
     def on_disk(self) -> bool:
-        """Whether the images are files."""
-        return isinstance(self.images[0], str)
+        """Whether the images are files or records."""
+        return not isinstance(self.images[0], np.ndarray)
 
     @property
     def channels(self) -> int:
-        """Channels of an image: those of pixels in memory; files are made RGB, as in `stream`."""
+        """Channels of an image: those of pixels in memory; others are made RGB, as in `stream`."""
         return 3 if self.on_disk else self.images[0].shape[2]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes these images and objects from others, as JSON, for `Checkpoints`."""
         arrays = [self.image_ids, self.sizes, self.owners, self.boxes, self.labels, self.crowd]
-        arrays += [image for image in self.images if not isinstance(image, str)]
+        arrays += [image for image in self.images if isinstance(image, np.ndarray)]
         checksum = functools.reduce(lambda crc, each: zlib.crc32(each.tobytes(), crc), arrays, 0)
         return {"images": len(self), "objects": len(self.boxes), "crc32": f"{checksum:08x}"}
 
@@ -162,13 +186,13 @@ class Instances:
             uint8 [H, W, channels].
 
         Raises:
-            UserError: the file cannot be read, or is of another size than the data say.
+            UserError: it cannot be read, or is of another size than the data say.
         """
         from PIL import Image
 
         image, mode = self.images[row], "L" if channels == 1 else "RGB"
-        if isinstance(image, str):
-            image = self._decoded(row, white)
+        if not isinstance(image, np.ndarray):
+            image = self.stored(row, functools.partial(self._decoded, row, white))
         elif image.shape[2] != channels:
             image = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         else:
@@ -176,23 +200,41 @@ class Instances:
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels.reshape(*pixels.shape[:2], channels)
 
-    def _decoded(self, row: int, white: int) -> Any:
-        file, (height, width) = self.images[row], self.sizes[row]
+    def stored(self, row: int, read: Callable[[BinaryIO], _T]) -> _T:
+        """Applies `read` to the file or the record of an image, as a stream of bytes.
+
+        Raises:
+            UserError: that fails.
+        """
+        image = self.images[row]
         try:
-            with open(file, "rb") as stream, decoding.open_image(stream) as image:
-                found = image.size
-                if found == (width, height):
-                    if decoding.orientation(image) != 1:
-                        _tell_of_rotation(self.name)
-                    return decoding.grey_or_rgb(image, white, upright=False)
+            with (
+                open(image, "rb") if isinstance(image, str) else io.BytesIO(image.read()) as stream
+            ):
+                return read(stream)
+        except UserError:
+            raise
         except Exception as error:  # Corrupt images make Pillow's decoders raise nearly anything.
+            reason = decoding.reason(error)
             raise UserError(
-                f"Cannot read {file} as an image: {decoding.reason(error)}; repair or replace it, then "
-                "the same command continues."
+                f"Cannot read {image} as an image: {reason}; repair or replace it, then the same command "
+                "continues."
+                if isinstance(image, str)
+                else image.examples.failure(image.index, reason)
             ) from error
+
+    def _decoded(self, row: int, white: int, stream: BinaryIO) -> Any:
+        height, width = self.sizes[row]
+        with decoding.open_image(stream) as image:
+            found = image.size
+            if found == (width, height):
+                if decoding.orientation(image) != 1:
+                    _tell_of_rotation(self.name)
+                return decoding.grey_or_rgb(image, white, upright=False)
         raise UserError(
-            f"{file} has {found[0]} x {found[1]} pixels as stored, but {self.name} says {width} x "
-            f"{height}: correct width and height there, and the boxes, if they are of another size."
+            f"{self.images[row]} has {found[0]} x {found[1]} pixels as stored, but {self.name} says "
+            f"{width} x {height}: correct width and height there, and the boxes, if they are of another "
+            "size."
         )
 
 
@@ -214,8 +256,8 @@ class Classes(NamedTuple):
 def _tell_of_rotation(name: str) -> None:
     """Once a process for each data set."""
     _logger.warning(
-        "Some images of %s say that they are to be rotated; they are not, as boxes in COCO's format are "
-        "those of the stored pixels.",
+        "Some images of %s say that they are to be rotated; they are not, as the boxes are those of the "
+        "stored pixels.",
         name,
     )
 
@@ -298,5 +340,4 @@ def white_of_some(instances: Instances, num_images: int = 1000) -> int:
     if not instances.on_disk:
         return 0
     rows = spread(len(instances), num_images)
-    files = [instances.images[row] for row in rows]
-    return decoding.white_of(max(decoding.read_file(file, decoding.brightest) for file in files))
+    return decoding.white_of(max(instances.stored(row, decoding.brightest) for row in rows))

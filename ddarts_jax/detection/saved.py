@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ddarts_jax import configuration
 from ddarts_jax.detection import detector as detectors
-from ddarts_jax.detection.datasets import PATHS, Pixels
+from ddarts_jax.detection.datasets import PLACES, Pixels
 from ddarts_jax.detection.detector import Detector, Source
 from ddarts_jax.detection.instances import Classes, Instances
 from ddarts_jax.errors import UserError
@@ -49,7 +49,7 @@ def identity_of(config, source: Source, train: Instances) -> dict[str, Any]:
     kept = config.to_dict()
     for key in ("evaluate", "test", "profile", "checkpoint"):
         del kept[key]
-    for key in ("root", *PATHS):
+    for key in PLACES:
         del kept["data"][key]
     for key in ("run", "genotype"):
         del kept["backbone"][key]

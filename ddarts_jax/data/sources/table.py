@@ -3,7 +3,6 @@
 A new source is a module beside this one and a line in `SOURCES`.
 """
 
-import difflib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -69,18 +68,15 @@ def _apply(function: Callable[[Any], _T], data: Any) -> _T:
     try:
         return function(data)
     except tfds.UnknownName as error:
-        raise UserError(_unknown(data.name, error.known)) from error
+        raise UserError(_unknown(data.name, error)) from error
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, error: tfds.UnknownName) -> str:
     """Returns the message for an unknown name, with the known ones that are close to it."""
-    ours = [key for key in SOURCES if key]
-    near = difflib.get_close_matches(name.lower(), [*ours, *known])
-    path = os.path.expanduser(name)
+    ours, path, meant = [key for key in SOURCES if key], os.path.expanduser(name), []
     if os.path.exists(path):
-        near = [("folder:" if os.path.isdir(path) else "npz:") + name]
+        meant = [("folder:" if os.path.isdir(path) else "npz:") + name]
     return (
-        f"Unknown data.name {name!r}"
-        + (f", did you mean {' or '.join(map(repr, near))}?" if near else ".")
-        + f" Use {', '.join(repr(_usage(key)) for key in ours)} or a name of TensorFlow Datasets."
+        f"{error.sentence(ours, meant)} Use {', '.join(repr(_usage(key)) for key in ours)} or a name of "
+        "TensorFlow Datasets."
     )

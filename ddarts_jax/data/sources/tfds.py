@@ -1,9 +1,12 @@
 """Any other name: an image classification set of TensorFlow Datasets (TFDS), prepared as ArrayRecord.
 
-Reading it never downloads and never imports TensorFlow.
+Reading it never downloads and never imports TensorFlow. Opening a set and its splits is here for the
+boxes of detectors too.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import io
 import os
 from collections.abc import Sequence
@@ -35,6 +38,20 @@ class UnknownName(LookupError):
         super().__init__(name)
         self.known = known
 
+    def sentence(self, others: Sequence[str], meant: Sequence[str] = ()) -> str:
+        """Returns the beginning of the message: that the name is unknown, and which is close to it.
+
+        Args:
+            others: the names that are known besides.
+            meant: what was meant, where that is clear; empty: what is written alike.
+        """
+        (name,) = self.args
+        bare = name.lower().partition("/")[0]  # without the configuration
+        near = meant or difflib.get_close_matches(bare, {*others, *self.known})
+        return f"Unknown data.name {name!r}" + (
+            f", did you mean {' or '.join(map(repr, near))}?" if near else "."
+        )
+
 
 def load(data: Any) -> Loaded:
     """Decodes all images.
@@ -47,13 +64,13 @@ def load(data: Any) -> Loaded:
     prepared = _open(data.name, data.data_dir)
     white, images, labels, num_train = data.white, [], [], 0
     total = sum(len(records) for records in prepared.parts.values())
-    for part, records in prepared.parts.items():
+    for records in prepared.parts.values():
         try:
             if prepared.deep and not white:
                 white = decoding.white_of(
-                    max(decoding.brightest(io.BytesIO(example["image"])) for example in records)
+                    max(decoding.brightest(io.BytesIO(each["image"])) for each in records.source)
                 )
-            for example in records:
+            for example in records.source:
                 content = io.BytesIO(example["image"])
                 images.append(decoding.read_image(content, data.image_size, white))
                 labels.append(example["label"])
@@ -63,8 +80,7 @@ def load(data: Any) -> Loaded:
             raise
         except Exception as error:  # Readers of corrupt files raise nearly anything.
             raise UserError(
-                f"Cannot read the split {part!r} of {data.name!r} ({decoding.reason(error)}): "
-                f"{prepared.repair}."
+                f"Cannot read {records.name} ({decoding.reason(error)}): {records.repair}."
             ) from error
         num_train = num_train or len(images)
     if len({image.shape[:2] for image in images}) > 1:
@@ -89,20 +105,19 @@ def open_prepared(data: Any) -> Opened:
             "have data.images_per_class; set it to 0."
         )
     prepared = _open(data.name, data.data_dir)
-    train, *test = [
-        Tfds(f"the split {part!r} of {data.name!r}", records, prepared.repair)
-        for part, records in prepared.parts.items()
-    ]
+    train, *test = (
+        Tfds(records.name, records.source, records.repair) for records in prepared.parts.values()
+    )
     return Opened(train, test[0] if test else None, prepared.class_names)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tfds:
-    """A split of a TFDS set.
+class Examples:
+    """The examples of a split of a TFDS set; worker processes can be handed them.
 
     Attributes:
         name: of the split and the set, for messages.
-        source: TFDS's data source of encoded images and labels.
+        source: TFDS's data source, whose items hold `image`, encoded bytes, and what else there is.
         repair: what to do where reading fails.
     """
 
@@ -110,21 +125,26 @@ class Tfds:
     source: Sequence
     repair: str
 
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def failure(self, index: int, reason: str) -> str:
+        """Returns the message for an image that cannot be read or decoded."""
+        return f"Cannot read image {index} of {self.name} ({reason}): {self.repair}."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tfds(Examples):
+    """The examples of a set with the feature `label`, as encoded images of a class."""
+
     @property
     def labels(self) -> None:
         """Unknown: only reading every image would tell."""
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def read(self, index: int) -> tuple[bytes, int]:
         """Reads an encoded image and its label."""
         example = self.source[index]
         return example["image"], example["label"]
-
-    def failure(self, index: int, reason: str) -> str:
-        """Returns the message for an image that cannot be read or decoded."""
-        return f"Cannot read image {index} of {self.name} ({reason}): {self.repair}."
 
     def identity(self) -> dict[str, Any]:
         """Returns what distinguishes this split from others, as JSON."""
@@ -135,70 +155,132 @@ class Tfds:
         return hashes.of_names(f"{self.name} {index}".encode() for index in indices)
 
 
-class _Prepared(NamedTuple):
+class Prepared(NamedTuple):
     """A prepared TFDS set.
 
     Attributes:
-        parts: the data source of "train" and, if there is one, of "test" or "validation", whose
-            items hold `image`, encoded bytes, and `label`.
-        class_names: one name per class.
-        repair: what to do where reading fails.
-        deep: whether the images have 16 bits.
+        name: of TFDS, as the user gave it.
+        builder: TFDS's own.
+        recipe: how it is prepared, an imperative.
     """
 
-    parts: dict[str, Sequence]
-    class_names: tuple[str, ...]
-    repair: str
-    deep: bool
+    name: str
+    builder: Any
+    recipe: str
+
+    @property
+    def info(self) -> Any:
+        """TFDS's description of the set."""
+        return self.builder.info
+
+    def split(self, part: str) -> Examples:
+        """Opens a split.
+
+        Raises:
+            UserError: it cannot be read, or only TensorFlow reads it.
+        """
+        import tensorflow_datasets as tfds
+
+        name, where = f"the split {part!r} of {self.name!r}", self.builder.data_dir
+        repair = f"delete {where} and {self.recipe}"
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        try:
+            source = self.builder.as_data_source(split=part, decoders=decoders)
+            _ = source[0]  # files are opened when first read
+        except NotImplementedError as error:
+            raise UserError(
+                f"{self.name!r} in {where} is stored as {self.info.file_format.value}, which only "
+                f"TensorFlow reads: {self.recipe}, into another data_dir."
+            ) from error
+        except Exception as error:  # Readers of corrupt files raise nearly anything.
+            raise UserError(
+                f"Cannot open {name} in {where} ({decoding.reason(error)}): {repair}."
+            ) from error
+        return Examples(name, source, repair)
 
 
-def _open(name: str, data_dir: str) -> _Prepared:
+def open_set(name: str, data_dir: str) -> Prepared:
     """Opens a prepared TFDS set.
 
     Args:
         name: of TFDS, optionally with configuration and version.
         data_dir: where it is prepared; empty: TFDS's default.
+
+    Raises:
+        UnknownName: TFDS does not know the name.
+        UserError: the set is not prepared or cannot be opened.
     """
     data_dir = os.path.expanduser(data_dir)
-    builder = _builder(name, data_dir)
     argument = f", data_dir={data_dir!r}" if data_dir else ""
     recipe = (
         f"prepare it once where TensorFlow is installed, by tensorflow_datasets.builder({name!r}, "
         f"file_format='array_record'{argument}).download_and_prepare()"
     )
-    if not builder.is_prepared():
+    builder = _builder(name, data_dir)
+    if builder is None or not builder.is_prepared():
+        where = builder.data_dir if builder else data_dir or "TFDS's own folder"
         raise UserError(
-            f"{name!r} is not prepared in {builder.data_dir}: {recipe}; or set data.data_dir to "
-            "the directory that holds it."
+            f"{name!r} is not prepared in {where}: {recipe}; or set data.data_dir to the directory "
+            "that holds it."
         )
-    _check_features(builder.info, name)
-    repair = f"delete {builder.data_dir} and {recipe}"
-    parts = {}
-    for part in ("train", "test", "validation"):
-        if part not in builder.info.splits or len(parts) == 2:
-            continue
-        records = _open_part(builder, part, name, recipe, repair)
-        if records is not None:
-            parts[part] = records
-    class_names = tuple(builder.info.features["label"].names)
-    check_class_count(class_names, name)
-    deep = builder.info.features["image"].np_dtype == np.uint16
-    return _Prepared(parts, class_names, repair, deep)
+    return Prepared(name, builder, recipe)
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    """TFDS's builder of a name; UserError where that fails, UnknownName for an unknown name."""
+    """TFDS's builder of a name, None where it is not prepared and its code needs TensorFlow.
+
+    Raises UserError where TFDS fails, UnknownName for an unknown name.
+    """
     import tensorflow_datasets as tfds
 
+    data_dir = data_dir or None
     try:
-        return tfds.builder(name, data_dir=data_dir or None)
+        try:  # What is prepared describes itself, and the code of some sets imports TensorFlow.
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError:
+            # Else TFDS prints how to install TensorFlow where that is missing.
+            with contextlib.redirect_stdout(io.StringIO()):
+                return tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # A builder's own code may raise anything.
         known = tfds.list_builders(with_community_datasets=False)
         if name.partition("/")[0].partition(":")[0] not in known:
             raise UnknownName(name, known) from error
+        if isinstance(error, ModuleNotFoundError):
+            return None
         raise UserError(
             f"TensorFlow Datasets cannot open data.name {name!r}: {decoding.reason(error)}."
         ) from error
+
+
+class _Labelled(NamedTuple):
+    """A prepared TFDS set of labelled images.
+
+    Attributes:
+        parts: the examples of "train" and, if there is one, of "test" or "validation", each with
+            `image` and `label`.
+        class_names: one name per class.
+        deep: whether the images have 16 bits.
+    """
+
+    parts: dict[str, Examples]
+    class_names: tuple[str, ...]
+    deep: bool
+
+
+def _open(name: str, data_dir: str) -> _Labelled:
+    """Opens a prepared TFDS set of labelled images; see `open_set`."""
+    found = open_set(name, data_dir)
+    _check_features(found.info, name)
+    parts = {}
+    for part in ("train", "test", "validation"):
+        if part not in found.info.splits or len(parts) == 2:
+            continue
+        records = found.split(part)
+        if records.source[0]["label"] >= 0:  # not, for instance, in ImageNet's test split
+            parts[part] = records
+    class_names = tuple(found.info.features["label"].names)
+    check_class_count(class_names, name)
+    return _Labelled(parts, class_names, found.info.features["image"].np_dtype == np.uint16)
 
 
 def _check_features(info: Any, name: str) -> None:
@@ -217,22 +299,3 @@ def _check_features(info: Any, name: str) -> None:
             f"{name!r} is not for image classification: it needs a split 'train' and the features "
             "'image' (8 or 16 bits) and 'label' (a class)."
         )
-
-
-def _open_part(builder: Any, part: str, name: str, recipe: str, repair: str) -> Sequence | None:
-    """The data source of a split, None for one without labels, as ImageNet's test split."""
-    import tensorflow_datasets as tfds
-
-    try:
-        records = builder.as_data_source(split=part, decoders={"image": tfds.decode.SkipDecoding()})
-        return records if records[0]["label"] >= 0 else None
-    except NotImplementedError as error:
-        raise UserError(
-            f"{name!r} in {builder.data_dir} is stored as {builder.info.file_format.value}, "
-            f"which only TensorFlow reads: {recipe}, into another data_dir."
-        ) from error
-    except Exception as error:  # Readers of corrupt files raise nearly anything.
-        raise UserError(
-            f"Cannot open the split {part!r} of {name!r} in {builder.data_dir} "
-            f"({decoding.reason(error)}): {repair}."
-        ) from error

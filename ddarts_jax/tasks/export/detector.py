@@ -108,9 +108,12 @@ def _with_data(training: ConfigDict, config: ConfigDict, source: Path) -> Config
     """Returns the config of a training with the place where its data are now."""
     settings = training.copy_and_resolve_references()
     if config.data_dir:
-        raise UserError(
-            "config.data_dir is for data sets of TFDS, which detectors do not read: leave it empty."
-        )
+        if "data_dir" not in datasets.places_of(settings.data.name):
+            raise UserError(
+                f"config.data_dir={config.data_dir} is for data sets of TFDS, but the detector in "
+                f"{source} was trained on other data: leave it empty."
+            )
+        settings.data.data_dir = config.data_dir
     if config.data:
         if not settings.data.root:
             raise UserError(
@@ -216,7 +219,7 @@ def _describe(network: Trained) -> dict:
         "format": FORMATS["detector"],
         "kind": "detector",
         # Only the last part of a path: the folders above it are private.
-        "data": f"{name}:{Path(test.name).name}" if test.on_disk else name,
+        "data": f"{name}:{Path(test.name).name}" if name == "coco" else name,
         "class_names": list(own.classes.class_names),
         "category_ids": own.classes.category_ids.tolist(),
         "preprocessing": {

@@ -320,9 +320,9 @@ def _checked(alphas, primitives):
 
 def _fitting(name, values, shape):
     """The values in float64, if they have this shape and are finite."""
-    values = np.asarray(values, np.float64)
-    if values.shape != tuple(shape):
-        raise UserError(f"{name} must have the shape {tuple(shape)}, found {values.shape}.")
+    values, shape = np.asarray(values, np.float64), tuple(map(int, shape))
+    if values.shape != shape:
+        raise UserError(f"{name} must have the shape {shape}, found {values.shape}.")
     if not np.isfinite(values).all():
         raise UserError(
             f"{name} are not all finite: the search has diverged, derive an earlier epoch."

@@ -112,10 +112,7 @@ def make_step(
                 gradient += further
                 measured |= metrics
             measured |= {"gradient_norm_alphas": norm_by_cell(gradient)}
-            before = state.alphas, state.alphas_optimizer
-            updates, alphas_state = alphas_optimizer.update(gradient, *reversed(before))
-            after = optax.apply_updates(state.alphas, updates), alphas_state
-            alphas, alphas_state = optim.held(state.step, fixed_steps, before, after)
+            alphas, alphas_state = moved_alphas(state, gradient, alphas_optimizer, fixed_steps)
 
         with jax.named_scope("weight_step"):
             differentiate = jax.value_and_grad(supernet.weights_loss, has_aux=True)
@@ -165,6 +162,14 @@ def fresh(variables, alphas, weights_optimizer, alphas_optimizer) -> SearchState
         weights_optimizer.init(variables.weights),
         alphas_optimizer.init(alphas),
     )
+
+
+def moved_alphas(state: SearchState, gradient, optimizer, fixed_steps: int):
+    """Returns the alphas after a step and their optimizer's state; both as before in the fixed steps."""
+    before = state.alphas, state.alphas_optimizer
+    updates, optimizer_state = optimizer.update(gradient, *reversed(before))
+    after = optax.apply_updates(state.alphas, updates), optimizer_state
+    return optim.held(state.step, fixed_steps, before, after)
 
 
 def norm_by_cell(gradient):

@@ -72,13 +72,7 @@ def make_step(
         )
         z = options.zero_one_weight * jax.grad(lambda a: zero_one_loss(a).sum())(state.alphas)
         gradient = (order + 1) * g + z + state.leftover
-        updates, alphas_state = alphas_optimizer.update(
-            gradient, state.alphas_optimizer, state.alphas
-        )
-        alphas = optax.apply_updates(state.alphas, updates)
-        alphas, alphas_state = optim.held(
-            state.step, fixed_steps, (state.alphas, state.alphas_optimizer), (alphas, alphas_state)
-        )
+        alphas, alphas_state = bilevel.moved_alphas(state, gradient, alphas_optimizer, fixed_steps)
 
         (loss, (statistics, accuracy)), (own, by_alphas) = differentiate(
             weights, alphas, net, statistics, *weight_batch

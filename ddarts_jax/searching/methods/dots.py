@@ -19,7 +19,6 @@ from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.methods import darts
 from ddarts_jax.searching.stages import Stage
-from ddarts_jax.training import optim
 
 
 def stages(settings) -> tuple[Stage, Stage]:
@@ -75,10 +74,7 @@ def one_level_step(
             gradient += further
             measured |= metrics
 
-        before = state.alphas, state.alphas_optimizer
-        updates, alphas_state = alphas_optimizer.update(gradient, *reversed(before))
-        after = optax.apply_updates(state.alphas, updates), alphas_state
-        alphas, alphas_state = optim.held(state.step, fixed_steps, before, after)
+        alphas, alphas_state = bilevel.moved_alphas(state, gradient, alphas_optimizer, fixed_steps)
         updates, weights_state = weights_optimizer.update(
             by_weights, state.weights_optimizer, state.variables.weights
         )
@@ -88,13 +84,8 @@ def one_level_step(
             "gradient_norm_weights": optax.global_norm(by_weights),
             "update_norm_weights": optax.global_norm(updates),
         }
-        state = state._replace(
-            step=state.step + 1,
-            variables=Variables(weights, statistics),
-            alphas=alphas,
-            weights_optimizer=weights_state,
-            alphas_optimizer=alphas_state,
-        )
+        variables = Variables(weights, statistics)
+        state = bilevel.SearchState(state.step + 1, variables, alphas, weights_state, alphas_state)
         return state, measured
 
     return init, jax.jit(step)

@@ -16,6 +16,7 @@ TABLE = {
     "convolution": {"cpu": "canonical", "gpu": "library"},
     # XLA's GPU compiler aborts on a matrix product of strided slices (JAX 0.10 and 0.11).
     "strided_pointwise": {"cpu": "product", "gpu": "library"},
+    "depthwise": {"cpu": "library", "gpu": "library"},
     # On a GPU few wide kernels are faster than many; on a CPU the data of one edge stay in the cache.
     "edges": {"cpu": "scanned", "gpu": "joined"},
     "moments": {"cpu": "separate", "gpu": "joined"},

@@ -1,11 +1,11 @@
-"""Times ways to run the separable convolutions of a group of edges; prints one JSON line.
+"""Times ways to run the separable convolutions of edges; prints one JSON line.
 
     python benchmarks/depthwise.py                       # the shapes of a full-size search at batch 128
 
-"library" is XLA's grouped convolution and a 1x1 one, "shifted" replaces the former by sums of shifted
-products, "folded" makes one dense convolution of both (which fills the tensor cores with zeros). For
-each the forward pass and the gradients by the images and by the kernels, as milliseconds a call; calls
-are queued, so that a GPU does not wait for the host.
+"library" is XLA's grouped convolution and a 1x1 one; numbers are channels of the blocks that one dense
+convolution folds both into ("whole": one block), in groups or, with "apart", as a convolution each. For
+each the forward pass and the gradients by the images and by the kernels, in milliseconds; calls are
+queued, so that a GPU does not wait for the host.
 """
 
 import functools
@@ -17,48 +17,59 @@ import jax
 import jax.numpy as jnp
 
 from ddarts_jax.ops import backend
-from ddarts_jax.ops.convolution import Library, Shifted, block_matrix
+from ddarts_jax.ops.convolution import block_matrix, convolve
+from ddarts_jax.ops.separable import fold
 
-# Pixels of a side, channels of an edge, sources, kernels for each channel: the edges from a cell's
-# inputs, those that leave node 2, and the second half of sep_conv, in which each channel has one kernel.
-SHAPES = [
-    (32, 16, 2, 4),
-    (32, 16, 1, 3),
-    (32, 16, 8, 1),
-    (16, 32, 2, 4),
-    (8, 64, 2, 4),
-    (8, 64, 8, 1),
-]
+# Pixels of a side, channels of an edge, sources, kernels for each source: the edges from a cell's inputs,
+# those that leave node 2, the second half of sep_conv; then edges of derived networks.
+SHAPES = [(32, 16, 2, 4), (32, 16, 1, 3), (8, 64, 2, 4)]
+SHAPES += [(32, 16, 16, 1), (16, 32, 16, 1), (8, 64, 16, 1)]
+SHAPES += [(32, 36, 1, 1), (8, 144, 1, 1), (14, 256, 1, 1), (14, 512, 1, 1)]
 KERNELS = [(3, 1), (5, 1), (5, 2)]  # taps of a side, dilation
+BLOCKS = ("library", "whole", "16", "64", "128", "64 apart", "128 apart")
 QUEUED = 20
 
 
-def depthwise(rule_class, x, kernel, pointwise, dilation, sources):
-    """The two convolutions one after the other; arguments as those of `folded`."""
-    taps, edges, channels = kernel.shape[0], pointwise.shape[0], pointwise.shape[1]
-    ordered = kernel.reshape(taps, taps, -1, sources, channels).transpose(0, 1, 3, 4, 2)
-    pad = dilation * (taps // 2)
-    rule = rule_class((1, 1), dilation, (pad, pad), x.shape[-1])
-    x = rule.forward(x, ordered.reshape(taps, taps, 1, edges * channels).astype(x.dtype))
-    return x @ block_matrix(pointwise, sources, interleaved=True).astype(x.dtype)
-
-
-def folded(x, kernel, pointwise, dilation, sources):
-    """One dense convolution.
+def by_library(x, spatial, pointwise, dilation, sources):
+    """The two convolutions one after the other.
 
     Args:
         x: [B, H, W, S * C].
-        kernel: [k, k, E, C].
-        pointwise: [E, C, C'].
-        dilation: of the kernel.
+        spatial: [E, k, k, 1, C]; E = R * S, the source varies fastest.
+        pointwise: [E, 1, 1, C, C'].
+        dilation: of the depthwise kernels.
         sources: S.
     """
-    taps = kernel.shape[0]
-    blocks = kernel[..., None] * pointwise
-    place = jax.vmap(jax.vmap(functools.partial(block_matrix, sources=sources)))
-    pad = dilation * (taps // 2)
-    rule = Library((1, 1), dilation, (pad, pad))
-    return rule.forward(x, place(blocks).astype(x.dtype))
+    edges, taps, _, _, channels = spatial.shape
+    kernel = spatial.reshape(-1, sources, taps, taps, 1, channels).transpose(2, 3, 4, 1, 5, 0)
+    kernel = kernel.reshape(taps, taps, 1, edges * channels)
+    x = convolve(x, kernel, dilation=dilation, groups=x.shape[-1])
+    if edges == sources:
+        return convolve(x, pointwise)
+    parts = x.reshape(*x.shape[:3], sources * channels, -1)
+    parts = jnp.moveaxis(parts, -1, 3).reshape(*x.shape[:3], -1)
+    return parts @ block_matrix(pointwise[:, 0, 0], edges).astype(x.dtype)
+
+
+def by_folding(x, spatial, pointwise, dilation, sources, groups, apart):
+    """Dense convolutions; see `separable.fold`."""
+    kernel = fold(spatial[..., 0, :, None] * pointwise, sources, groups)
+    if not apart:
+        return convolve(x, kernel, dilation=dilation, groups=groups)
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1))
+    return jnp.concatenate([convolve(*part, dilation=dilation) for part in parts], -1)
+
+
+def form(block, sources, kernels, channels):
+    """The function of a name in `BLOCKS`; None where it makes no sense."""
+    if block == "library":
+        return by_library
+    size, _, apart = block.partition(" ")
+    width = sources * channels if size == "whole" else int(size)
+    groups = sources * channels // width
+    if width % channels or not groups or (size != "whole" and (groups == 1 or kernels > 1)):
+        return None
+    return functools.partial(by_folding, groups=groups, apart=bool(apart))
 
 
 def milliseconds(function, *arguments, repeats):
@@ -75,30 +86,25 @@ def milliseconds(function, *arguments, repeats):
     return round(1e3 * statistics.median(times), 4)
 
 
-def measure(form, shape, taps, dilation, arguments):
+def measure(function, shape, taps, dilation, arguments):
     """Times one form at one shape: forward, gradient by the images, gradient by both kernels."""
     size, channels, sources, kernels = shape
     edges = sources * kernels
     key = jax.random.key(0)
     dtype = jnp.dtype(arguments.dtype)
     x = jax.random.normal(key, (arguments.batch, size, size, sources * channels), dtype)
-    kernel = jax.random.normal(key, (taps, taps, edges, channels))
-    pointwise = jax.random.normal(key, (edges, channels, channels))
-    forms = {
-        "library": functools.partial(depthwise, Library),
-        "shifted": functools.partial(depthwise, Shifted),
-        "folded": folded,
-    }
-    run = functools.partial(forms[form], dilation=dilation, sources=sources)
+    spatial = jax.random.normal(key, (edges, taps, taps, 1, channels))
+    pointwise = jax.random.normal(key, (edges, 1, 1, channels, channels))
+    run = functools.partial(function, dilation=dilation, sources=sources)
     cotangent = jax.random.normal(key, (*x.shape[:3], edges * channels), dtype)
 
-    def by_images(x, kernel, pointwise, cotangent):
-        return jax.vjp(lambda x: run(x, kernel, pointwise), x)[1](cotangent)
+    def by_images(x, spatial, pointwise, cotangent):
+        return jax.vjp(lambda x: run(x, spatial, pointwise), x)[1](cotangent)
 
-    def by_kernels(x, kernel, pointwise, cotangent):
-        return jax.vjp(functools.partial(run, x), kernel, pointwise)[1](cotangent)
+    def by_kernels(x, spatial, pointwise, cotangent):
+        return jax.vjp(functools.partial(run, x), spatial, pointwise)[1](cotangent)
 
-    given = x, kernel, pointwise
+    given = x, spatial, pointwise
     return [
         milliseconds(run, *given, repeats=arguments.repeats),
         milliseconds(by_images, *given, cotangent, repeats=arguments.repeats),
@@ -109,15 +115,17 @@ def measure(form, shape, taps, dilation, arguments):
 def main():
     """Measures and prints."""
     parser = harness.parser(__doc__, "repeats", batch=128, dtype="bfloat16")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes")
+    parser.add_argument("--shapes", default="", help="such as 0,3 (default: all)")
     arguments = parser.parse_args()
-    results = {
-        f"{shape} {taps}x{taps}/{dilation} {form}": measure(form, shape, taps, dilation, arguments)
-        for shape in SHAPES[: arguments.shapes]
-        for taps, dilation in KERNELS
-        for form in ("library", "shifted", "folded")
-        if form != "folded" or shape[3] > 1
-    }
+    chosen = [int(n) for n in arguments.shapes.split(",") if n] or range(len(SHAPES))
+    results = {}
+    for shape in [SHAPES[n] for n in chosen]:
+        _, channels, sources, kernels = shape
+        for taps, dilation in KERNELS if sources == 1 or kernels > 1 else KERNELS[:2]:
+            for block in BLOCKS:
+                if function := form(block, sources, kernels, channels):
+                    name = f"{shape} {taps}x{taps}/{dilation} {block}"
+                    results[name] = measure(function, shape, taps, dilation, arguments)
     harness.report("depthwise", vars(arguments), {"backend": backend.name(), "ms": results})
 
 

@@ -8,12 +8,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ddarts_jax.distributed import sharding
 from ddarts_jax.ops import backend
-from ddarts_jax.ops.normalisation import sums
 
 
 def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
@@ -46,10 +44,8 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     if kernel.shape[:2] == (1, 1) and groups == 1 and not any(padding):
         # As a matrix product: XLA's gradients of a 1x1 convolution inside a loop are slow on a CPU.
         rule = Product if geometry[0] == (1, 1) else backend.choose("strided_pointwise")
-    elif groups > 1:
-        rule = backend.choose("depthwise") if kernel.shape[2] == 1 else Library
     else:
-        rule = backend.choose("convolution")
+        rule = Library if groups > 1 else backend.choose("convolution")
     return _convolve(rule(*geometry), x, kernel)
 
 
@@ -66,26 +62,20 @@ def _joined(x, kernels, groups):
     return jnp.tile(x, count * inputs * groups // x.shape[-1]), joined, count * groups
 
 
-def block_matrix(blocks, sources, interleaved=False):
+def block_matrix(blocks, sources):
     """Makes a matrix that applies E matrices to S vectors side by side, to each of them E / S.
 
     Args:
         blocks: [E, Cin, Cout]; E = R * S, the vector that a block applies to varies fastest.
         sources: S.
-        interleaved: whether there are E vectors, ordered by S, Cin and R instead of R, S and Cin.
 
     Returns:
-        [S * Cin, E * Cout], or [E * Cin, E * Cout] where interleaved.
+        [S * Cin, E * Cout].
     """
     edges, inputs, outputs = blocks.shape
     blocks = blocks.reshape(-1, sources, inputs, outputs).transpose(1, 2, 0, 3)
     own = jnp.eye(sources, dtype=blocks.dtype)[:, None, None, :, None]
-    placed = blocks[:, :, :, None] * own  # [S, Cin, R, S, Cout]
-    if interleaved:
-        repeats = edges // sources
-        own = jnp.eye(repeats, dtype=blocks.dtype)[:, :, None, None]
-        placed = placed[:, :, :, None] * own  # [S, Cin, R, R, S, Cout]
-    return placed.reshape(-1, edges * outputs)
+    return (blocks[:, :, :, None] * own).reshape(-1, edges * outputs)  # from [S, Cin, R, S, Cout]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -128,7 +118,6 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @backend.implementation("convolution", "library")
-@backend.implementation("depthwise", "library")
 @backend.implementation("strided_pointwise", "library")
 @dataclasses.dataclass(frozen=True)  # unlike tuples, unequal if their classes differ
 class Library:
@@ -212,76 +201,6 @@ class Canonical(Library):
             rhs_dilation=self.stride,
             dimension_numbers=_LAYOUT,
         ).transpose(1, 2, 0, 3)
-
-
-@backend.implementation("depthwise", "shifted")
-class Shifted(Library):
-    """A convolution of every channel by itself, as a sum of shifted products, which XLA fuses.
-
-    A channel may have R kernels, [kh, kw, 1, groups * R], whose outputs lie side by side.
-    """
-
-    def forward(self, x, kernel):
-        """The convolution."""
-        spans = [self.dilation * (taps - 1) + 1 for taps in kernel.shape[:2]]
-        size = [
-            (pixels + 2 * pad - span) // step + 1
-            for pixels, pad, span, step in zip(x.shape[1:], self.padding, spans, self.stride)
-        ]
-        taps = self._by_group(kernel)
-        products = [
-            window[..., None] * taps[i, j] for (i, j), window in self._windows(x, taps, size)
-        ]
-        return sum(products).reshape(*products[0].shape[:3], -1).astype(x.dtype)
-
-    def to_input(self, cotangent, kernel, x):
-        """Gradient by `x`, of which shape and dtype count: the transposed convolution."""
-        taps = self._by_group(kernel)[::-1, ::-1]
-        spread = self._spread(cotangent, taps, x.shape)
-        own = Shifted((1, 1), self.dilation)
-        total = 0
-        for r in range(taps.shape[3]):
-            one = spread.reshape(*spread.shape[:3], self.groups, -1)[..., r]
-            for (i, j), window in own._windows(one, taps, x.shape[1:3]):
-                total += window * taps[i, j, :, r]
-        return total.astype(x.dtype)
-
-    def to_kernel(self, x, cotangent, shape):
-        """Gradient [kh, kw, 1, Cout] by the kernel, float32 or better."""
-        taps = jax.ShapeDtypeStruct((*shape[:2], self.groups, shape[3] // self.groups), x.dtype)
-        cotangent = cotangent.reshape(*cotangent.shape[:3], *taps.shape[2:])
-        wide = cotangent.astype(jnp.promote_types(x.dtype, jnp.float32))
-        products = [
-            window[..., None] * wide for _, window in self._windows(x, taps, cotangent.shape[1:3])
-        ]
-        return jnp.stack(sums(products, kept=2)).reshape(shape)
-
-    def _by_group(self, kernel):
-        """The kernel as [kh, kw, groups, R], in float32 or better."""
-        wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        return wide.reshape(*kernel.shape[:2], self.groups, -1)
-
-    def _windows(self, x, taps, size):
-        """Yields every tap's position and what it reads of `x`, for outputs of a height and width."""
-        padding = [(0, 0), *((pad, pad) for pad in self.padding), (0, 0)]
-        wide = jnp.pad(x, padding).astype(jnp.promote_types(x.dtype, jnp.float32))
-        for tap in np.ndindex(*taps.shape[:2]):
-            starts = [self.dilation * place for place in tap]
-            rows, columns = (
-                slice(start, start + step * (count - 1) + 1, step)
-                for start, step, count in zip(starts, self.stride, size)
-            )
-            yield tap, wide[:, rows, columns]
-
-    def _spread(self, cotangent, taps, shape):
-        """The cotangent with zeros between (for strides) and around, to be convolved at stride 1."""
-        padding = [(0, 0, 0)]
-        for axis in (0, 1):
-            reach = self.dilation * (taps.shape[axis] - 1)
-            before, step = reach - self.padding[axis], self.stride[axis]
-            span = step * (cotangent.shape[1 + axis] - 1) + 1
-            padding.append((before, shape[1 + axis] + reach - before - span, step - 1))
-        return lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [*padding, (0, 0, 0)])
 
 
 @backend.implementation("strided_pointwise", "product")

@@ -8,8 +8,11 @@ from jax import lax
 
 from ddarts_jax.distributed import sharding
 from ddarts_jax.ops import backend
-from ddarts_jax.ops.convolution import Canonical, Wanted, block_matrix, convolve
+from ddarts_jax.ops.convolution import Canonical, Wanted, convolve
 from ddarts_jax.ops.fusion import unfused
+
+_WIDEST = 256  # channels up to which a dense convolution is quicker on a GPU
+_BLOCK = 64  # channels of a block
 
 
 def separable(x, spatial, pointwise, stride, dilation):
@@ -48,8 +51,22 @@ def separable_by_library(x, spatial, pointwise, stride, dilation):
     return convolve(x, pointwise)
 
 
+@backend.implementation("separable", "folded")
+def separable_by_folding(x, spatial, pointwise, stride, dilation):
+    """The same computation, as one dense convolution by the product of the two kernels.
+
+    It does more arithmetic, but in tensor cores, and writes nothing between the two.
+    """
+    if x.shape[-1] > _WIDEST:
+        return separable_by_library(x, spatial, pointwise, stride, dilation)
+    return separable_joined(x, spatial[None], pointwise[None], stride, dilation)
+
+
 def separable_joined(x, spatial, pointwise, stride, dilation):
-    """Several separable convolutions at once, by XLA's grouped convolution and one product.
+    """Several separable convolutions at once, folded as in `separable_by_folding`.
+
+    Where every source has kernels of its own, sources are convolved in blocks: in larger ones most of a
+    kernel would be zero, smaller ones would leave the tensor cores empty.
 
     Args:
         x: [B, H, W, S * C].
@@ -61,14 +78,38 @@ def separable_joined(x, spatial, pointwise, stride, dilation):
     Returns:
         [B, H / stride, W / stride, E * C'].
     """
-    edges, size, _, _, channels = spatial.shape
+    edges, _, _, channels, _ = pointwise.shape
     sources = x.shape[-1] // channels
-    # Every channel of a source has R kernels, one after the other.
-    spatial = spatial.reshape(-1, sources, size, size, 1, channels).transpose(2, 3, 4, 1, 5, 0)
-    spatial = spatial.reshape(size, size, 1, edges * channels)
-    x = convolve(x, spatial, (stride, stride), dilation, groups=x.shape[-1])
-    matrix = block_matrix(pointwise[:, 0, 0], sources, interleaved=True)
-    return convolve(x, matrix[None, None])
+    # All at once if the sources have several kernels, whose results lie side by side.
+    block = sources if edges > sources else _block_of(sources, _BLOCK // channels)
+    kernels = spatial[..., 0, :, None] * pointwise  # [E, k, k, C, C']
+    folded = fold(kernels, sources, sources // block)
+    return convolve(x, folded, (stride, stride), dilation, groups=sources // block)
+
+
+def fold(kernels, sources, groups):
+    """Makes the kernel of one convolution, in groups, of those of several.
+
+    Args:
+        kernels: [E, k, k, C, C'], each for one source; E = R * S, the source varies fastest.
+        sources: S.
+        groups: G, of S / G sources each; R is 1 unless G is 1.
+
+    Returns:
+        [k, k, S * C / G, E * C'], zero from a source to the results of another one's kernels.
+    """
+    edges, taps, _, inputs, outputs = kernels.shape
+    block = sources // groups
+    # By tap, channel, group, repetition, source within the group, and output.
+    kernels = kernels.reshape(-1, groups, block, taps, taps, inputs, outputs)
+    kernels = kernels.transpose(3, 4, 5, 1, 0, 2, 6)
+    own = jnp.eye(block, dtype=kernels.dtype)[:, None, None, None, :, None]
+    return (kernels[:, :, None] * own).reshape(taps, taps, block * inputs, edges * outputs)
+
+
+def _block_of(sources, most):
+    """The largest divisor of the number of sources that is at most `most`, but at least 1."""
+    return max(n for n in range(1, sources + 1) if sources % n == 0 and n <= max(most, 1))
 
 
 @backend.implementation("separable", "shifted")

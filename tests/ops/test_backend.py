@@ -41,16 +41,6 @@ def convolution(taps, stride, dilation, padding, size):
     return run, normal(0, 2, *size, 3), normal(1, *taps, 3, 4)
 
 
-def depthwise(width, stride, dilation, repeats, size):
-    """A case of "depthwise": every channel has some kernels."""
-    pads = (dilation * (width // 2),) * 2
-
-    def run(rule, x, kernel):
-        return convolutions._convolve(rule(stride, dilation, pads, 3), x, kernel)
-
-    return run, normal(0, 2, *size, 3), normal(1, width, width, 1, 3 * repeats)
-
-
 def separable(width, stride, dilation, size, streams=()):
     """A case of "separable"; with streams `vmap` runs them through shared kernels."""
 
@@ -118,12 +108,6 @@ CASES = {
     "strided_pointwise": [
         convolution((1, 1), stride, 1, None, size)
         for stride, size in itertools.product([(2, 2), (2, 1)], _SIZES)
-    ],
-    "depthwise": [
-        depthwise(*case, size)
-        for case, size in itertools.product(
-            [(3, (1, 1), 1, 1), (5, (2, 2), 1, 3), (3, (1, 1), 2, 2), (5, (2, 1), 2, 1)], _SIZES
-        )
     ],
     "separable": [
         separable(3, 1, 1, 6),

@@ -113,64 +113,41 @@ class MixedOperation(nnx.Module):
             parts = x.reshape(*x.shape[:3], sources, -1)
             x = parts[..., :channels].reshape(*x.shape[:3], -1)
             passed = self._halved(parts[..., channels:].reshape(*x.shape[:3], -1))
-        together = self._together()
-        outputs, norms, shifts, own_gates = [], [], [], []
-        for names, candidate in together:
+        outputs, norms, shifts = [], [], []
+        for name in self.names:
+            candidate = self.candidates[name]
             weightless = not jax.tree.leaves(nnx.state(candidate, nnx.Param))
             norm = getattr(candidate, "norm", None) if isinstance(candidate, Normalised) else None
-            with jax.named_scope("+".join(names)):
+            with jax.named_scope(name):
                 if norm is not None:
                     output = candidate.unnormalised(x, train)
                     if not train:
                         output = norm(jnp.tile(output, targets) if weightless else output, train)
-                elif names == [SKIP] and self.dropout:
+                elif name == SKIP and self.dropout:
                     output = _dropped_joined(x, gates[..., -2], gates[..., -1])
                 elif isinstance(candidate, prim.Identity):
                     output = x
                 else:
                     output = _each(candidate, jnp.tile(x, targets), targets * sources, train)
-            outputs.append(output.reshape(*output.shape[:3], len(names), -1, sources, channels))
-            columns = np.array([self.names.index(name) for name in names])
-            own_gates.append(jnp.moveaxis(gates[..., columns], -1, 0))
+            outputs.append(output.reshape(*output.shape[:3], -1, sources, channels))
             norms.append(norm if train else None)
             if norms[-1] is not None:
-                shift = norm.mean[...].reshape(len(names), targets, sources, channels)
-                shifts.append(shift[:, : outputs[-1].shape[4]])
+                shift = norm.mean[...].reshape(targets, sources, channels)
+                shifts.append(shift[: outputs[-1].shape[3]])
 
         standardised = tuple(norm is not None for norm in norms)
+        own_gates = tuple(gates[..., column] for column in range(len(outputs)))
         with jax.named_scope("mix"):
-            total, found = mix(standardised, tuple(outputs), tuple(shifts), tuple(own_gates))
+            total, found = mix(standardised, tuple(outputs), tuple(shifts), own_gates)
         for norm, moments in zip(filter(None, norms), found, strict=True):
             norm.update(*moments, math.prod(total.shape[:3]))
-        self._part(together)
         if self.partial > 1:
             with jax.named_scope("passed"):
-                passed = passed.reshape(*passed.shape[:3], 1, 1, sources, -1)
-                gate = gates[None, ..., len(self.names)]
+                passed = passed.reshape(*passed.shape[:3], 1, sources, -1)
+                gate = gates[..., len(self.names)]
                 passed, _ = mix((False,), (passed,), (), (gate,))
                 total = self._shuffled(total, passed)
         return total.reshape(*total.shape[:3], -1)
-
-    def _together(self):
-        """Returns lists of names, and for each one module that computes all that it names."""
-        groups = {}
-        for name in self.names:
-            alike = getattr(self.candidates[name], "alike", name)
-            groups.setdefault(alike, []).append(name)
-        return [
-            (names, prim.side_by_side([self.candidates[name] for name in names]))
-            for names in groups.values()
-        ]
-
-    def _part(self, together):
-        """Gives the primitives the statistics of the modules that `_together` made of several."""
-        for names, module in together:
-            if len(names) > 1:
-                statistics = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-                leaves, tree = jax.tree.flatten(statistics)
-                parts = zip(*(jnp.split(leaf, len(names)) for leaf in leaves))
-                for name, part in zip(names, parts, strict=True):
-                    nnx.update(self.candidates[name], jax.tree.unflatten(tree, part))
 
 
 def _if_kept(kept, candidate, x, train):

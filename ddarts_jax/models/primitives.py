@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -32,11 +31,6 @@ class DepthwiseSeparable(Normalised):
         self.norm = BatchNorm(channels, affine)
         self.stride, self.dilation = stride, dilation
 
-    @property
-    def alike(self):
-        """Modules in which this is equal can run `side_by_side`."""
-        return type(self), self.stride, self.dilation
-
     def unnormalised(self, x, train):
         """Returns the convolutions of ReLU(x)."""
         return self.convolved(jax.nn.relu(x))
@@ -55,11 +49,6 @@ class SepConv(Normalised):
         self.second = DepthwiseSeparable(channels, size, 1, affine=affine)
 
     @property
-    def alike(self):
-        """Modules in which this is equal can run `side_by_side`."""
-        return type(self), self.first.stride
-
-    @property
     def norm(self):
         """The second convolution's BatchNorm."""
         return self.second.norm
@@ -68,30 +57,6 @@ class SepConv(Normalised):
         """Returns both convolutions."""
         first = self.first.norm(self.first.unnormalised(x, train), train, rectify=True)
         return self.second.convolved(first)
-
-
-def side_by_side(modules):
-    """Makes one module of several that are `alike`; all have parameters with a leading axis of edges.
-
-    Its parameters are theirs, one after the other, so that it maps the modules' inputs, side by side in
-    the channels, to their outputs. Smaller depthwise kernels are padded with zeros: the memory's speed
-    limits them, not their arithmetic.
-    """
-    if len(modules) == 1:
-        return modules[0]
-
-    def join(*leaves):
-        if leaves[0].ndim == 5:
-            height, width = (max(leaf.shape[axis] for leaf in leaves) for axis in (1, 2))
-            around = [((height - x.shape[1]) // 2, (width - x.shape[2]) // 2) for x in leaves]
-            leaves = [
-                jnp.pad(x, [(0, 0), (y, y), (z, z), (0, 0), (0, 0)])
-                for x, (y, z) in zip(leaves, around)
-            ]
-        return jnp.concatenate(leaves)
-
-    graph, _ = nnx.split(modules[0])
-    return nnx.merge(graph, jax.tree.map(join, *[nnx.state(module) for module in modules]))
 
 
 class RowColumnConv(Normalised):

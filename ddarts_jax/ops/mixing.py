@@ -4,9 +4,8 @@ BatchNorm's gradient needs the sums of `cotangent` and of `cotangent * standardi
 pixels; the gradient of a gate is the latter, summed over the channels. So one pass over the primitives'
 outputs gives all these sums, and a second one their cotangents.
 
-Axes: images B, height H, width W, primitives P that were computed as one, targets T (the nodes that the
-mixtures go to), sources S (those that they come from), channels C. A primitive without weights gives the
-same to every target: its T is 1.
+Axes: images B, height H, width W, targets T (the nodes that the mixtures go to), sources S (those that
+they come from), channels C. A primitive without weights gives the same to every target: its T is 1.
 """
 
 import functools
@@ -17,7 +16,7 @@ from jax import lax
 
 from ddarts_jax.ops.normalisation import EPSILON, moments, sums
 
-_KEPT = 4  # P, T, S and C: all other axes are summed over
+_KEPT = 3  # T, S and C: all other axes are summed over
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -26,13 +25,13 @@ def mix(standardised, outputs, shifts, gates):
 
     Args:
         standardised: a bool for each output; those of primitives without BatchNorm are not standardised.
-        outputs: tuple of arrays [B, H, W, P, T or 1, S, C] in the compute dtype.
-        shifts: tuple, for each standardised output [P, T or 1, S, C]; see `moments`. Without gradient.
-        gates: tuple, for each output [P, T, S].
+        outputs: tuple of arrays [B, H, W, T or 1, S, C] in the compute dtype.
+        shifts: tuple, for each standardised output [T or 1, S, C]; see `moments`. Without gradient.
+        gates: tuple, for each output [T, S].
 
     Returns:
         [B, H, W, T, C] in the compute dtype; for each standardised output its mean and (biased)
-        variance [P, T or 1, S, C], float32 or better, without gradients.
+        variance [T or 1, S, C], float32 or better, without gradients.
     """
     return _mix_forward(standardised, outputs, shifts, gates)[0]
 
@@ -48,14 +47,14 @@ def _mix_forward(standardised, outputs, shifts, gates):
         if moves:
             mean, inverse = next(each)
             wide, scale = wide - mean, scale * inverse
-        total += _added_up(_added_up(wide * scale, 5), 3)
+        total += _added_up(wide * scale, 4)
     return (total.astype(outputs[0].dtype), tuple(found)), (outputs, shifts, scales, gates)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mix_backward(standardised, residuals, cotangents):
     outputs, shifts, scales, gates = residuals
-    cotangent = _wide(cotangents[0])[:, :, :, None, :, None, :]
+    cotangent = _wide(cotangents[0])[..., None, :]
     count = cotangent.size // cotangent[0, 0, 0].size
     each = iter(scales)
     factors = [next(each) if moves else (0, 1) for moves in standardised]
@@ -70,8 +69,8 @@ def _mix_backward(standardised, residuals, cotangents):
         if moves:
             to_output = cotangent - total / count - value * (own / count)
         to_output = to_output * (gate[..., None] * inverse)
-        if x.shape[4] == 1:
-            to_output = _added_up(to_output, 4)[:, :, :, :, None]
+        if x.shape[3] == 1:
+            to_output = _added_up(to_output, 3)[:, :, :, None]
         to_outputs.append(to_output.astype(x.dtype))
         to_gates.append(jnp.sum(own, -1).astype(gate.dtype))
     return tuple(to_outputs), jax.tree.map(jnp.zeros_like, shifts), tuple(to_gates)

@@ -11,7 +11,7 @@ from ddarts_jax.ops import backend
 from ddarts_jax.ops.convolution import Canonical, Wanted, convolve
 from ddarts_jax.ops.fusion import unfused
 
-_WIDEST = 256  # channels up to which a dense convolution is quicker on a GPU
+_MOST_TAPS = 9 * 256  # of all channels, up to which a dense convolution is quicker on an H100
 _BLOCK = 64  # channels of a block
 
 
@@ -21,6 +21,10 @@ def separable(x, spatial, pointwise, stride, dilation):
     Arguments and result are those of `separable_by_shifts`; or E kernels [E, k, k, 1, C] and
     [E, 1, 1, C, C'], see `separable_joined`.
     """
+    if stride > 1 and dilation % stride == 0:
+        # Every stride-th pixel is all that is read. XLA's gradients of strided and dilated convolutions
+        # would multiply with the zeros between.
+        x, dilation, stride = x[:, ::stride, ::stride], dilation // stride, 1
     if spatial.ndim == 5:
         return separable_joined(x, spatial, pointwise, stride, dilation)
     return backend.choose("separable")(x, spatial, pointwise, stride, dilation)
@@ -55,9 +59,10 @@ def separable_by_library(x, spatial, pointwise, stride, dilation):
 def separable_by_folding(x, spatial, pointwise, stride, dilation):
     """The same computation, as one dense convolution by the product of the two kernels.
 
-    It does more arithmetic, but in tensor cores, and writes nothing between the two.
+    It does more arithmetic, but in tensor cores, and writes nothing between the two. Many channels are
+    left to the library, unless the kernel is dilated: its gradients take up to a hundred times as long.
     """
-    if x.shape[-1] > _WIDEST:
+    if dilation == 1 and spatial.size > _MOST_TAPS:
         return separable_by_library(x, spatial, pointwise, stride, dilation)
     return separable_joined(x, spatial[None], pointwise[None], stride, dilation)
 

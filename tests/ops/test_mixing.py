@@ -10,27 +10,24 @@ from ddarts_jax.ops import backend
 from ddarts_jax.ops.mixing import mix
 
 _TARGETS, _SOURCES, _CHANNELS = 3, 2, 4
-# Two primitives computed as one, one that all targets share, one that is not standardised.
+# A primitive with weights, one without that all targets share, one that is not standardised.
 _STANDARDISED = (True, True, False)
-_SHAPES = ((2, _TARGETS), (1, 1), (1, 1))
+_OWN = (_TARGETS, 1, 1)  # different outputs of each
 
 
 def arguments(dtype):
     """Outputs, shifts and gates."""
     outputs = tuple(
-        jnp.asarray(3 + normal(i, 2, 5, 3, *shape, _SOURCES, _CHANNELS), dtype)
-        for i, shape in enumerate(_SHAPES)
+        jnp.asarray(3 + normal(i, 2, 5, 3, own, _SOURCES, _CHANNELS), dtype)
+        for i, own in enumerate(_OWN)
     )
     wide = jnp.promote_types(dtype, jnp.float32)
     shifts = tuple(
-        jnp.full((*shape, _SOURCES, _CHANNELS), 2.5, wide)
-        for shape, moves in zip(_SHAPES, _STANDARDISED)
+        jnp.full((own, _SOURCES, _CHANNELS), 2.5, wide)
+        for own, moves in zip(_OWN, _STANDARDISED)
         if moves
     )
-    gates = tuple(
-        jnp.asarray(normal(10 + i, shape[0], _TARGETS, _SOURCES), wide)
-        for i, shape in enumerate(_SHAPES)
-    )
+    gates = tuple(jnp.asarray(normal(10 + i, _TARGETS, _SOURCES), wide) for i in range(len(_OWN)))
     return outputs, shifts, gates
 
 
@@ -40,7 +37,7 @@ def plain(outputs, gates):
     for x, gate, moves in zip(outputs, gates, _STANDARDISED):
         if moves:
             x = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
-        total += jnp.sum(gate[..., None] * x, (3, 5))
+        total += jnp.sum(gate[..., None] * x, 4)
     return total
 
 
@@ -75,6 +72,6 @@ def test_nothing_needs_to_be_standardised(x64):
     """As in evaluation, where BatchNorm uses its running statistics."""
     outputs, _, gates = arguments("float64")
     total, moments = mix((False,) * 3, outputs, (), gates)
-    expected = sum(jnp.sum(g[..., None] * x, (3, 5)) for g, x in zip(gates, outputs))
+    expected = sum(jnp.sum(g[..., None] * x, 4) for g, x in zip(gates, outputs))
     np.testing.assert_allclose(total, expected, rtol=1e-12)
     assert moments == ()

@@ -108,8 +108,8 @@ def detect(
         raise UserError(
             f"The least probability of an object, --score, is from 0 to 1, not {score}."
         )
-    meta = _meta_of(directory, "detector")
-    forward, given = _load_detector(directory, meta), meta["preprocessing"]
+    meta, forward = load_detector(directory)
+    given = meta["preprocessing"]
     read = functools.partial(decoding.read_image, image_size=0, white=given["white"])
     for path in paths:
         try:
@@ -210,11 +210,16 @@ def _load_classifier(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray
     return lambda images: np.asarray(forward((images.astype(np.float32) / 255 - mean) / std))
 
 
-def _load_detector(directory, meta: dict) -> Callable:
-    """Loads the program; for its arguments see `exported.find`."""
+def load_detector(directory: str | os.PathLike) -> tuple[dict, Callable]:
+    """Returns the `meta.json` and the program, see `exported.find`, of an exported detector.
+
+    Raises:
+        UserError: the folder holds no export of a detector that this version can run.
+    """
+    meta = _meta_of(directory, "detector")
     canvas = (*meta["preprocessing"]["canvas"], meta["preprocessing"]["channels"])
     limit = meta["detections"]["limit"]
-    return _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
+    return meta, _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
 
 
 def _load_program(directory, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:

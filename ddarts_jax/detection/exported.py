@@ -24,6 +24,8 @@ def check_meta(meta: Mapping[str, Any]) -> None:
         or min(height, width, given["long_side"]) == 0
         or type(meta["detections"]["limit"]) is not int
         or given["channels"] not in (1, 3)
+        or len(names) != len(meta["category_ids"])
+        or not all(type(number) is int for number in meta["category_ids"])
         or numbers.shape != (2, given["channels"])
         or not (np.isfinite(numbers).all() and numbers[1].min() > 0)
     ):

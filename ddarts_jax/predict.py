@@ -108,8 +108,8 @@ def detect(
         raise UserError(
             f"The least probability of an object, --score, is from 0 to 1, not {score}."
         )
-    meta = _meta_of(directory, "detector")
-    forward, given = _load_detector(directory, meta), meta["preprocessing"]
+    meta, forward = load_detector(directory)
+    given = meta["preprocessing"]
     read = functools.partial(decoding.read_image, image_size=0, white=given["white"])
     for path in paths:
         try:
@@ -160,12 +160,7 @@ def read_meta(directory: str | os.PathLike) -> dict:
                 f"The export {directory} is of format {meta['format']!r}, but this version of "
                 f"ddarts_jax reads format {wanted}: use the version that wrote it."
             )
-        if wanted == FORMATS["detector"]:
-            from ddarts_jax.detection import exported
-
-            exported.check_meta(meta)
-        else:
-            _check_classifier(meta)
+        _check(meta)
     except OSError as error:
         raise UserError(
             f"{directory} is not a folder that task 'export' wrote: {path} cannot be read "
@@ -185,18 +180,33 @@ def read_meta(directory: str | os.PathLike) -> dict:
     return meta
 
 
-def _check_classifier(meta: dict) -> None:
-    """Raises an exception of any type unless a `meta.json` describes a classifier."""
+def _check(meta: dict) -> None:
+    """Raises an exception of any type unless a `meta.json` holds what that of its kind must."""
     names, given = meta["class_names"], meta["preprocessing"]
     numbers = np.array([given["mean"], given["std"]], np.float32)
+    if kind_of(meta) == "detector":
+        sides, others = (
+            (*given["canvas"], given["long_side"]),
+            (given["short_side"], given["white"]),
+        )
+        fits = (
+            len(given["canvas"]) == 2
+            and given["channels"] in (1, 3)
+            and len(meta["category_ids"]) == len(names)
+            and all(
+                type(each) is int for each in (*meta["category_ids"], meta["detections"]["limit"])
+            )
+        )
+    else:
+        sides, others = (given["image_size"],), (given["channels"], given.get("white", 0))
+        fits = given["crop"] in (None, crops.CENTRAL)
     if (
-        not (isinstance(names, list) and all(isinstance(name, str) for name in names))
-        or not all(type(given[key]) is int for key in ("image_size", "channels"))
-        or type(given.get("white", 0)) is not int
-        or not 0 <= given.get("white", 0) <= 65535
-        or given["crop"] not in (None, crops.CENTRAL)
+        not fits
+        or not (isinstance(names, list) and all(isinstance(name, str) for name in names))
+        or not all(type(number) is int and 0 <= number < 2**16 for number in (*sides, *others))
+        or min(sides) == 0
         or numbers.shape != (2, given["channels"])
-        or not (np.isfinite(numbers).all() and numbers[1].min() > 0 < given["image_size"])
+        or not (np.isfinite(numbers).all() and numbers[1].min() > 0)
     ):
         raise ValueError("class_names or preprocessing are not what an export holds")
 
@@ -210,11 +220,16 @@ def _load_classifier(directory, meta: dict) -> Callable[[np.ndarray], np.ndarray
     return lambda images: np.asarray(forward((images.astype(np.float32) / 255 - mean) / std))
 
 
-def _load_detector(directory, meta: dict) -> Callable:
-    """Loads the program; for its arguments see `exported.find`."""
+def load_detector(directory: str | os.PathLike) -> tuple[dict, Callable]:
+    """Returns the `meta.json` and the program, see `exported.find`, of an exported detector.
+
+    Raises:
+        UserError: the folder holds no export of a detector that this version can run.
+    """
+    meta = _meta_of(directory, "detector")
     canvas = (*meta["preprocessing"]["canvas"], meta["preprocessing"]["channels"])
     limit = meta["detections"]["limit"]
-    return _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
+    return meta, _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
 
 
 def _load_program(directory, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:

@@ -405,7 +405,8 @@ def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, cap
 
 
 @given(
-    st.sampled_from([("kind",), ("class_names",), ("preprocessing",), ("detections", "limit")]
+    st.sampled_from([("kind",), ("class_names",), ("category_ids",), ("preprocessing",)]
+    + [("detections", "limit")]
     + [("preprocessing", key) for key in ("canvas", "short_side", "channels", "mean", "white")]),
     _JSON,
 )  # fmt: skip
@@ -429,3 +430,4 @@ def test_any_other_meta_json_of_a_detector_is_a_user_error_or_read(
         given = found["preprocessing"]
         assert len(given["mean"]) == given["channels"] and min(given["canvas"]) > 0
         assert isinstance(found["detections"]["limit"], int)
+        assert len(found["category_ids"]) == len(found["class_names"])

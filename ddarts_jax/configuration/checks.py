@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddarts_jax.configuration.detection import detection_config
 from ddarts_jax.configuration.keys import METHODS, TASKS, default_config, sweep_config
 from ddarts_jax.configuration.values import flatten
 from ddarts_jax.errors import UserError
@@ -222,6 +223,11 @@ _CONFLICTS = (
         "evaluate, or leave config.weights empty",
     ),
     (
+        {"task": ("detect",), "export": _SET},
+        "an exported detector is not trained; set config.task=detect_evaluate, or leave config.export "
+        "empty",
+    ),
+    (
         {"task": ("seeds",), "grid": _SET},
         "several seeds of one config have no grid; leave it empty, or set config.task=sweep",
     ),
@@ -316,7 +322,8 @@ def validate(config: ConfigDict) -> None:
             )
     if "search.space" in values:
         spaces.primitives_of(values["search.space"])
-    defaults = flatten(sweep_config()) | flatten(default_config())
+    every = detection_config(), sweep_config(), default_config()
+    defaults = dict(item for config in every for item in flatten(config).items())
     _check_method(values, defaults)
     _check_stages(values)
     _refuse_conflicts(values, defaults)

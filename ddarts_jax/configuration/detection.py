@@ -7,6 +7,8 @@ def detection_config() -> ConfigDict:
     """Returns the keys of configs/detect_*.py, locked: RetinaNet on COCO, as in the article."""
     config = ConfigDict()
     config.task = "detect"  # 'detect' (train, evaluate); 'detect_evaluate': the workdir's detector
+    # Of 'detect_evaluate': folder of an exported detector, which is evaluated in place of the workdir's.
+    config.export = ""
     config.seed = 0  # determines all randomness
     # Compute dtype of convolutions. Boxes, scores and losses are always float32.
     config.dtype = "auto"  # 'float32', 'bfloat16'; 'auto': bfloat16 on accelerators

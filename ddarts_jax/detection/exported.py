@@ -11,25 +11,6 @@ from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.detection.instances import Objects
 
 
-def check_meta(meta: Mapping[str, Any]) -> None:
-    """Raises an exception of any type unless a `meta.json` describes a detector."""
-    given = meta["preprocessing"]
-    height, width = given["canvas"]
-    sides = (height, width, given["short_side"], given["long_side"], given["white"])
-    numbers = np.array([given["mean"], given["std"]], np.float32)
-    names = meta["class_names"]
-    if (
-        not (isinstance(names, list) and all(isinstance(name, str) for name in names))
-        or not all(type(side) is int and 0 <= side < 2**16 for side in sides)
-        or min(height, width, given["long_side"]) == 0
-        or type(meta["detections"]["limit"]) is not int
-        or given["channels"] not in (1, 3)
-        or numbers.shape != (2, given["channels"])
-        or not (np.isfinite(numbers).all() and numbers[1].min() > 0)
-    ):
-        raise ValueError("class_names or preprocessing are not what a detector's export holds")
-
-
 def resized(size: Sequence[int], preprocessing: Mapping[str, Any]) -> np.ndarray:
     """Computes the size of an image on the canvas as the training's stream does.
 

@@ -47,7 +47,7 @@ def identity_of(config, source: Source, train: Instances) -> dict[str, Any]:
     Where the images and the backbone lie does not matter, nor what is only looked at.
     """
     kept = config.to_dict()
-    for key in ("evaluate", "test", "profile", "checkpoint"):
+    for key in ("evaluate", "test", "profile", "checkpoint", "export"):
         del kept[key]
     for key in PLACES:
         del kept["data"][key]

@@ -7,6 +7,7 @@ from flax import nnx
 
 from ddarts_jax.models.layers import BatchNorm, ConvBN, kernel
 from ddarts_jax.ops.convolution import convolve
+from ddarts_jax.ops.pooling import global_pool
 
 
 class Head(nnx.Module):
@@ -19,8 +20,7 @@ class Head(nnx.Module):
 
     def __call__(self, x, train):
         """Maps features [B, H, W, C] to logits [B, num_classes]."""
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-        return self.classifier(x)
+        return self.classifier(global_pool(x))
 
 
 POOL = 5  # side of the auxiliary head's pooling window, in pixels

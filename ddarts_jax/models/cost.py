@@ -166,7 +166,7 @@ def _primitive_cost(name: str, channels: int, stride: int, size: int | None) -> 
 
 def _traced(run, *args) -> Iterator[tuple[str, JaxprEqn]]:
     """Traces a function; see `_equations`."""
-    with backend.compiling_for(backend.COUNTED):  # uses only convolutions and products
+    with backend.compiling_for("counted"):  # uses only convolutions and products
         closed = jax.make_jaxpr(run)(*args)
     return _equations(closed.jaxpr)
 

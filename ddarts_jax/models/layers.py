@@ -113,7 +113,14 @@ class BatchNorm(nnx.Module):
 
 
 class Normalised(nnx.Module):
-    """A layer that ends with a BatchNorm, `norm`, of what its method `unnormalised` computes."""
+    """A layer that ends with a BatchNorm, `norm`, of what its method `unnormalised` computes.
+
+    Attributes:
+        last: names of the kernels whose outputs, side by side, are normalised, for `folding`; none where
+            another layer inside of this one holds them, or where there are none.
+    """
+
+    last: tuple[str, ...] = ()
 
     def __call__(self, x, train):
         """Maps [B, H, W, cin] to [B, H / stride, W / stride, cout]."""
@@ -122,6 +129,8 @@ class Normalised(nnx.Module):
 
 class ConvBN(Normalised):
     """ReLU, convolution, BatchNorm (no ReLU with `relu=False`, as in the stem)."""
+
+    last = ("kernel",)
 
     def __init__(self, cin, cout, size, stride=1, *, affine, relu=True, padding=None):
         self.kernel = kernel(size, size, cin, cout)
@@ -139,6 +148,8 @@ class FactorizedReduce(Normalised):
 
     One convolution reads the even pixels, the other the odd ones; each produces half of the channels.
     """
+
+    last = ("even", "odd")
 
     def __init__(self, cin, cout, *, affine):
         half = cout // 2

@@ -25,6 +25,8 @@ from ddarts_jax.ops.separable import separable
 class DepthwiseSeparable(Normalised):
     """ReLU, depthwise k x k, pointwise 1x1, BatchNorm."""
 
+    last = ("pointwise",)
+
     def __init__(self, channels, size, stride, dilation=1, *, affine):
         self.spatial = kernel(size, size, 1, channels)
         self.pointwise = kernel(1, 1, channels, channels)
@@ -64,6 +66,8 @@ class RowColumnConv(Normalised):
 
     The stride is split: horizontal in the first convolution, vertical in the second.
     """
+
+    last = ("column",)
 
     def __init__(self, channels, size, stride, *, affine):
         self.row = kernel(1, size, channels, channels)

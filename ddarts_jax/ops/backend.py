@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import jax
 
-COUNTED = "counted"  # stands for a backend where products are counted, not run
-
-# Backends without their own row are treated like a GPU: they, too, run XLA's library operations well.
+# Backends without their own entry are treated like a GPU: they, too, run XLA's library operations well.
+# Two are no backends: "onnx" is the target of a conversion, to operations that ONNX has, for runtimes to
+# know; for "counted" a program is traced to count its convolutions and products.
 TABLE = {
     # Inside loops, XLA's CPU compiler runs the gradients that JAX derives with naive code.
     "convolution": {"cpu": "canonical", "gpu": "library"},
+    # A matrix product of images becomes an Einsum in ONNX, which few runtimes quantise or run well.
+    "pointwise": {"cpu": "product", "gpu": "product", "onnx": "library"},
     # XLA's GPU compiler aborts on a matrix product of strided slices (JAX 0.10 and 0.11).
     "strided_pointwise": {"cpu": "product", "gpu": "library"},
     # On a GPU few wide kernels are faster than many; on a CPU the data of one edge stay in the cache.
@@ -23,8 +25,13 @@ TABLE = {
     "moments": {"cpu": "separate", "gpu": "joined"},
     "sums": {"cpu": "separate", "gpu": "joined"},
     # XLA's grouped convolution is 5 to 20 times slower than shifted sums on a CPU, and on a GPU 2 to 9
-    # times slower than a dense one. Its products are those that the cost of a network consists of.
-    "separable": {"cpu": "shifted", "gpu": "folded", COUNTED: "library"},
+    # times slower than a dense one.
+    "separable": {"cpu": "shifted", "gpu": "folded", "onnx": "library", "counted": "library"},
+    # XLA's gradients of windowed reductions are slow.
+    "max_pool": {"cpu": "sliced", "gpu": "sliced", "onnx": "library"},
+    "avg_pool": {"cpu": "sliced", "gpu": "sliced", "onnx": "library"},
+    # Between convolutions ONNX needs no transposition for a pool, as it does for a mean.
+    "global_pool": {"cpu": "mean", "gpu": "mean", "onnx": "library"},
     # On a CPU, XLA fuses cotangents into their consumers, at several times the cost.
     "unfused": {"cpu": "product", "gpu": "identity"},
 }

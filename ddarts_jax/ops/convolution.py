@@ -43,7 +43,8 @@ def convolve(x, kernel, stride=(1, 1), dilation=1, padding=None, groups=1):
     geometry = tuple(stride), dilation, tuple(padding), groups
     if kernel.shape[:2] == (1, 1) and groups == 1 and not any(padding):
         # As a matrix product: XLA's gradients of a 1x1 convolution inside a loop are slow on a CPU.
-        rule = Product if geometry[0] == (1, 1) else backend.choose("strided_pointwise")
+        plain = geometry[0] == (1, 1)
+        rule = backend.choose("pointwise" if plain else "strided_pointwise")
     else:
         rule = Library if groups > 1 else backend.choose("convolution")
     return _convolve(rule(*geometry), x, kernel)
@@ -118,6 +119,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @backend.implementation("convolution", "library")
+@backend.implementation("pointwise", "library")
 @backend.implementation("strided_pointwise", "library")
 @dataclasses.dataclass(frozen=True)  # unlike tuples, unequal if their classes differ
 class Library:
@@ -203,6 +205,7 @@ class Canonical(Library):
         ).transpose(1, 2, 0, 3)
 
 
+@backend.implementation("pointwise", "product")
 @backend.implementation("strided_pointwise", "product")
 class Product(Library):
     """A 1x1 convolution without padding, in one group, as a matrix product."""

@@ -1,7 +1,8 @@
-"""3x3 pooling as in DARTS, with its own gradient rules.
+"""3x3 pooling as in DARTS, with its own gradient rules, and the mean over all pixels.
 
 The gradients are written out: those of XLA's windowed reductions (select-and-scatter) and of slices (a
-sum of padded pieces) take several times as long on a CPU.
+sum of padded pieces) take several times as long on a CPU. A forward pass that is converted to ONNX uses
+the windowed reductions.
 """
 
 import functools
@@ -9,9 +10,64 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 
+from ddarts_jax.ops import backend
 from ddarts_jax.ops.fusion import unfused
+
+
+def max_pool(x, stride):
+    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; the first of equals wins."""
+    return backend.choose("max_pool")(x, stride)
+
+
+def avg_pool(x, stride):
+    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image; sums are float32 or better."""
+    return backend.choose("avg_pool")(x, stride)
+
+
+def global_pool(x):
+    """Mean of `x` [B, H, W, C] over all pixels: [B, C], float32 or better."""
+    return backend.choose("global_pool")(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+@backend.implementation("global_pool", "mean")
+def global_pool_by_mean(x):
+    """A mean."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+@backend.implementation("global_pool", "library")
+def global_pool_by_library(x):
+    """One window of Flax's pooling."""
+    size = x.shape[1:3]
+    return jnp.squeeze(nnx.avg_pool(x, window_shape=size, strides=(1, 1), padding="VALID"), (1, 2))
+
+
+@backend.implementation("max_pool", "library")
+def max_pool_by_library(x, stride):
+    """The maximum by Flax's pooling."""
+    return _every(stride, nnx.max_pool(x, window_shape=(3, 3), strides=(1, 1), padding="SAME"))
+
+
+@backend.implementation("avg_pool", "library")
+def avg_pool_by_library(x, stride):
+    """The mean by Flax's pooling."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    window = {"window_shape": (3, 3), "strides": (1, 1), "padding": "SAME"}
+    return _every(stride, nnx.avg_pool(wide, **window, count_include_pad=False)).astype(x.dtype)
+
+
+def _every(stride, x):
+    """Takes every pixel at stride 1, every second one at stride 2.
+
+    Not by the stride of the pooling, whose "SAME" would place the windows of an even size otherwise.
+    Pooling over single pixels is one operation in ONNX, a slice of any number of images four.
+    """
+    if stride == 1:
+        return x
+    return nnx.max_pool(x, window_shape=(1, 1), strides=(stride, stride), padding="VALID")
 
 
 def _slide(x, axis, stride, fill, combine):
@@ -44,10 +100,11 @@ def _spread(outputs, stride, size, fill):
     return lax.pad(outputs, jnp.asarray(fill, outputs.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
 
 
+@backend.implementation("max_pool", "sliced")
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
-def max_pool(x, stride):
-    """3x3 maximum of `x` [B, H, W, C] with padding 1 that never wins; the first of equals wins."""
+def max_pool_by_slices(x, stride):
+    """The maximum of shifted images."""
     for axis in (1, 2):
         x = _slide(x, axis, stride, -jnp.inf, jnp.maximum)
     return x
@@ -83,13 +140,14 @@ def _max_pool_backward(stride, residuals, cotangent):
     return (unfused(total.astype(dtype)),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool_by_slices.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+@backend.implementation("avg_pool", "sliced")
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
-def avg_pool(x, stride):
-    """3x3 mean of `x` [B, H, W, C] over the pixels inside the image; sums are float32 or better."""
+def avg_pool_by_slices(x, stride):
+    """The mean as a sum of shifted images."""
     total = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for axis in (1, 2):
         total = _slide(total, axis, stride, 0, jnp.add)
@@ -107,7 +165,7 @@ def _inverse_counts(size, stride):
 
 
 def _avg_pool_forward(x, stride):
-    return avg_pool(x, stride), np.zeros((*x.shape[1:3], 0), np.uint8)
+    return avg_pool_by_slices(x, stride), np.zeros((*x.shape[1:3], 0), np.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -120,7 +178,7 @@ def _avg_pool_backward(stride, like, cotangent):
     return (spread[:, 1:-1, 1:-1].astype(cotangent.dtype),)
 
 
-avg_pool.defvjp(_avg_pool_forward, _avg_pool_backward)
+avg_pool_by_slices.defvjp(_avg_pool_forward, _avg_pool_backward)
 
 
 def max_pool_2x2(x):

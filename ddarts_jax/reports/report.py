@@ -36,7 +36,11 @@ def write(workdir: str | Path) -> Path:
     Raises:
         UserError: see `read_run`.
     """
-    run = read_run(workdir)
+    return _write(read_run(workdir))
+
+
+def _write(run: Run) -> Path:
+    """Writes the page of a run; returns its path."""
     page = Page(
         f"{run.name}: {run.config.get('task', 'run')} on {run.config.get('data.name', '?')}"
     )
@@ -102,10 +106,11 @@ class Live:
         """Writes the report of the ended or interrupted run; for an ended one also what sums it up."""
         self._write(_sum_up)
 
-    def _write(self, further: Callable[[Path], Any] = lambda workdir: None) -> None:
+    def _write(self, further: Callable[[Run], None] = lambda run: None) -> None:
         try:
-            write(self._workdir)
-            further(self._workdir)
+            run = read_run(self._workdir)
+            _write(run)
+            further(run)
         except Exception as error:
             if not self._failed:
                 reason = error if isinstance(error, UserError) else repr(error)
@@ -114,11 +119,11 @@ class Live:
         self._due = self._clock() + self._every
 
 
-def _sum_up(workdir: Path) -> None:
+def _sum_up(run: Run) -> None:
     """Writes the slide of an ended run, and for TensorBoard its settings, results and pictures."""
-    run = read_run(workdir)
     if not run.summary:
         return
+    workdir = run.workdir
     genotype = workdir / "genotype.png"
     if run.network and genotype.is_file():  # a detector has none
         slide.draw(run, genotype, workdir / layout.SLIDE)

@@ -68,8 +68,8 @@ def add(page: Page, groups: list) -> None:
         return
     page.heading("What accuracy costs")
     for cost in COSTS.values():
-        points = [(cost.of(run), run.outcome("test_accuracy")) for run in runs]
-        points = [(spent / cost.size, accuracy) for spent, accuracy in points if spent and accuracy]
+        parts = [_points(each, cost) for each in groups]
+        points = [point for own in parts for point in own.values()]
         if not points:
             continue
         page.chart(
@@ -77,7 +77,7 @@ def add(page: Page, groups: list) -> None:
             f"Each run's test accuracy over its {cost.name}. The line joins the runs that no other "
             "surpasses at their cost or less.",
             charts.figure(
-                [*_groups(groups, cost), _line(front(points))],
+                [*_markers(groups, parts, cost), _line(front(points))],
                 unit="fraction",
                 x=f"{cost.name}, {cost.unit}",
                 y="test accuracy",
@@ -87,27 +87,34 @@ def add(page: Page, groups: list) -> None:
         )
 
 
-def _groups(groups: list, cost: Cost) -> list[go.Scatter]:
-    """Returns the points of each group."""
+def _points(group, cost: Cost) -> dict[int, tuple[float, float]]:
+    """Returns cost, in its unit, and accuracy of the runs of a `comparison.Group` that have both."""
+    outcomes = {
+        number: (cost.of(run), run.outcome("test_accuracy")) for number, run in group.runs.items()
+    }
+    return {
+        number: (spent / cost.size, accuracy)
+        for number, (spent, accuracy) in outcomes.items()
+        if spent and accuracy
+    }
+
+
+def _markers(groups: list, parts: list[dict], cost: Cost) -> list[go.Scatter]:
+    """Returns the points of each group as markers."""
     found = []
-    for index, each in enumerate(groups):
-        outcomes = [
-            (number, cost.of(run), run.outcome("test_accuracy"))
-            for number, run in each.runs.items()
-        ]
-        own = [(number, spent / cost.size, a) for number, spent, a in outcomes if spent and a]
+    for index, (each, own) in enumerate(zip(groups, parts, strict=True)):
         found.append(
             go.Scatter(
                 name=each.label,
-                x=[spent for _, spent, _ in own],
-                y=[accuracy for *_, accuracy in own],
+                x=[spent for spent, _ in own.values()],
+                y=[accuracy for _, accuracy in own.values()],
                 mode="markers",
                 marker={
                     "size": 9,
                     "color": COLOURS[index % len(COLOURS)],
                     "symbol": _SYMBOLS[index // len(COLOURS) % len(_SYMBOLS)],
                 },
-                text=[f"{each.letter}, run {number}" for number, *_ in own],
+                text=[f"{each.letter}, run {number}" for number in own],
                 hovertemplate="%{text}: %{x:.3g} " + cost.unit + ", %{y:.2%}<extra></extra>",
             )
         )

@@ -1,7 +1,7 @@
 """The tasks 'detect', which trains and evaluates a detector, and 'detect_evaluate', which evaluates one.
 
-An evaluation of other test images than those of the training, or by another section `test` of the config,
-writes files of its own, and the run's results stay as they are.
+An evaluation of other test images than those of the training, by another section `test` of the config, or
+of an exported detector writes files of its own, and the run's results stay as they are.
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddarts_jax import predict
 from ddarts_jax.configuration import differences
 from ddarts_jax.data.splits import spread
-from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, saved
+from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, exported, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector, Source
 from ddarts_jax.detection.evaluate import Tested, evaluate_stream
+from ddarts_jax.detection.instances import Classes, Instances
 from ddarts_jax.detection.training import Feed, make_step
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
@@ -101,7 +103,7 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
         variables, tested = _train(own, identity, workdir, writer)
     weights.save_network(workdir / layout.DETECTOR, variables)
     tested = tested or own.evaluate(variables)
-    _write_results(workdir, own.test, tested, "")
+    _write_results(workdir, test, own.pixels.white, tested, "")
     summary = _summarize(own, variables, tested, workdir, clock)
     live.close()
     return summary
@@ -215,7 +217,7 @@ def _summarize(
         f"parameters {summary['params']:,}, MACs {summary['macs']:,} for an image on {height} x {width} "
         "pixels"
     )
-    _print_numbers(own.test, tested)
+    _print_numbers(own.test.instances, tested)
     compiling = summary["compile_seconds"]
     note = f" ({compiling} s of them compiling)" if compiling else ""
     print(f"Done in {summary['seconds']} s{note}; results are in {workdir}.")
@@ -223,16 +225,17 @@ def _summarize(
 
 
 def evaluate(config, workdir: Path, dtype) -> dict:
-    """Evaluates the detector of a workdir on the test images of the config.
+    """Evaluates the detector of a workdir, or an exported one, on the test images of the config.
 
     Writes `detections.json`, `detection.json` and `pictures/`; on other images than those of the
-    training's test, or by another section `test`, `detections-<name>.json` and so on in place of them.
+    training's test, by another section `test`, or of an exported detector, `detections-<name>.json` and
+    so on in place of them.
 
     Args:
         config: the whole config. Besides the test images and section `test`, what it says about the
             detector and the size of images must be what it was trained with.
-        workdir: of a task 'detect' that has ended.
-        dtype: compute dtype.
+        workdir: of a task 'detect' that has ended; where `config.export` names a folder, any.
+        dtype: compute dtype, which an exported detector does not need.
 
     Returns:
         The 12 numbers of COCO by name, and the paths of the files.
@@ -240,6 +243,8 @@ def evaluate(config, workdir: Path, dtype) -> dict:
     Raises:
         UserError: there is no detector, or it was trained with other settings or classes.
     """
+    if config.export:
+        return _evaluate_export(config, workdir)
     own = saved.load(workdir, config.test)
     _check_settings(config, own.config, workdir)
     test = datasets.load_test(config.data, own.classes)
@@ -250,11 +255,49 @@ def evaluate(config, workdir: Path, dtype) -> dict:
     stream = datasets.test_stream(config, test, own.pixels)
     tested = evaluate_stream(own.detector, own.variables, stream, own.pixels, dtype)
     same = test.identity == own.data.get("test") and config.test == own.config.test
-    paths = _write_results(workdir, stream, tested, "" if same else evaluation.file_name(test.name))
-    _print_numbers(stream, tested)
-    print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
+    name = "" if same else evaluation.file_name(test.name)
+    numbers = _finish(workdir, test, own.pixels.white, tested, name)
     report.Live(workdir).close()
-    return tested.evaluation.numbers | {key: str(path) for key, path in paths.items()}
+    return numbers
+
+
+def _evaluate_export(config, workdir: Path) -> dict:
+    """Evaluates the program of an export, image by image as `predict` runs it; see `evaluate`."""
+    folder = Path(config.export)
+    meta, forward = predict.load_detector(folder)
+    given = meta["preprocessing"]
+    _check_export(config, meta)
+    ids = np.array(meta["category_ids"], np.int64)
+    test = datasets.load_test(config.data, Classes(str(folder), ids, tuple(meta["class_names"])))
+    sizes = exported.resized(test.sizes, given)
+    if smaller := int((sizes > given["canvas"]).any(1).sum()):
+        _logger.warning(
+            "detect_evaluate: %d of the %d images are made smaller to lie on the canvas of %d x %d",
+            *(smaller, len(test), *given["canvas"]),
+        )
+    results = []
+    for row in range(len(test)):
+        image = test.read(row, given["channels"], given["white"])
+        found = exported.find(forward, image, given)
+        arrays = (each[None] for each in (found.boxes, found.scores, found.labels))
+        valid = np.ones((1, len(found.labels)), bool)
+        results += coco_evaluation.results_of(test, [row], test.sizes[[row]], *arrays, valid)
+    tested = Tested(results, coco_evaluation.evaluate(test, results))
+    name = f"{evaluation.file_name(test.name)}-of-{evaluation.file_name(folder.resolve().name)}"
+    return _finish(workdir, test, given["white"], tested, name)
+
+
+def _check_export(config, meta: dict) -> None:
+    """Refuses another size of images, or other boxes that count, than the exported program has."""
+    given = meta["preprocessing"]
+    there = {"data": {key: given[key] for key in ("short_side", "long_side")}}
+    here = {"data": {"short_side": max(config.data.short_side), "long_side": config.data.long_side}}
+    there["test"], here["test"] = meta["detections"], config.test.to_dict()
+    if different := differences(there, here):
+        raise UserError(
+            f"The exported detector in {config.export} has other settings (there, here): "
+            f"{'; '.join(different)}. Set them as there."
+        )
 
 
 def _check_settings(config, own, workdir: Path) -> None:
@@ -273,16 +316,31 @@ def _check_settings(config, own, workdir: Path) -> None:
         )
 
 
-def _print_numbers(stream: CanvasStream, tested: Tested) -> None:
+def _print_numbers(test: Instances, tested: Tested) -> None:
     numbers = tested.evaluation.numbers
     said = ", ".join(f"{name} {100 * numbers[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    print(f"box {said} on {len(stream.instances)} test images")
+    print(f"box {said} on {len(test)} test images")
+
+
+def _finish(workdir: Path, test: Instances, white: int, tested: Tested, name: str) -> dict:
+    """Writes and prints an evaluation; returns its numbers and paths, see `_write_results`."""
+    paths = _write_results(workdir, test, white, tested, name)
+    _print_numbers(test, tested)
+    print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
+    return tested.evaluation.numbers | {key: str(path) for key, path in paths.items()}
 
 
 def _write_results(
-    workdir: Path, stream: CanvasStream, tested: Tested, name: str
+    workdir: Path, test: Instances, white: int, tested: Tested, name: str
 ) -> dict[str, Path]:
     """Writes detections, evaluation and pictures; with a name, as those of other data.
+
+    Args:
+        workdir: where to.
+        test: the images.
+        white: see `Pixels`.
+        tested: what was found in them.
+        name: part of the files' names; empty: the run's own.
 
     Returns:
         The paths, by "detections", "detection" and "pictures".
@@ -295,16 +353,15 @@ def _write_results(
     }
     paths = {key: path.with_stem(path.stem + ending) for key, path in paths.items()}
     coco_evaluation.write_results(paths["detections"], tested.results)
-    facts = coco_evaluation.facts(stream.instances, tested.evaluation)
-    write_json(paths["detection"], {"data": stream.instances.name} | facts)
-    _draw(stream, tested, paths["pictures"])
+    facts = coco_evaluation.facts(test, tested.evaluation)
+    write_json(paths["detection"], {"data": test.name} | facts)
+    _draw(test, white, tested, paths["pictures"])
     return paths
 
 
-def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
+def _draw(test: Instances, white: int, tested: Tested, folder: Path) -> None:
     """Draws some test images with truth and detections, and how well all fit."""
     folder.mkdir(exist_ok=True)
-    test = stream.instances
     rows = spread(len(test), _PICTURES)
     wanted = {int(test.image_ids[row]): row for row in rows}
     found = {row: [] for row in rows}
@@ -312,7 +369,7 @@ def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
         if each["image_id"] in wanted and each["score"] >= _SHOWN:
             found[wanted[each["image_id"]]].append(each)
     for number, row in enumerate(rows, 1):
-        image = test.read(row, test.channels, stream.white)
+        image = test.read(row, test.channels, white)
         truth = draw_detections.Boxes(*test.ground_truth(row))
         path = folder / f"{number:02d}.png"
         draw_detections.draw_pair(image, truth, _boxes(test, found[row]), test.class_names, path)

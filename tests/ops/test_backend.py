@@ -32,7 +32,7 @@ def normal(seed, *shape):
 
 
 def convolution(taps, stride, dilation, padding, size):
-    """A case of "convolution" or "strided_pointwise": the function of a rule, and its arguments."""
+    """A case of "convolution" or of a pointwise one: the function of a rule, and its arguments."""
     pads = tuple(dilation * (n // 2) if padding is None else padding for n in taps)
 
     def run(rule, x, kernel):
@@ -52,6 +52,12 @@ def separable(width, stride, dilation, size, streams=()):
 
     x = normal(0, *streams, 2, size, size + 1, 4)
     return run, x, normal(1, width, width, 1, 4), normal(2, 1, 1, 4, 6)
+
+
+def pool(function, x, *stride):
+    """A pool; that over all pixels gets images in float32 or better."""
+    wide = x if stride else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return function(wide, *stride).astype(x.dtype)
 
 
 def of_pixels(function):
@@ -91,6 +97,10 @@ def cell_edges(reduction):
 
 
 _SIZES = [(6, 7), (1, 5)]
+_POOLS = [
+    (lambda function, x, stride=stride: pool(function, x, stride), normal(0, 2, *size, 3))
+    for stride, size in itertools.product([1, 2], _SIZES)
+]
 CASES = {
     "convolution": [
         convolution(*case, size)
@@ -105,6 +115,7 @@ CASES = {
             _SIZES,
         )
     ],
+    "pointwise": [convolution((1, 1), (1, 1), 1, None, (6, 7))],
     "strided_pointwise": [
         convolution((1, 1), stride, 1, None, size)
         for stride, size in itertools.product([(2, 2), (2, 1)], _SIZES)
@@ -120,6 +131,9 @@ CASES = {
         of_pixels(lambda function, xs: function(xs, [jnp.full(3, 0.5), jnp.full(2, -0.5)], 1))
     ],
     "sums": [of_pixels(lambda function, xs: function(xs, 1))],
+    "max_pool": _POOLS,
+    "avg_pool": _POOLS,
+    "global_pool": [(pool, normal(0, 2, 6, 7, 3))],
     "edges": [cell_edges(False), cell_edges(True)],
     "unfused": [(lambda function, x: function(x), normal(0, 2, 3, 3, 4))],
 }

@@ -228,6 +228,29 @@ def test_prediction_from_files_is_the_evaluation_of_the_run(exported_run, found,
         _assert_found(result.boxes, result.scores, result.labels, wanted)
 
 
+def test_an_export_is_evaluated_as_its_run_was(exported_run, run, tmp_path, caplog):
+    """The numbers are those of the run, nothing goes to the export, and other settings are refused."""
+    folder, _ = exported_run
+    config = configuration.load(run / "config.json")
+    config.task, config.export = "detect_evaluate", str(folder)
+    before = sorted(os.listdir(folder))
+    numbers = detection.evaluate(config, tmp_path, "float32")
+    assert sorted(os.listdir(folder)) == before
+    expected = json.loads((run / "detection.json").read_text())["numbers"]
+    for key, value in expected.items():
+        assert numbers[key] == pytest.approx(value, abs=1e-3), key
+    written = json.loads((tmp_path / "detection-objects-of-out.json").read_text())
+    assert written["numbers"]["AP"] == numbers["AP"] > 0.2
+    assert len(list((tmp_path / "pictures-objects-of-out").glob("0?.png"))) == 5
+    assert not [record for record in caplog.records if "made smaller" in record.getMessage()]
+    config.test.limit = 7
+    with pytest.raises(UserError, match=r"other settings \(there, here\): test.limit: 20, 7"):
+        detection.evaluate(config, tmp_path, "float32")
+    config.task = "detect"
+    with pytest.raises(UserError, match="an exported detector is not trained"):
+        configuration.validate(config)
+
+
 def test_the_code_of_the_model_card_works_as_printed(exported_run, found, tmp_path, capsys):
     """Every Python block of README.md runs in the folder and prints what the run found."""
     folder, meta = exported_run

@@ -1,5 +1,6 @@
 """The forward pass as a file: StableHLO for JAX, ONNX for other runtimes."""
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.detector import Detector
 from ddarts_jax.detection.retinanet import Detections
 from ddarts_jax.errors import UserError
+from ddarts_jax.models import folding
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
 from ddarts_jax.ops import backend
@@ -29,7 +31,7 @@ def write_models(folder: Path, net: Network, variables: Variables, dataset: Data
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     (folder / "model.stablehlo").write_bytes(stablehlo(net, variables, shape).serialize())
     inputs = {"images": ("batch", *shape)}
-    write_onnx(folder / "model.onnx", _portable(net, variables), inputs, ["logits"])
+    write_onnx(folder / "model.onnx", _folded(net, variables), inputs, ["logits"])
 
 
 def write_detector(
@@ -44,8 +46,8 @@ def write_detector(
         shape: of the canvas, (H, W, C).
     """
 
-    def find(images, sizes):
-        with backend.compiling_for("gpu"):
+    def find(target, images, sizes):
+        with backend.compiling_for(target):
             return tuple(detectors.detect(detector, variables, images, sizes))
 
     def inputs(batch):
@@ -55,8 +57,9 @@ def write_detector(
         }
 
     (batch,) = jax.export.symbolic_shape("batch")
-    program = _exported(find, *inputs(batch).values())
+    program = _exported(functools.partial(find, "gpu"), *inputs(batch).values())
     (folder / "model.stablehlo").write_bytes(program.serialize())
+    find = functools.partial(find, "onnx")
     write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields)
 
 
@@ -66,11 +69,23 @@ def write_weights(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
 
 
 def _portable(net: Network, variables: Variables) -> Callable[[jax.Array], jax.Array]:
-    """Returns the forward pass, made of operations that every backend and the ONNX converter know."""
+    """Returns the forward pass, made of operations that every backend knows."""
 
     def forward(images):
         module = nnx.merge(net.graph, *variables)
         with backend.compiling_for("gpu"):
+            return module(images)
+
+    return forward
+
+
+def _folded(net: Network, variables: Variables) -> Callable[[jax.Array], jax.Array]:
+    """Returns the forward pass with BatchNorm folded, made of operations that ONNX has."""
+    module = nnx.merge(net.graph, *variables)
+    folding.fold(module)
+
+    def forward(images):
+        with backend.compiling_for("onnx"):
             return module(images)
 
     return forward
@@ -128,6 +143,7 @@ def write_onnx(
             input_names=list(inputs),
             output_names=list(outputs),
         )
+        model = _simplified(model, path)
     except Exception as error:  # a converter that does not fit this JAX raises nearly anything
         raise UserError(
             f"model.onnx cannot be written: jax2onnx fails with JAX {jax.__version__} ({error!r:.200}); "
@@ -136,6 +152,31 @@ def write_onnx(
         ) from error
     finally:
         logging.disable(logging.NOTSET)
+    path.write_bytes(model.SerializeToString())
+
+
+def _simplified(model, scratch: Path):
+    """Lets ONNX Runtime simplify an `onnx.ModelProto`, and returns what it makes of it.
+
+    Its basic optimisations leave standard operations alone: constants are computed, biases become those
+    of their convolutions, transpositions that undo each other go.
+
+    Args:
+        model: of the converter.
+        scratch: a file that may be written.
+    """
+    import onnx
+    import onnxruntime
+
     # The converter's shapes of inner values are wrong where it moved a transposition.
     del model.graph.value_info[:]
-    path.write_bytes(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch)
+    onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    simplified = onnx.load(scratch)
+    # It names all sets of operations that it knows, which other runtimes would look for.
+    standard = [each for each in simplified.opset_import if not each.domain]
+    del simplified.opset_import[:]
+    simplified.opset_import.extend(standard)
+    return simplified

@@ -4,9 +4,9 @@ import collections
 import errno
 import importlib.util
 import json
-import re
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 

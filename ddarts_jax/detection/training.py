@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from ddarts_jax.data.stream import prefetch
 from ddarts_jax.detection import detector as detectors
-from ddarts_jax.detection import retinanet
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
@@ -36,7 +35,7 @@ class DetectorState(NamedTuple):
     optimizer: optax.OptState
 
 
-def make_step(detector: Detector, settings, plan: Schedule, weights):
+def make_step(detector: Detector, settings, plan: Schedule, weights, seed: int = 0):
     """Builds the training step.
 
     Args:
@@ -44,6 +43,7 @@ def make_step(detector: Detector, settings, plan: Schedule, weights):
         settings: section `train` of the config.
         plan: steps of an epoch.
         weights: of the detector, for their structure.
+        seed: of all that the head draws; with the step it gives the random key.
 
     Returns:
         `init(variables) -> DetectorState` and `step(state, images, truth) -> (state, metrics)`, where
@@ -60,22 +60,23 @@ def make_step(detector: Detector, settings, plan: Schedule, weights):
     def init(variables):
         return DetectorState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
 
-    def loss_of(weights, statistics, images, truth):
+    def loss_of(weights, statistics, images, truth, key):
         variables = Variables(weights, statistics)
-        outputs, statistics = detectors.run(detector, variables, images, train=True)
-        parts = retinanet.loss(detector.head, outputs, truth)
-        return parts.classification + parts.boxes, (parts, statistics)
+        parts, statistics = detectors.losses(detector, variables, images, truth, key)
+        return sum(parts.values()), (parts, statistics)
 
     def step(state: DetectorState, images, truth):
         weights, statistics = state.variables
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (parts, statistics)), gradient = differentiate(weights, statistics, images, truth)
+        (loss, (parts, statistics)), gradient = differentiate(
+            *(weights, statistics, images, truth, key)
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
         variables = Variables(optax.apply_updates(weights, updates), statistics)
         measured = {
             "loss": loss,
-            "loss_classification": parts.classification,
-            "loss_boxes": parts.boxes,
+            **{f"loss_{name}": part for name, part in parts.items()},
             "gradient_norm": optax.global_norm(gradient),
             "update_norm": optax.global_norm(updates),
         }

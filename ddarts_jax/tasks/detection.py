@@ -141,7 +141,7 @@ def _train(
         own.training.batches_per_epoch * settings.batch_images,
         *(settings.batch_images, settings.epochs, config.chunk_steps),
     )
-    init, step = make_step(own.detector, settings, plan, own.variables.weights)
+    init, step = make_step(own.detector, settings, plan, own.variables.weights, config.seed)
     mesh = sharding.data_mesh(settings.batch_images)
     feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh)
     _logger.info(

@@ -11,8 +11,12 @@ import tiny_detector
 
 from ddarts_jax.detection import datasets, retinanet
 from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.found import Options
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import backbone, cost, network, weights
+from ddarts_jax.models.layers import Variables
+
+_HEAD = ("pyramid", "classes", "boxes")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_a_backbone_is_a_run_or_a_genotype(place):
 def test_the_levels_and_weights_of_a_detector(place):
     """Chosen or given levels, further ones on top; as many weights as its parts have."""
     _, detector, variables = built(place, fpn__levels=3)
-    assert (detector.levels, detector.head.strides) == ((1, 2), (8, 16, 32))
+    assert (detector.levels, detector.head.anchors.strides) == ((1, 2), (8, 16, 32))
     assert detector.batch_norm and detector.frozen_cells == 0
     assert set(variables.weights) == {"backbone", "pyramid", "classes", "boxes"}
     counts = detectors.parameters(variables)
@@ -57,7 +61,7 @@ def test_the_levels_and_weights_of_a_detector(place):
     # Two towers of one hidden 3x3 convolution, 9 anchors with 2 classes and 4 sides.
     assert counts["heads"] == sum(9 * 8 * n + n for n in (8, 8, 9 * 2, 9 * 4))
     given = built(place, None, backbone__levels=(0, 1, 2), fpn__levels=3)[1]
-    assert (given.levels, given.head.strides) == ((0, 1, 2), (4, 8, 16))
+    assert (given.levels, given.head.anchors.strides) == ((0, 1, 2), (4, 8, 16))
     with pytest.raises(UserError, match="position 9, which the network does not have"):
         built(place, None, backbone__levels=(9,))
     with pytest.raises(UserError, match=r"fpn\.levels=1, but the pyramid reads 2"):
@@ -97,7 +101,7 @@ def test_statistics_change_by_the_batch_alone(place):
 
     @jax.jit
     def run(variables):
-        return [detectors.run(each, variables, images, True)[1] for each in (batch, frozen)]
+        return [detectors.features(each, variables, images, True)[1] for each in (batch, frozen)]
 
     old = weights.named(variables.statistics)
     changed, same = (weights.named(found) for found in run(variables))
@@ -127,16 +131,16 @@ def test_detections_are_those_of_the_heads_outputs(place):
 
     @jax.jit
     def both(variables):
-        outputs, _ = detectors.run(detector, variables, images, False)
-        wanted = retinanet.detections(
-            detector.head, outputs, sizes, score=0.0, nms=0.5, per_level=50, limit=7
-        )
+        maps, _ = detectors.features(detector, variables, images, False)
+        own = Variables({name: variables.weights[name] for name in _HEAD}, {})
+        outputs = retinanet.predict(detector.head, own, maps)
+        wanted = retinanet.detections(detector.head, outputs, sizes, Options(0.0, 0.5, 50, 7))
         return detectors.detect(detector, variables, images, sizes), wanted
 
     found, wanted = both(variables)
     assert found.boxes.shape == (2, 7, 4) and (found.count == 7).all()
     assert found.boxes[1, :, [0, 2]].max() <= 20 and found.boxes[1, :, [1, 3]].max() <= 9
-    for one, other in zip(found, wanted):
+    for one, other in zip(found.arrays(), wanted.arrays(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

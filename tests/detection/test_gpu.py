@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ddarts_jax.detection import retinanet
+from ddarts_jax.detection.found import Options
 from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.distributed import sharding
 
@@ -73,7 +74,7 @@ def test_detections():
 
     def detect(net, variables, features, truth):
         outputs = retinanet.predict(net, variables, features)
-        return retinanet.detections(net, outputs, truth.sizes, per_level=16, limit=10)
+        return retinanet.detections(net, outputs, truth.sizes, Options(per_level=16, limit=10))
 
     text = compiled(detect)
     assert gpu_program.describe(text)["unknown_loops"]

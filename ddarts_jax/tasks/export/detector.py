@@ -185,9 +185,9 @@ def _expected(network: Trained, some: Instances) -> tuple[list[Boxes], np.ndarra
     expected, scales = [], []
     for batch in network.stream(some).batches():
         found = jax.device_get(find(batch.images, batch.sizes))
-        for row, size, *each in zip(batch.rows, batch.sizes, *found):
+        for row, size, *each in zip(batch.rows, batch.sizes, *found.arrays()):
             if row >= 0:
-                boxes, scores, labels, count = each
+                boxes, scores, labels, count = each[:4]
                 scale = (some.sizes[row] / size)[[1, 0, 1, 0]]
                 expected.append(Boxes(boxes[:count] * scale, labels[:count], scores[:count]))
                 scales.append(scale.max())
@@ -234,7 +234,7 @@ def _describe(network: Trained) -> dict:
             "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",
         },
         "network": {
-            "detector": "retinanet",
+            "detector": config.detector,
             **trained.sizes_in(network.source),
             "levels": list(own.detector.levels),
             "pyramid_channels": config.fpn.channels,

@@ -15,7 +15,7 @@ from flax import nnx
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.detector import Detector
-from ddarts_jax.detection.retinanet import Detections
+from ddarts_jax.detection.found import Detections
 from ddarts_jax.errors import UserError
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.network import Network
@@ -46,7 +46,7 @@ def write_detector(
 
     def find(images, sizes):
         with backend.compiling_for("gpu"):
-            return tuple(detectors.detect(detector, variables, images, sizes))
+            return detectors.detect(detector, variables, images, sizes).arrays()
 
     def inputs(batch):
         return {
@@ -57,7 +57,8 @@ def write_detector(
     (batch,) = jax.export.symbolic_shape("batch")
     program = _exported(find, *inputs(batch).values())
     (folder / "model.stablehlo").write_bytes(program.serialize())
-    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields)
+    outputs = Detections._fields[: len(program.out_avals)]
+    write_onnx(folder / "model.onnx", find, inputs(1), outputs)
 
 
 def write_weights(folder: Path, weights: Mapping[str, np.ndarray]) -> None:

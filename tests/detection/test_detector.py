@@ -1,5 +1,6 @@
 """Tests of the detector: where its backbone comes from, what it normalises, what learns, its cost."""
 
+import functools
 import types
 
 import jax
@@ -11,6 +12,7 @@ import tiny_detector
 
 from ddarts_jax.detection import datasets, retinanet
 from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.anchors import Anchors
 from ddarts_jax.detection.found import Options
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import backbone, cost, network, weights
@@ -184,3 +186,33 @@ def test_pixels_reach_a_detector_as_its_backbone_has_learnt_them(place, caplog):
     assert "made grey" in caplog.text
     with pytest.raises(UserError, match="images of 5 channels"):
         datasets.pixels_of(config.data, train, learnt | {"image_shape": [8, 8, 5]})
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+def test_a_detector_in_two_stages(place, name):
+    """Its finest level is of stride 4; the coarsest is one more on top, which only proposals read."""
+    changes = tiny_detector.TWO_STAGES | {"detector": name}
+    _, detector, variables = built(place, None, **changes)
+    assert (detector.levels, detector.head.roi.strides) == ((0, 1, 2), (4, 8, 16))
+    assert detector.head.rpn.anchors == Anchors((4, 8, 16, 32), (3.0,), False, False)
+    heads = {"rpn", "box"} | ({"mask"} if name == "mask_rcnn" else set())
+    assert set(variables.weights) == {"backbone", "pyramid"} | heads
+    counts = detectors.parameters(variables)
+    # Two hidden layers of 16 behind 7 x 7 x 8 features, 3 outputs and 2 boxes; 3 anchors.
+    expected = {
+        "box": 49 * 8 * 16 + 16 + 16 * 17 + 17 * (3 + 8),
+        "rpn": 9 * 8 * 8 + 8 + 9 * (3 + 12),
+    }
+    if name == "mask_rcnn":
+        expected["mask"] = 4 * (9 * 8 * 8 + 8) + 4 * 8 * 8 + 8 + 9 * 2
+    assert counts["heads"] == sum(expected.values())
+    found = detectors.macs(detector, variables, (64, 32, 3))
+    positions = 16 * 8 + 8 * 4 + 4 * 2 + 2 * 1
+    macs = positions * (9 * 8 * 8 + 8 * 15) + 30 * (49 * 8 * 16 + 16 * 16 + 16 * 11)
+    if name == "mask_rcnn":
+        macs += 10 * (196 * (4 * 9 * 8 * 8 + 4 * 8 * 8) + 784 * 8 * 2)
+    assert found["heads"] == macs
+    images = jax.ShapeDtypeStruct((2, 64, 32, 3), np.float32)
+    sizes = jax.ShapeDtypeStruct((2, 2), np.int32)
+    found = jax.eval_shape(functools.partial(detectors.detect, detector), variables, images, sizes)
+    assert found.boxes.shape == (2, 10, 4) and (found.masks is None) == (name == "faster_rcnn")

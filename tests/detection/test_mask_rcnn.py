@@ -1,6 +1,8 @@
 """Mask R-CNN: the whole detector against torchvision's, and what its losses and detections must be."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import chex
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import tiny
 from flax import nnx
 
 from ddarts_jax import configuration
@@ -15,6 +18,7 @@ from ddarts_jax.detection import mask_rcnn, matching, roi_heads, rpn
 from ddarts_jax.detection.found import Options
 from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.detection.roi_align import roi_align
+from ddarts_jax.distributed import sharding
 
 WIDTHS, STRIDES = (12, 16, 24, 30), (4, 8, 16, 32)
 _DEFAULTS = configuration.detection_config()
@@ -242,3 +246,157 @@ def test_losses_and_gradients_are_torchvision_s(whole, trained):
     expected = data["gradient/roi_heads.box_predictor.bbox_pred.weight"]
     parity.assert_near(own, expected[4:], 1e-4)
     assert not expected[:4].any()
+
+
+def small(masks=True, key=0):
+    """A detector of two levels and three classes."""
+    settings = sections({"samples": 32, "per_level": 60, "limit": 40, "scale": 3.0}, {"width": 8})
+    return mask_rcnn.build(
+        *((4, 4), (4, 8), 3),
+        **settings,
+        masks=masks,
+        channels=6,
+        levels=3,
+        key=None if key is None else jax.random.key(key),
+    )
+
+
+def maps_of(batch, dtype=np.float32):
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=(batch, side, side, 4)).astype(dtype) for side in (16, 8)]
+
+
+def some_truth():
+    """Two, one and no objects in images of 64 x 64; masks are the upper halves of their boxes."""
+    boxes = np.tile(np.float32([[4, 4, 20, 30], [20, 10, 60, 50]]), (4, 1, 1))
+    labels = np.int32([[0, 2], [0, -1], [0, 2], [-1, -1]])
+    boxes[labels < 0] = 0
+    masks = np.zeros((4, 2, 112, 112), np.uint8)
+    masks[labels >= 0, :56] = 255
+    return GroundTruth(boxes, labels, np.full((4, 2), 64, np.int32), masks)
+
+
+@jax.jit(static_argnums=0)
+def _losses_and_gradients(net, variables, maps, truth, key):
+    def total(weights, maps):
+        own = mask_rcnn.loss(net, variables._replace(weights=weights), maps, truth, key)
+        return sum(part for part in own if part is not None), own
+
+    return jax.grad(total, (0, 1), has_aux=True)(variables.weights, maps)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Gradients by weights and by features, and losses, of some images."""
+    own = _losses_and_gradients(*small(), maps_of(4), some_truth(), jax.random.key(0))
+    return jax.device_get(own)
+
+
+def test_batches_without_objects(found):
+    """Fewer candidates than samples: finite losses and gradients, none of boxes and masks."""
+    net, variables = small()
+    assert net.roi.samples == 512 > net.rpn.limit + 2
+    empty = jax.tree.map(np.zeros_like, some_truth())
+    empty = empty._replace(labels=empty.labels - 1, sizes=some_truth().sizes)
+    none = _losses_and_gradients(net, variables, maps_of(4), empty, jax.random.key(0))
+    for nothing, ((by_weight, _), losses) in enumerate(jax.device_get((found, none))):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((by_weight, losses)))
+        assert losses.objectness > 0 and losses.classification > 0
+        for part in (losses.proposals, losses.boxes, losses.masks):
+            assert (part == 0) == nothing
+        assert np.any(by_weight["mask"]["logits"]["kernel"]) != nothing
+        assert np.any(by_weight["box"]["deltas"]["kernel"]) != nothing
+        assert np.any(by_weight["box"]["logits"]["kernel"])
+
+
+def test_bfloat16_features_give_float32_losses_and_detections(found):
+    """Near those of float32, with the same draws; masks, scores and boxes are float32 too."""
+    net, variables = small()
+    loss = jax.jit(mask_rcnn.loss, static_argnums=0)
+    low = loss(net, variables, maps_of(4, jnp.bfloat16), some_truth(), jax.random.key(0))
+    chex.assert_trees_all_equal_dtypes(low, mask_rcnn.Losses(*jnp.zeros((5, 1))))
+    chex.assert_trees_all_close(low, found[1], rtol=0.03, atol=0.02)
+    sizes = np.full((4, 2), 64, np.int32)
+    detected = jax.eval_shape(
+        lambda maps: mask_rcnn.detections(net, variables, maps, sizes, Options()),
+        maps_of(4, jnp.bfloat16),
+    )
+    assert detected.masks.shape == (4, 100, 28, 28)
+    assert {leaf.dtype.name for leaf in detected} == {"float32", "int32"}
+    assert detected.boxes.dtype == detected.scores.dtype == detected.masks.dtype == np.float32
+
+
+def test_faster_rcnn_is_mask_rcnn_without_masks(found):
+    """The same weights and losses but for the mask head's, and no masks."""
+    _, variables = small()
+    bare, own = small(masks=False)
+    assert set(variables.weights) == {"pyramid", "rpn", "box", "mask"}
+    chex.assert_trees_all_equal(
+        {name: variables.weights[name] for name in ("pyramid", "rpn", "box")}, own.weights
+    )
+
+    @jax.jit
+    def run(variables, maps, truth, key):
+        options = Options(score=0.0, limit=9)
+        losses = bare.losses(variables, maps, truth, key)
+        return losses, bare.detect(variables, maps, truth.sizes - 4, options)
+
+    losses, detected = run(own, maps_of(4), some_truth(), jax.random.key(0))
+    expected = found[1]._asdict()
+    del expected["masks"]
+    chex.assert_trees_all_close(losses, expected, rtol=1e-5)
+    assert detected.masks is None and len(detected.arrays()) == 4
+    assert (detected.count == 9).all() and 30 < detected.boxes.max() <= 60
+
+
+def test_kernels_start_as_said():
+    """Of the box head's outputs and the mask head, which the others do not have."""
+    _, variables = mask_rcnn.build(
+        (8,),
+        (4,),
+        80,
+        **sections(looking={"width": 64}),
+        channels=32,
+        levels=1,
+        key=jax.random.key(0),
+    )
+    box, mask = variables.weights["box"], variables.weights["mask"]
+    for kernel, deviation in (
+        (box["logits"]["kernel"], 0.01),
+        (box["deltas"]["kernel"], 0.001),
+        (box["hidden"][0]["kernel"], np.sqrt(2 / (49 * 32 + 64))),
+        (mask["hidden"][3]["kernel"], np.sqrt(2 / (9 * 32))),
+        (mask["doubled"]["kernel"], np.sqrt(2 / (4 * 32))),
+        (mask["logits"]["kernel"], np.sqrt(2 / 80)),
+    ):
+        np.testing.assert_allclose(np.std(kernel), deviation, rtol=0.05)
+
+
+def test_four_devices_give_the_losses_of_one(tmp_path, found):
+    """And gradients; what is drawn follows from the key, not from the devices."""
+    code = "import test_mask_rcnn; test_mask_rcnn.print_norms(4)"
+    printed = json.loads(tiny.last_line(tmp_path, code, 4, Path(__file__).parent))
+    assert printed["devices"] == 4
+    one, four, other = norms(found), printed["found"], printed["other"]
+    np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(four[-5:], one[-5:], rtol=1e-5)
+    assert abs(other[-5] - four[-5]) > 1e-5  # other anchors' objectness
+
+
+def norms(found) -> list[float]:
+    """Of all gradients and, the last five, of the losses."""
+    return [float(np.linalg.norm(np.ravel(leaf))) for leaf in jax.tree.leaves(found)]
+
+
+def print_norms(devices):
+    """Prints those on some devices, with the key of the other tests and with another one."""
+    mesh = sharding.data_mesh(4, jax.devices()[:devices])
+    net, variables = small()
+    variables = sharding.replicate(variables, mesh)
+    batch = jax.device_put((maps_of(4), some_truth()), sharding.batch_sharding(mesh))
+    with sharding.over(mesh):
+        found, other = (
+            _losses_and_gradients(net, variables, *batch, jax.random.key(seed)) for seed in (0, 1)
+        )
+    count = len(found[1].masks.sharding.device_set)
+    print(json.dumps({"devices": count, "found": norms(found), "other": norms(other)}))

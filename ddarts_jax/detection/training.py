@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -35,7 +36,7 @@ class DetectorState(NamedTuple):
     optimizer: optax.OptState
 
 
-def make_step(detector: Detector, settings, plan: Schedule, weights, seed: int = 0):
+def make_step(detector: Detector, settings, plan: Schedule, weights):
     """Builds the training step.
 
     Args:
@@ -43,11 +44,11 @@ def make_step(detector: Detector, settings, plan: Schedule, weights, seed: int =
         settings: section `train` of the config.
         plan: steps of an epoch.
         weights: of the detector, for their structure.
-        seed: of all that the head draws; with the step it gives the random key.
 
     Returns:
-        `init(variables) -> DetectorState` and `step(state, images, truth) -> (state, metrics)`, where
-        images are [B, H, W, C] from `detector.prepared`, truth is a `GroundTruth`, and metrics scalars.
+        `init(variables) -> DetectorState` and `step(state, key, images, truth) -> (state, metrics)`,
+        where the key is for what the head draws, images are [B, H, W, C] from `detector.prepared`, truth
+        is a `GroundTruth`, and metrics scalars.
     """
     schedule = optim.in_tenths(
         settings.learning_rate,
@@ -65,9 +66,8 @@ def make_step(detector: Detector, settings, plan: Schedule, weights, seed: int =
         parts, statistics = detectors.losses(detector, variables, images, truth, key)
         return sum(parts.values()), (parts, statistics)
 
-    def step(state: DetectorState, images, truth):
+    def step(state: DetectorState, key, images, truth):
         weights, statistics = state.variables
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (parts, statistics)), gradient = differentiate(
             *(weights, statistics, images, truth, key)
@@ -96,6 +96,7 @@ class Feed:
         pixels: Pixels,
         dtype,
         mesh: Mesh,
+        seed: int,
     ):
         """Prepares; worker processes start with the first batch.
 
@@ -106,18 +107,21 @@ class Feed:
             pixels: how images reach the detector.
             dtype: compute dtype.
             mesh: devices over which batches are split.
+            seed: of all that the head draws. It is an argument of the program, which other seeds share.
         """
         self._stream, self._step, self._plan = stream, step, plan
         self._dtype, self._mesh = dtype, mesh
+        self._seed = np.uint32(seed)
         self._open = None
 
-        def one_step(running: feeds.Running, images, truth: GroundTruth):
+        def one_step(running: feeds.Running, images, truth: GroundTruth, seed):
             images, truth = sharding.split_batch((images, truth), mesh)
             images = detectors.prepared(images, truth.sizes, pixels.mean, pixels.std, dtype)
             state, totals = running
             position = state.step % plan.epoch
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
             with sharding.over(mesh):
-                state, measured = step(state, images, truth)
+                state, measured = step(state, key, images, truth)
             return feeds.account(state, totals, measured, position)
 
         self._one_step = jax.jit(
@@ -129,15 +133,15 @@ class Feed:
         images, truth = self._shapes(self._stream.shapes[0])
         # All on the mesh, as in the program, so that JAX reuses the trace of the jitted step there.
         images = images.update(dtype=self._dtype)
-        state = sharding.replicate(state, self._mesh)
+        state, key = sharding.replicate((state, jax.random.key(0)), self._mesh)
         with sharding.over(self._mesh):
-            _, measured = jax.eval_shape(self._step, state, images, truth)
+            _, measured = jax.eval_shape(self._step, state, key, images, truth)
         return feeds.begun(state, measured, self._mesh)
 
     def compile(self, running: feeds.Running) -> feeds.Program:
         """Compiles the step for every canvas; the program that is told about is that of the largest."""
         programs = {
-            shape: lower(self._one_step, running, *self._shapes(shape)).compile()
+            shape: lower(self._one_step, running, *self._shapes(shape), self._seed).compile()
             for shape in self._stream.shapes
         }
 
@@ -150,7 +154,7 @@ class Feed:
         def one_more(running):
             batch = next(self._open)
             truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
-            return programs[batch.images.shape[1:]](running, batch.images, truth)
+            return programs[batch.images.shape[1:]](running, batch.images, truth, self._seed)
 
         return feeds.Program(advance, programs[self._stream.shapes[-1]])
 

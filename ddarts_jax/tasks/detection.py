@@ -141,9 +141,9 @@ def _train(
         own.training.batches_per_epoch * settings.batch_images,
         *(settings.batch_images, settings.epochs, config.chunk_steps),
     )
-    init, step = make_step(own.detector, settings, plan, own.variables.weights, config.seed)
+    init, step = make_step(own.detector, settings, plan, own.variables.weights)
     mesh = sharding.data_mesh(settings.batch_images)
-    feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh)
+    feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh, config.seed)
     _logger.info(
         "detect: %s parameters, levels %s, canvases %s, batch %d, %d epochs of %d steps",
         f"{sum(detectors.parameters(own.variables).values()):,}",

@@ -42,10 +42,6 @@ class Detections(NamedTuple):
     count: jax.Array
     masks: jax.Array | None = None
 
-    def arrays(self) -> tuple[jax.Array, ...]:
-        """All that is there, in this order."""
-        return tuple(part for part in self if part is not None)
-
 
 def best(boxes, scores, classes, valid, options: Options) -> Detections:
     """The objects of one image among candidates, by non-maximum suppression.

@@ -142,7 +142,7 @@ def test_detections_are_those_of_the_heads_outputs(place):
     found, wanted = both(variables)
     assert found.boxes.shape == (2, 7, 4) and (found.count == 7).all()
     assert found.boxes[1, :, [0, 2]].max() <= 20 and found.boxes[1, :, [1, 3]].max() <= 9
-    for one, other in zip(found.arrays(), wanted.arrays(), strict=True):
+    for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -75,6 +75,7 @@ def write_detector(workdir: Path, *, epochs: int = 4, every: int = 2, ended: boo
         loss = 1.8 / epoch
         row = {"phase": "detect", "epoch": epoch, "loss": loss, "learning_rate": 0.02 / epoch}
         row |= {"loss_classification": 0.6 * loss, "loss_boxes": 0.4 * loss, "seconds": 30.0}
+        row |= {f"loss_{part}": 0.1 * loss for part in ("objectness", "proposals", "masks")}
         row |= {"gradient_norm": 2 / epoch, "update_norm": 0.01 / epoch, "images_per_second": 70.0}
         if epoch % every == 0:
             row |= {"box_ap": 0.5 * epoch / epochs, "box_ap50": 0.8 * epoch / epochs}

@@ -114,6 +114,23 @@ def values(directory: Path) -> dict:
     }
 
 
+# Changes of the config for a detector in two stages.
+TWO_STAGES = {
+    "detector": "faster_rcnn",
+    "anchor.scale": 4.0,
+    "head.convs": 4,
+    "backbone.levels": (0, 1, 2),
+    "fpn.levels": 4,
+    "rpn.scale": 3.0,
+    "rpn.samples": 32,
+    "rpn.per_level": 40,
+    "rpn.limit": 30,
+    "roi.width": 16,
+    "roi.samples": 16,
+    "roi.finest": 4.0,
+}
+
+
 def config(directory: Path, data: dict, **changes):
     """The tiny config; changes as `train__epochs=3`."""
     changes = {key.replace("__", "."): value for key, value in changes.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddarts_jax.configuration.detection import detection_config
+from ddarts_jax.configuration import detection
 from ddarts_jax.configuration.keys import METHODS, TASKS, default_config, sweep_config
 from ddarts_jax.configuration.values import flatten
 from ddarts_jax.errors import UserError
@@ -14,6 +14,7 @@ from ddarts_jax.genotypes import spaces
 
 _CHOICES = {
     "search.stem": ("plain", "strided"),
+    "detector": detection.DETECTORS,
     "backbone.stem": ("plain", "half", "strided"),
     "backbone.norm": ("auto", "frozen", "batch"),
     "search.selection": ("alphas", "perturbation"),
@@ -90,7 +91,10 @@ _RANGES = {
     **dict.fromkeys(("max_objects", "long_side", "limit"), _POSITIVE),
     **dict.fromkeys(("frozen_levels", "head.convs", "warmup_steps"), _NOT_NEGATIVE),
     "head.prior": ("greater than 0 and less than 1", lambda value: 0 < value < 1),
-    **dict.fromkeys(("test.score", "test.nms"), _FRACTION),
+    **dict.fromkeys(("test.score", "test.nms", "rpn.least", "rpn.nms"), _FRACTION),
+    **dict.fromkeys(("rpn.scale", "roi.width", "roi.finest"), _POSITIVE),
+    **dict.fromkeys(("rpn.beta", "roi.beta"), _NOT_NEGATIVE),
+    **dict.fromkeys(("rpn.samples", "roi.samples"), ("4 or more", lambda value: value >= 4)),
     **dict.fromkeys(("momentum", "b1", "b2", "drop_path", "label_smoothing"), _BELOW_ONE),
     "average": _BELOW_ONE,
     "decay": ("greater than 0 and at most 1", lambda value: 0 < value <= 1),
@@ -306,7 +310,7 @@ def validate(config: ConfigDict) -> None:
                 f"config.grid has {key!r}: {taken!r}; give each key a tuple of one or more values, as "
                 "{'train.channels': (8, 16)}."
             )
-    _check_detection(values)
+    detection.check(values)
     sizes = values.get("evaluate.batch_sizes", ())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"config.evaluate.batch_sizes is {sizes}; each size must be 1 or more.")
@@ -322,7 +326,7 @@ def validate(config: ConfigDict) -> None:
             )
     if "search.space" in values:
         spaces.primitives_of(values["search.space"])
-    every = detection_config(), sweep_config(), default_config()
+    every = detection.detection_config(), sweep_config(), default_config()
     defaults = dict(item for config in every for item in flatten(config).items())
     _check_method(values, defaults)
     _check_stages(values)
@@ -351,35 +355,6 @@ def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
                 f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
                 f"use it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
             )
-
-
-def _check_detection(values: Mapping[str, Any]) -> None:
-    """Raises UserError if the sides or the decays of a detector's config make no sense."""
-    sides = tuple(values.get("data.short_side", (0,)))
-    if (
-        len(sides) not in (1, 2)
-        or min(sides) < 0
-        or (len(sides) == 2 and not 0 < sides[0] <= sides[1])
-    ):
-        raise UserError(
-            f"config.data.short_side is {sides}; it must be (pixels,), or (least, most), or (0,) for "
-            "images as they are."
-        )
-    if max(sides) > values.get("data.long_side", max(sides)):
-        raise UserError(
-            f"config.data.short_side is {sides}, more than config.data.long_side, which is "
-            f"{values['data.long_side']}: make one of them larger."
-        )
-    for canvas in values.get("data.canvases", ()):
-        if len(canvas) != 2 or not all(isinstance(side, int) for side in canvas):
-            raise UserError(
-                f"config.data.canvases has {canvas}; each must be (height, width) in pixels."
-            )
-    decays = tuple(values.get("train.decay_epochs", ()))
-    if any(a >= b for a, b in zip((0, *decays), decays)):
-        raise UserError(
-            f"config.train.decay_epochs is {decays}; they must be ascending and 1 or more."
-        )
 
 
 def _check_stages(values: Mapping[str, Any]) -> None:

@@ -3,8 +3,11 @@
 They are NumPy arrays, constants of the program that is traced with them.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,3 +70,65 @@ def in_image(size: tuple[int, int], stride: int, count: int, image):
     height, width = -(-image // _MULTIPLE) * _MULTIPLE
     x, y = _centres(size, stride).T
     return jnp.repeat((x < width) & (y < height), count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchors:
+    """The anchors of a pyramid (static and hashable).
+
+    Attributes:
+        strides: of the levels, in pixels, the finest first.
+        scales: square roots of the areas, in strides.
+        rounded: see `grid`.
+        over_padding: whether anchors beside the image take part in the training.
+    """
+
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    rounded: bool
+    over_padding: bool
+
+    def of(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """The anchors of levels of these heights and widths, float32 [N, 4] each; see `grid`."""
+        return [
+            grid(size, stride, self.scales, self.rounded)
+            for size, stride in zip(sizes, self.strides, strict=True)
+        ]
+
+    def counted(self, sizes: Sequence[tuple[int, int]], image):
+        """Which anchors of all levels take part in the training on an image of a size [2]."""
+        if self.over_padding:
+            return True
+        count = len(RATIOS) * len(self.scales)
+        inside = [
+            in_image(size, stride, count, image)
+            for size, stride in zip(sizes, self.strides, strict=True)
+        ]
+        return jnp.concatenate(inside)
+
+
+class Output(NamedTuple):
+    """What is said of one level's anchors.
+
+    Attributes:
+        logits: float32 [B, H, W, A, classes].
+        deltas: float32 [B, H, W, A, 4], see `boxes.encode`.
+    """
+
+    logits: jax.Array
+    deltas: jax.Array
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the level."""
+        return self.logits.shape[1:3]
+
+    def flat(self) -> tuple[jax.Array, jax.Array]:
+        """The same with all anchors on one axis: [B, H W A, classes] and [B, H W A, 4]."""
+        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in self)
+
+
+def output(logits, deltas, count: int) -> Output:
+    """Splits channels [B, H, W, A n] of convolutions, ordered by anchor, for A = `count` anchors."""
+    by_anchor = [x.reshape(*x.shape[:3], count, -1) for x in (logits, deltas)]
+    return Output(*(x.astype(jnp.float32) for x in by_anchor))

@@ -65,3 +65,12 @@ def xavier(key, weights):
 def normal(key, weights, deviation: float = 0.01):
     """Draws all kernels from a normal distribution, as those of heads are; see `drawn`."""
     return drawn(key, weights, jax.random.normal, lambda shape: deviation)
+
+
+def he_normal(key, weights):
+    """Draws all kernels for ReLU (He et al. 2015), with deviation sqrt(2 / fan out); see `drawn`."""
+
+    def deviation(shape):
+        return np.sqrt(2 / (np.prod(shape[:-2]) * shape[-1]))
+
+    return drawn(key, weights, jax.random.normal, deviation)

@@ -1,7 +1,7 @@
-"""A detector: a network as the backbone, and RetinaNet above it.
+"""A detector: a network as the backbone, and a head above it, RetinaNet or Mask R-CNN.
 
     detector, variables = build(config, source, num_classes, channels, key)
-    outputs, statistics = run(detector, variables, images, train)
+    parts, statistics = losses(detector, variables, images, truth, key)
     found = detect(detector, variables, images, sizes)
 
 Modules are built once and split, as in `models.network`; what is computed are pure functions.
@@ -9,15 +9,18 @@ Modules are built once and split, as in `models.network`; what is computed are p
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax.data.augment import normalize
-from ddarts_jax.detection import retinanet
+from ddarts_jax.detection import mask_rcnn, retinanet
+from ddarts_jax.detection.found import Detections, Options
+from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import lookup
 from ddarts_jax.genotypes.genotype import Genotype
@@ -26,7 +29,8 @@ from ddarts_jax.models.layers import Variables
 from ddarts_jax.runs import facts, layout
 from ddarts_jax.training import trained
 
-_FINEST, _COUNT = 8, 3  # stride of the finest level that RetinaNet reads, and their number
+# The stride of the finest level that a head reads, and the number of levels.
+_LEVELS = {"retinanet": (8, 3), "faster_rcnn": (4, 4), "mask_rcnn": (4, 4)}
 _SIZES = ("channels", "stem", "stem_multiplier")
 
 
@@ -93,30 +97,44 @@ def _trained_source(settings) -> Source:
     return Source(Genotype.load(folder / name), sizes, weights, data)
 
 
+class Head(Protocol):
+    """What stands above the backbone: static and hashable, with its arrays in `Variables`."""
+
+    def losses(self, variables: Variables, maps, truth: GroundTruth, key) -> dict[str, jax.Array]:
+        """Computes the parts of the loss of a batch, float32 scalars, by name.
+
+        Args:
+            variables: of the head.
+            maps: of the backbone, [B, h, w, C] each, the finest first.
+            truth: the objects of the batch.
+            key: random key of the step.
+        """
+
+    def detect(self, variables: Variables, maps, sizes, options: Options) -> Detections:
+        """Finds the objects in images of heights and widths int32 [B, 2]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Detector:
     """The detector's structure (static and hashable); its arrays are in `Variables`.
 
-    Weights have the keys backbone, pyramid, classes and boxes; statistics only backbone.
+    Weights have the key backbone and those of the head, one of them pyramid; statistics only backbone.
 
     Attributes:
         backbone: structure of the network up to the last level.
         levels: positions of the feature maps that the pyramid reads, see `network.features`.
         frozen_cells: see `network.features`.
         batch_norm: whether BatchNorm uses the batch in training; else its running statistics always.
-        head: RetinaNet.
-        score, nms, per_level, limit: see `retinanet.detections`.
+        head: what stands above it.
+        options: which boxes count as detections.
     """
 
     backbone: network.Network
     levels: tuple[int, ...]
     frozen_cells: int
     batch_norm: bool
-    head: retinanet.RetinaNet
-    score: float
-    nms: float
-    per_level: int
-    limit: int
+    head: Head
+    options: Options
 
 
 def build(
@@ -142,7 +160,7 @@ def build(
     if settings.levels:
         levels = backbone.given_levels(source.genotype, stem, settings.levels)
     else:
-        levels = backbone.choose_levels(source.genotype, stem, _FINEST, _COUNT)
+        levels = backbone.choose_levels(source.genotype, stem, *_LEVELS[config.detector])
     keys = (None, None) if key is None else [jax.random.fold_in(key, k) for k in (1, 2)]
     body, variables = backbone.build(
         source.genotype,
@@ -159,29 +177,42 @@ def build(
     maps, _ = jax.eval_shape(
         lambda v, x: network.features(body, v, x, False, levels.positions), variables, images
     )
-    head, own = retinanet.build(
-        [each.shape[-1] for each in maps],
-        levels.strides,
-        num_classes,
-        channels=config.fpn.channels,
-        levels=config.fpn.levels,
-        convs=config.head.convs,
-        scale=config.anchor.scale,
-        prior=config.head.prior,
-        key=keys[1],
-    )
+    widths = [each.shape[-1] for each in maps]
+    head, own = _head(config, widths, levels.strides, num_classes, keys[1])
     detector = Detector(
         backbone=body,
         levels=levels.positions,
         frozen_cells=backbone.frozen_cells(source.genotype, settings.frozen_levels),
         batch_norm=settings.norm == "batch" or (settings.norm == "auto" and not source.weights),
         head=head,
-        **{key: config.test[key] for key in ("score", "nms", "per_level", "limit")},
+        options=Options(*(config.test[key] for key in Options._fields)),
     )
     joined = Variables(
         {"backbone": variables.weights, **own.weights}, {"backbone": variables.statistics}
     )
     return detector, jax.tree.map(jnp.asarray, joined)
+
+
+def _head(config, widths, strides, num_classes, key) -> tuple[Head, Variables]:
+    """Builds the head of a config above levels of these widths and strides."""
+    pyramid = {"channels": config.fpn.channels, "levels": config.fpn.levels}
+    if config.detector == "retinanet":
+        return retinanet.build(
+            *(widths, strides, num_classes),
+            **pyramid,
+            convs=config.head.convs,
+            scale=config.anchor.scale,
+            prior=config.head.prior,
+            key=key,
+        )
+    return mask_rcnn.build(
+        *(widths, strides, num_classes),
+        **pyramid,
+        masks=config.detector == "mask_rcnn",
+        proposing=config.rpn,
+        looking=config.roi,
+        key=key,
+    )
 
 
 def learning(detector: Detector, weights):
@@ -207,8 +238,8 @@ def prepared(images, sizes, mean, std, dtype):
     return jnp.where(inside, normalize(images, mean, std, dtype), 0)
 
 
-def run(detector: Detector, variables: Variables, images, train: bool):
-    """Runs backbone, pyramid and towers.
+def features(detector: Detector, variables: Variables, images, train: bool):
+    """Runs the backbone.
 
     Args:
         detector: structure.
@@ -217,25 +248,44 @@ def run(detector: Detector, variables: Variables, images, train: bool):
         train: whether the detector is trained, see `Detector.batch_norm`.
 
     Returns:
-        Outputs by level, see `retinanet.predict`; new statistics.
+        The maps that the head reads, [B, h, w, C] each, the finest first; new statistics.
     """
-    weights = dict(variables.weights)
-    body = Variables(weights.pop("backbone"), variables.statistics["backbone"])
+    own = Variables(variables.weights["backbone"], variables.statistics["backbone"])
     batch_norm = train and detector.batch_norm
     with jax.named_scope("backbone"):
         maps, statistics = network.features(
-            *(detector.backbone, body, images, batch_norm, detector.levels),
+            *(detector.backbone, own, images, batch_norm, detector.levels),
             frozen_cells=detector.frozen_cells,
         )
-    outputs = retinanet.predict(detector.head, Variables(weights, {}), maps)
-    return outputs, {"backbone": statistics}
+    return maps, {"backbone": statistics}
 
 
-def detect(detector: Detector, variables: Variables, images, sizes) -> retinanet.Detections:
+def _of_head(variables: Variables) -> Variables:
+    weights = {name: part for name, part in variables.weights.items() if name != "backbone"}
+    return Variables(weights, {})
+
+
+def losses(detector: Detector, variables: Variables, images, truth: GroundTruth, key):
+    """Computes the parts of the loss of a batch in training.
+
+    Args:
+        detector: structure.
+        variables: weights and statistics.
+        images: [B, H, W, C], from `prepared`.
+        truth: the objects.
+        key: random key of the step.
+
+    Returns:
+        Float32 scalars by name, see `Head.losses`; new statistics.
+    """
+    maps, statistics = features(detector, variables, images, train=True)
+    return detector.head.losses(_of_head(variables), maps, truth, key), statistics
+
+
+def detect(detector: Detector, variables: Variables, images, sizes) -> Detections:
     """Finds the objects in images [B, H, W, C], from `prepared`, of heights and widths int32 [B, 2]."""
-    outputs, _ = run(detector, variables, images, train=False)
-    options = {key: getattr(detector, key) for key in ("score", "nms", "per_level", "limit")}
-    return retinanet.detections(detector.head, outputs, sizes, **options)
+    maps, _ = features(detector, variables, images, train=False)
+    return detector.head.detect(_of_head(variables), maps, sizes, detector.options)
 
 
 def parameters(variables: Variables) -> dict[str, int]:
@@ -244,15 +294,23 @@ def parameters(variables: Variables) -> dict[str, int]:
         name: sum(np.size(leaf) for leaf in jax.tree.leaves(part))
         for name, part in variables.weights.items()
     }
-    heads = counts.pop("classes") + counts.pop("boxes")
-    return counts | {"heads": heads}
+    return _by_part(counts)
 
 
 def macs(detector: Detector, variables: Variables, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Counts the multiply-accumulates of backbone, pyramid and heads for an image [H, W, C]."""
+    """Counts the multiply-accumulates of backbone, pyramid and heads for an image [H, W, C].
+
+    The heads of proposals are counted for as many as there may be.
+    """
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    counts = cost.macs(functools.partial(run, detector, train=False), variables, image)
-    return {"backbone": counts["backbone"], "pyramid": counts["pyramid"], "heads": counts["head"]}
+    sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    return _by_part(cost.macs(functools.partial(detect, detector), variables, image, sizes))
+
+
+def _by_part(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sums what is neither the backbone's nor the pyramid's up as the heads'."""
+    own = {part: counts[part] for part in ("backbone", "pyramid")}
+    return own | {"heads": sum(counts.values()) - sum(own.values())}
 
 
 def check_canvas(

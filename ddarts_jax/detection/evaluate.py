@@ -15,7 +15,7 @@ from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.coco_evaluation import Evaluation
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
-from ddarts_jax.detection.retinanet import Detections
+from ddarts_jax.detection.found import Detections
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
 

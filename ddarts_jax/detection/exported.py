@@ -51,7 +51,7 @@ def find(forward: Callable, image: np.ndarray, preprocessing: Mapping[str, Any])
 
     Args:
         forward: the exported program: canvases [1, H, W, C] and sizes [1, 2] to the arrays of
-            `retinanet.Detections`.
+            `found.Detections`.
         image: uint8 [h, w, C].
         preprocessing: of the export.
 

@@ -18,11 +18,14 @@ class GroundTruth(NamedTuple):
         boxes: float32 [B, G, 4], in pixels of the canvas.
         labels: int32 [B, G], their classes; -1 where there is no object.
         sizes: int32 [B, 2], height and width of the images, which lie top left on the canvas.
+        masks: uint8 [B, G, 112, 112], for each part of the object's box how much of it the object
+            covers, 255 all; None: the boxes alone are known.
     """
 
     boxes: jax.Array
     labels: jax.Array
     sizes: jax.Array
+    masks: jax.Array | None = None
 
 
 def match(
@@ -67,3 +70,35 @@ def match(
     rest = jnp.where(best < background, BACKGROUND, NEITHER)
     found = jnp.where(matched, index, rest)
     return jnp.where(counted, found, NEITHER).astype(jnp.int32)
+
+
+def sample(found, priorities, count: int, most: int):
+    """Draws the anchors, or the proposals, of one image that are trained.
+
+    Of the positive ones and then of the background those of the highest priorities are taken, of equal
+    ones the first; so a random draw is one of random priorities.
+
+    Args:
+        found: int32 [N], from `match`.
+        priorities: float32 [N].
+        count: how many are taken, if there are so many.
+        most: how many of them are positive at most; no more than `count`.
+
+    Returns:
+        int32 [count], indices of those taken, the positive ones first, then the background, then zeros;
+        and bool [count], false for those zeros.
+    """
+
+    def ranked(wanted, number):
+        number = min(number, len(found))
+        best, index = lax.top_k(jnp.where(wanted, priorities, -jnp.inf), number)
+        real = jnp.sum(best > -jnp.inf)
+        return jnp.pad(index, (0, count - number)), real
+
+    positive, positives = ranked(found >= 0, most)
+    background, others = ranked(found == BACKGROUND, count)
+    place = jnp.arange(count)
+    behind = jnp.maximum(place - positives, 0)
+    index = jnp.where(place < positives, positive, background[behind])
+    taken = place < positives + others
+    return jnp.where(taken, index, 0).astype(jnp.int32), taken

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddarts_jax.detection.convolution import Convolution
+from ddarts_jax.errors import UserError
 
 
 class Pyramid(nnx.Module):
@@ -54,3 +55,17 @@ def _enlarged(x, size):
     """Doubles [B, h, w, C] to `size`, or to one less: nearest neighbours, floor(i h / H)."""
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return x[:, : size[0], : size[1]]
+
+
+def all_strides(strides: Sequence[int], levels: int) -> tuple[int, ...]:
+    """The strides of all levels of a pyramid that reads some of these strides, the finest first.
+
+    Raises:
+        UserError: the pyramid has fewer levels than it reads.
+    """
+    if levels < len(strides):
+        raise UserError(
+            f"config.fpn.levels={levels}, but the pyramid reads {len(strides)} levels of the backbone: "
+            f"raise it, or name fewer in config.backbone.levels."
+        )
+    return (*strides, *(strides[-1] * 2**k for k in range(1, levels - len(strides) + 1)))

@@ -7,7 +7,7 @@ computed are pure functions over pytrees:
     net, variables = build(widths, strides, num_classes, key=key)
     outputs = predict(net, variables, features)
     loss(net, outputs, truth)
-    detections(net, outputs, sizes)
+    detections(net, outputs, sizes, options)
 
 Losses, boxes and scores are float32, convolutions have the dtype of the features.
 """
@@ -23,13 +23,14 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from ddarts_jax.detection import anchors, convolution, losses, matching
+from ddarts_jax.detection import anchors, convolution, found, losses, matching
 from ddarts_jax.detection import boxes as bx
+from ddarts_jax.detection.anchors import Anchors, Output
 from ddarts_jax.detection.convolution import Convolution
+from ddarts_jax.detection.found import Detections, Options
 from ddarts_jax.detection.matching import GroundTruth
-from ddarts_jax.detection.pyramid import Pyramid
+from ddarts_jax.detection.pyramid import Pyramid, all_strides
 from ddarts_jax.distributed import sharding
-from ddarts_jax.errors import UserError
 from ddarts_jax.models import layers
 from ddarts_jax.models.layers import Variables
 
@@ -65,34 +66,7 @@ class Layers(nnx.Module):
         with jax.named_scope("pyramid"):
             features = self.pyramid(features)
         with jax.named_scope("head"):
-            return [
-                Output(_by_anchor(self.classes(x)), _by_anchor(self.boxes(x))) for x in features
-            ]
-
-
-def _by_anchor(x):
-    return x.reshape(*x.shape[:3], _ANCHORS, -1)
-
-
-class Output(NamedTuple):
-    """What the towers say of one level's anchors.
-
-    Attributes:
-        logits: float32 [B, H, W, A, classes].
-        deltas: float32 [B, H, W, A, 4], see `boxes.encode`.
-    """
-
-    logits: jax.Array
-    deltas: jax.Array
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the level."""
-        return self.logits.shape[1:3]
-
-    def flat(self) -> tuple[jax.Array, jax.Array]:
-        """The same with all anchors on one axis: [B, H W A, classes] and [B, H W A, 4]."""
-        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in self)
+            return [anchors.output(self.classes(x), self.boxes(x), _ANCHORS) for x in features]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,35 +75,26 @@ class RetinaNet:
 
     Attributes:
         graph: definition of the modules.
-        strides: of the pyramid's levels, in pixels.
-        scale: the smallest anchors, in strides.
-        rounded: whether the anchors are torchvision's, of whole pixels.
-        over_padding: whether anchors beside the image take part in the training.
+        anchors: of all levels.
     """
 
     graph: nnx.GraphDef
-    strides: tuple[int, ...]
-    scale: float
-    rounded: bool
-    over_padding: bool
+    anchors: Anchors
 
-    def anchors(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """The anchors of levels of these heights and widths, float32 [H W A, 4] each."""
-        scales = anchors.octaves(self.scale, _OCTAVE)
-        return [
-            anchors.grid(size, stride, scales, self.rounded)
-            for size, stride in zip(sizes, self.strides, strict=True)
-        ]
+    def losses(self, variables: Variables, maps, truth: GroundTruth, key) -> dict[str, jax.Array]:
+        """Computes the parts of the loss of a batch, scalars, by name; nothing is drawn with the key.
 
-    def counted(self, sizes: Sequence[tuple[int, int]], image):
-        """Which anchors of all levels take part in the training on an image of a size [2]."""
-        if self.over_padding:
-            return True
-        inside = [
-            anchors.in_image(size, stride, _ANCHORS, image)
-            for size, stride in zip(sizes, self.strides, strict=True)
-        ]
-        return jnp.concatenate(inside)
+        Args:
+            variables: weights.
+            maps: of the backbone, see `predict`.
+            truth: the objects of the batch.
+            key: random key of the step.
+        """
+        return loss(self, predict(self, variables, maps), truth)._asdict()
+
+    def detect(self, variables: Variables, maps, sizes, options: Options) -> Detections:
+        """Finds the objects from the maps of the backbone; see `detections`."""
+        return detections(self, predict(self, variables, maps), sizes, options)
 
 
 def build(
@@ -157,8 +122,8 @@ def build(
         convs: hidden convolutions of each tower.
         scale: the smallest anchors, in strides.
         prior: what the probability of each class is about at the start.
-        rounded: see `RetinaNet`.
-        over_padding: see `RetinaNet`.
+        rounded: see `Anchors`.
+        over_padding: see `Anchors`.
         key: random key of the weights; None leaves the kernels zero, for weights that are loaded.
 
     Returns:
@@ -168,11 +133,7 @@ def build(
     Raises:
         UserError: the pyramid has fewer levels than it reads.
     """
-    if levels < len(widths):
-        raise UserError(
-            f"config.fpn.levels={levels}, but the pyramid reads {len(widths)} levels of the backbone: "
-            f"raise it, or name fewer in config.backbone.levels."
-        )
+    strides = all_strides(strides, levels)
     module = Layers(widths, num_classes, channels=channels, levels=levels, convs=convs)
     graph, variables = layers.split(module)
     weights = dict(variables.weights)
@@ -183,9 +144,8 @@ def build(
         weights["boxes"] = convolution.normal(keys[2], weights["boxes"])
     bias = weights["classes"]["output"]["bias"]
     weights["classes"]["output"]["bias"] = np.full_like(bias, -math.log((1 - prior) / prior))
-    strides = [*strides, *(strides[-1] * 2**k for k in range(1, levels - len(strides) + 1))]
-    net = RetinaNet(graph, tuple(strides), scale, rounded, over_padding)
-    return net, variables._replace(weights=weights)
+    own = Anchors(strides, anchors.octaves(scale, _OCTAVE), rounded, over_padding)
+    return RetinaNet(graph, own), variables._replace(weights=weights)
 
 
 def predict(net: RetinaNet, variables: Variables, features: Sequence[jax.Array]) -> list[Output]:
@@ -247,44 +207,24 @@ def _targets(net: RetinaNet, sizes, truth: GroundTruth):
         int32 [N], class, `matching.BACKGROUND` or `matching.NEITHER`; float32 [N, 4], the deltas, 0
         of anchors without a class.
     """
-    every = np.concatenate(net.anchors(sizes))
-    found = matching.match(
-        *(every, truth.boxes, truth.labels >= 0, net.counted(sizes, truth.sizes)),
+    every = np.concatenate(net.anchors.of(sizes))
+    matched = matching.match(
+        *(every, truth.boxes, truth.labels >= 0, net.anchors.counted(sizes, truth.sizes)),
         positive=_POSITIVE,
         background=_BACKGROUND,
         least=0.0,
     )
-    positive = found >= 0
-    labels = jnp.where(positive, truth.labels[found], found)
-    own = jnp.where(positive[:, None], truth.boxes[found], every)
+    positive = matched >= 0
+    labels = jnp.where(positive, truth.labels[matched], matched)
+    own = jnp.where(positive[:, None], truth.boxes[matched], every)
     return labels, bx.encode(own, every)
-
-
-class Detections(NamedTuple):
-    """The objects found in each image, the best first, then padding.
-
-    Attributes:
-        boxes: float32 [B, limit, 4], in pixels of the canvas; 0 where there is none.
-        scores: float32 [B, limit], probabilities; likewise.
-        classes: int32 [B, limit]; -1 where there is none.
-        count: int32 [B], number of objects.
-    """
-
-    boxes: jax.Array
-    scores: jax.Array
-    classes: jax.Array
-    count: jax.Array
 
 
 def detections(
     net: RetinaNet,
     outputs: Sequence[Output],
     sizes,
-    *,
-    score: float = 0.05,
-    nms: float = 0.5,
-    per_level: int = 1000,
-    limit: int = 100,
+    options: Options,
 ) -> Detections:
     """Finds the objects.
 
@@ -292,25 +232,15 @@ def detections(
         net: structure.
         outputs: from `predict`.
         sizes: int32 [B, 2], height and width of the images, at which boxes are cut off.
-        score: probability above which a box counts.
-        nms: IoU above which the worse of two boxes of a class is suppressed.
-        per_level: anchor and class pairs of each level that are looked at, the most probable ones.
-        limit: objects of each image at most.
+        options: which boxes count; `per_level` counts pairs of an anchor and a class.
     """
-    every = net.anchors([output.size for output in outputs])
+    every = net.anchors.of([output.size for output in outputs])
 
     def detect(levels, size):
-        found = [_candidates(own, *level, per_level) for own, level in zip(every, levels)]
-        boxes, scores, classes = (jnp.concatenate(parts) for parts in zip(*found))
+        levels = [_candidates(own, *level, options.per_level) for own, level in zip(every, levels)]
+        boxes, scores, classes = (jnp.concatenate(parts) for parts in zip(*levels))
         boxes = bx.clip(boxes, size)
-        kept, count = bx.nms(boxes, scores, classes, scores > score, nms, limit)
-        real = jnp.arange(limit) < count
-        return Detections(
-            jnp.where(real[:, None], boxes[kept], 0),
-            jnp.where(real, scores[kept], 0),
-            jnp.where(real, classes[kept], -1),
-            count,
-        )
+        return found.best(boxes, scores, classes, scores > options.score, options)
 
     with jax.named_scope("detections"):
         return sharding.map_images(detect, [output.flat() for output in outputs], sizes)

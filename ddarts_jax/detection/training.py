@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from ddarts_jax.data.stream import prefetch
 from ddarts_jax.detection import detector as detectors
-from ddarts_jax.detection import retinanet
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
@@ -46,8 +46,9 @@ def make_step(detector: Detector, settings, plan: Schedule, weights):
         weights: of the detector, for their structure.
 
     Returns:
-        `init(variables) -> DetectorState` and `step(state, images, truth) -> (state, metrics)`, where
-        images are [B, H, W, C] from `detector.prepared`, truth is a `GroundTruth`, and metrics scalars.
+        `init(variables) -> DetectorState` and `step(state, key, images, truth) -> (state, metrics)`,
+        where the key is for what the head draws, images are [B, H, W, C] from `detector.prepared`, truth
+        is a `GroundTruth`, and metrics scalars.
     """
     schedule = optim.in_tenths(
         settings.learning_rate,
@@ -60,22 +61,22 @@ def make_step(detector: Detector, settings, plan: Schedule, weights):
     def init(variables):
         return DetectorState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables.weights))
 
-    def loss_of(weights, statistics, images, truth):
+    def loss_of(weights, statistics, images, truth, key):
         variables = Variables(weights, statistics)
-        outputs, statistics = detectors.run(detector, variables, images, train=True)
-        parts = retinanet.loss(detector.head, outputs, truth)
-        return parts.classification + parts.boxes, (parts, statistics)
+        parts, statistics = detectors.losses(detector, variables, images, truth, key)
+        return sum(parts.values()), (parts, statistics)
 
-    def step(state: DetectorState, images, truth):
+    def step(state: DetectorState, key, images, truth):
         weights, statistics = state.variables
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (parts, statistics)), gradient = differentiate(weights, statistics, images, truth)
+        (loss, (parts, statistics)), gradient = differentiate(
+            *(weights, statistics, images, truth, key)
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, weights)
         variables = Variables(optax.apply_updates(weights, updates), statistics)
         measured = {
             "loss": loss,
-            "loss_classification": parts.classification,
-            "loss_boxes": parts.boxes,
+            **{f"loss_{name}": part for name, part in parts.items()},
             "gradient_norm": optax.global_norm(gradient),
             "update_norm": optax.global_norm(updates),
         }
@@ -95,6 +96,7 @@ class Feed:
         pixels: Pixels,
         dtype,
         mesh: Mesh,
+        seed: int,
     ):
         """Prepares; worker processes start with the first batch.
 
@@ -105,18 +107,21 @@ class Feed:
             pixels: how images reach the detector.
             dtype: compute dtype.
             mesh: devices over which batches are split.
+            seed: of all that the head draws. It is an argument of the program, which other seeds share.
         """
         self._stream, self._step, self._plan = stream, step, plan
         self._dtype, self._mesh = dtype, mesh
+        self._seed = np.uint32(seed)
         self._open = None
 
-        def one_step(running: feeds.Running, images, truth: GroundTruth):
+        def one_step(running: feeds.Running, images, truth: GroundTruth, seed):
             images, truth = sharding.split_batch((images, truth), mesh)
             images = detectors.prepared(images, truth.sizes, pixels.mean, pixels.std, dtype)
             state, totals = running
             position = state.step % plan.epoch
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
             with sharding.over(mesh):
-                state, measured = step(state, images, truth)
+                state, measured = step(state, key, images, truth)
             return feeds.account(state, totals, measured, position)
 
         self._one_step = jax.jit(
@@ -128,15 +133,15 @@ class Feed:
         images, truth = self._shapes(self._stream.shapes[0])
         # All on the mesh, as in the program, so that JAX reuses the trace of the jitted step there.
         images = images.update(dtype=self._dtype)
-        state = sharding.replicate(state, self._mesh)
+        state, key = sharding.replicate((state, jax.random.key(0)), self._mesh)
         with sharding.over(self._mesh):
-            _, measured = jax.eval_shape(self._step, state, images, truth)
+            _, measured = jax.eval_shape(self._step, state, key, images, truth)
         return feeds.begun(state, measured, self._mesh)
 
     def compile(self, running: feeds.Running) -> feeds.Program:
         """Compiles the step for every canvas; the program that is told about is that of the largest."""
         programs = {
-            shape: lower(self._one_step, running, *self._shapes(shape)).compile()
+            shape: lower(self._one_step, running, *self._shapes(shape), self._seed).compile()
             for shape in self._stream.shapes
         }
 
@@ -149,7 +154,7 @@ class Feed:
         def one_more(running):
             batch = next(self._open)
             truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
-            return programs[batch.images.shape[1:]](running, batch.images, truth)
+            return programs[batch.images.shape[1:]](running, batch.images, truth, self._seed)
 
         return feeds.Program(advance, programs[self._stream.shapes[-1]])
 

@@ -124,7 +124,8 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
 def map_images(function: Callable, *batches):
     """Applies a function to one image after another, on each device to its own images.
 
-    For what needs much memory for each image. It has no gradient with several devices.
+    For what needs much memory for each image. With several devices it has a gradient by the batches only,
+    not by what the function refers to otherwise.
 
     Args:
         function: maps one image's part of each batch to a tree of arrays.

@@ -592,20 +592,39 @@ CHARTS = (
     Chart(
         "detect",
         "Loss",
-        "Loss on the training images: the focal loss of the classes, and the distance of the boxes.",
+        "Loss on the training images: of the classes, of the boxes, and of what else the detector finds.",
         (
-            Metric("loss", "Loss of the detector", "Sum of both parts.", label="sum"),
+            Metric("loss", "Loss of the detector", "Sum of all parts.", label="sum"),
             Metric(
                 "loss_classification",
-                "Focal loss of the detector",
-                "Of all anchors and classes, by the number of positive anchors.",
+                "Loss of the detector's classes",
+                "RetinaNet: focal loss of all anchors and classes, by the number of positive anchors; "
+                "otherwise cross-entropy of the proposals, by their number.",
                 label="classes",
             ),
             Metric(
                 "loss_boxes",
                 "Loss of the detector's boxes",
-                "Absolute difference of the coded boxes, by the number of positive anchors.",
+                "Difference of the coded boxes, by the number of positive anchors, or of proposals.",
                 label="boxes",
+            ),
+            Metric(
+                "loss_objectness",
+                "Loss of the proposals' probability",
+                "Cross-entropy of the anchors, whether an object is there, by their number.",
+                label="objectness",
+            ),
+            Metric(
+                "loss_proposals",
+                "Loss of the proposals' boxes",
+                "Difference of the coded boxes, by the number of anchors.",
+                label="proposals",
+            ),
+            Metric(
+                "loss_masks",
+                "Loss of the detector's masks",
+                "Cross-entropy of each part of the true class's mask, its mean.",
+                label="masks",
             ),
         ),
     ),

@@ -145,7 +145,7 @@ def _train(
     )
     init, step = make_step(own.detector, settings, plan, own.variables.weights)
     mesh = sharding.data_mesh(settings.batch_images)
-    feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh)
+    feed = Feed(own.training, step, plan, own.pixels, own.dtype, mesh, config.seed)
     _logger.info(
         "detect: %s parameters, levels %s, canvases %s, batch %d, %d epochs of %d steps",
         f"{sum(detectors.parameters(own.variables).values()):,}",

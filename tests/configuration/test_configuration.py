@@ -548,6 +548,11 @@ def test_detection_follows_mmdetections_schedule_1x():
         ("backbone.frozen_levels", -1, "0 or more"),
         ("backbone.levels", ("a",), "a whole number"),
         ("head.prior", 0.0, "greater than 0 and less than 1"),
+        ("detector", "yolo", "('retinanet', 'faster_rcnn', 'mask_rcnn')"),
+        ("rpn.samples", 3, "4 or more"),
+        ("rpn.nms", 1.5, "from 0 to 1"),
+        ("roi.finest", 0.0, "greater than 0"),
+        ("roi.width", 64, "'retinanet', which does not use it: leave it at 1024"),
         ("test.score", 1.5, "0 to 1"),
         ("evaluate.every", 0, "greater than 0"),
         ("data.max_objects", 0, "greater than 0"),
@@ -571,6 +576,18 @@ def test_a_value_that_no_detector_has_is_named(key, value, part):
     with pytest.raises(UserError) as error:
         validate(config)
     assert f"config.{key}" in str(error.value) and part in str(error.value)
+
+
+def test_options_of_another_detector_are_refused():
+    """Both ways; those of proposals belong to both detectors that have some."""
+    config = config_lib.detection_config()
+    config.update_from_flattened_dict(
+        {"detector": "faster_rcnn", "rpn.scale": 4.0, "roi.beta": 1.0}
+    )
+    validate(config)
+    config.head.convs = 2
+    with pytest.raises(UserError, match=r"head\.convs is 2, .* or set config\.detector=retinanet"):
+        validate(config)
 
 
 def test_canvases_survive_the_config_file_of_a_run(tmp_path):

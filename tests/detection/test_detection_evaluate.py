@@ -8,7 +8,7 @@ import pytest
 from ddarts_jax.detection import evaluate
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
-from ddarts_jax.detection.retinanet import Detections
+from ddarts_jax.detection.found import Detections
 
 _PIXELS = Pixels(1, np.zeros(1, np.float32), np.ones(1, np.float32), 0)
 # Two images lie on the second canvas; the third image has two objects, the last none.

@@ -1,5 +1,6 @@
 """Tests of the detector: where its backbone comes from, what it normalises, what learns, its cost."""
 
+import functools
 import types
 
 import jax
@@ -11,8 +12,13 @@ import tiny_detector
 
 from ddarts_jax.detection import datasets, retinanet
 from ddarts_jax.detection import detector as detectors
+from ddarts_jax.detection.anchors import Anchors
+from ddarts_jax.detection.found import Options
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import backbone, cost, network, weights
+from ddarts_jax.models.layers import Variables
+
+_HEAD = ("pyramid", "classes", "boxes")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def test_a_backbone_is_a_run_or_a_genotype(place):
 def test_the_levels_and_weights_of_a_detector(place):
     """Chosen or given levels, further ones on top; as many weights as its parts have."""
     _, detector, variables = built(place, fpn__levels=3)
-    assert (detector.levels, detector.head.strides) == ((1, 2), (8, 16, 32))
+    assert (detector.levels, detector.head.anchors.strides) == ((1, 2), (8, 16, 32))
     assert detector.batch_norm and detector.frozen_cells == 0
     assert set(variables.weights) == {"backbone", "pyramid", "classes", "boxes"}
     counts = detectors.parameters(variables)
@@ -57,7 +63,7 @@ def test_the_levels_and_weights_of_a_detector(place):
     # Two towers of one hidden 3x3 convolution, 9 anchors with 2 classes and 4 sides.
     assert counts["heads"] == sum(9 * 8 * n + n for n in (8, 8, 9 * 2, 9 * 4))
     given = built(place, None, backbone__levels=(0, 1, 2), fpn__levels=3)[1]
-    assert (given.levels, given.head.strides) == ((0, 1, 2), (4, 8, 16))
+    assert (given.levels, given.head.anchors.strides) == ((0, 1, 2), (4, 8, 16))
     with pytest.raises(UserError, match="position 9, which the network does not have"):
         built(place, None, backbone__levels=(9,))
     with pytest.raises(UserError, match=r"fpn\.levels=1, but the pyramid reads 2"):
@@ -97,7 +103,7 @@ def test_statistics_change_by_the_batch_alone(place):
 
     @jax.jit
     def run(variables):
-        return [detectors.run(each, variables, images, True)[1] for each in (batch, frozen)]
+        return [detectors.features(each, variables, images, True)[1] for each in (batch, frozen)]
 
     old = weights.named(variables.statistics)
     changed, same = (weights.named(found) for found in run(variables))
@@ -127,16 +133,16 @@ def test_detections_are_those_of_the_heads_outputs(place):
 
     @jax.jit
     def both(variables):
-        outputs, _ = detectors.run(detector, variables, images, False)
-        wanted = retinanet.detections(
-            detector.head, outputs, sizes, score=0.0, nms=0.5, per_level=50, limit=7
-        )
+        maps, _ = detectors.features(detector, variables, images, False)
+        own = Variables({name: variables.weights[name] for name in _HEAD}, {})
+        outputs = retinanet.predict(detector.head, own, maps)
+        wanted = retinanet.detections(detector.head, outputs, sizes, Options(0.0, 0.5, 50, 7))
         return detectors.detect(detector, variables, images, sizes), wanted
 
     found, wanted = both(variables)
     assert found.boxes.shape == (2, 7, 4) and (found.count == 7).all()
     assert found.boxes[1, :, [0, 2]].max() <= 20 and found.boxes[1, :, [1, 3]].max() <= 9
-    for one, other in zip(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -180,3 +186,33 @@ def test_pixels_reach_a_detector_as_its_backbone_has_learnt_them(place, caplog):
     assert "made grey" in caplog.text
     with pytest.raises(UserError, match="images of 5 channels"):
         datasets.pixels_of(config.data, train, learnt | {"image_shape": [8, 8, 5]})
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+def test_a_detector_in_two_stages(place, name):
+    """Its finest level is of stride 4; the coarsest is one more on top, which only proposals read."""
+    changes = tiny_detector.TWO_STAGES | {"detector": name}
+    _, detector, variables = built(place, None, **changes)
+    assert (detector.levels, detector.head.roi.strides) == ((0, 1, 2), (4, 8, 16))
+    assert detector.head.rpn.anchors == Anchors((4, 8, 16, 32), (3.0,), False, False)
+    heads = {"rpn", "box"} | ({"mask"} if name == "mask_rcnn" else set())
+    assert set(variables.weights) == {"backbone", "pyramid"} | heads
+    counts = detectors.parameters(variables)
+    # Two hidden layers of 16 behind 7 x 7 x 8 features, 3 outputs and 2 boxes; 3 anchors.
+    expected = {
+        "box": 49 * 8 * 16 + 16 + 16 * 17 + 17 * (3 + 8),
+        "rpn": 9 * 8 * 8 + 8 + 9 * (3 + 12),
+    }
+    if name == "mask_rcnn":
+        expected["mask"] = 4 * (9 * 8 * 8 + 8) + 4 * 8 * 8 + 8 + 9 * 2
+    assert counts["heads"] == sum(expected.values())
+    found = detectors.macs(detector, variables, (64, 32, 3))
+    positions = 16 * 8 + 8 * 4 + 4 * 2 + 2 * 1
+    macs = positions * (9 * 8 * 8 + 8 * 15) + 30 * (49 * 8 * 16 + 16 * 16 + 16 * 11)
+    if name == "mask_rcnn":
+        macs += 10 * (196 * (4 * 9 * 8 * 8 + 4 * 8 * 8) + 784 * 8 * 2)
+    assert found["heads"] == macs
+    images = jax.ShapeDtypeStruct((2, 64, 32, 3), np.float32)
+    sizes = jax.ShapeDtypeStruct((2, 2), np.int32)
+    found = jax.eval_shape(functools.partial(detectors.detect, detector), variables, images, sizes)
+    assert found.boxes.shape == (2, 10, 4) and (found.masks is None) == (name == "faster_rcnn")

@@ -15,6 +15,7 @@ RULES = {
     "rpn": {"positive": 0.7, "background": 0.3, "least": 0.0},
     "box_head": {"positive": 0.5, "background": 0.5},
 }
+_sample = jax.jit(matching.sample, static_argnums=(2, 3))
 _match = jax.jit(matching.match, static_argnames=("positive", "background", "least"))
 
 
@@ -109,3 +110,26 @@ def test_random_matches(seed, least):
     rule = {"positive": 0.5, "background": 0.4, "least": least}
     got = _match(anchors, boxes, real, counted, **rule)
     assert got.tolist() == plainly(anchors, boxes, real, counted, **rule)
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.sampled_from([4, 50, 300]),
+    objects=st.floats(0, 1),
+)
+def test_what_is_sampled(seed, count, objects):
+    """The positive ones of the highest priorities, then the background's; against a plain sort."""
+    generator, number = np.random.default_rng(seed), 60
+    rest = np.where(generator.uniform(size=number) < 0.7, matching.BACKGROUND, matching.NEITHER)
+    found = np.where(generator.uniform(size=number) < objects, generator.integers(0, 9), rest)
+    priorities = generator.integers(0, 20, number).astype(np.float32)  # with equal ones
+    order = np.argsort(-priorities, kind="stable")
+    positive = [n for n in order if found[n] >= 0][: count // 4]
+    background = [n for n in order if found[n] == matching.BACKGROUND]
+    expected = (positive + background)[:count]
+    index, taken = _sample(found, priorities, count, count // 4)
+    assert index.shape == taken.shape == (count,) and index.dtype == np.int32
+    assert index[: len(expected)].tolist() == expected
+    assert taken.tolist() == [n < len(expected) for n in range(count)]
+    assert not index[len(expected) :].any()

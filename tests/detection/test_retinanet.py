@@ -9,16 +9,15 @@ import numpy as np
 import parity
 import pytest
 
-from ddarts_jax.detection import retinanet
+from ddarts_jax.detection import anchors, retinanet
+from ddarts_jax.detection.found import Options
 from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.errors import UserError
 
 WIDTHS, STRIDES = (16, 24, 30), (8, 16, 32)
 _predict = jax.jit(retinanet.predict, static_argnums=0)
 _loss = jax.jit(retinanet.loss, static_argnums=0)
-_detections = jax.jit(
-    retinanet.detections, static_argnums=0, static_argnames=("limit", "per_level")
-)
+_detections = jax.jit(retinanet.detections, static_argnums=(0, 3))
 _candidates = jax.jit(retinanet._candidates, static_argnums=3)
 
 
@@ -67,14 +66,15 @@ def test_outputs_are_torchvision_s(whole):
     logits, deltas = joined(outputs)
     parity.assert_near(logits, data["cls_logits"])
     parity.assert_near(deltas, data["bbox_regression"])
-    anchors = np.concatenate(net.anchors([output.size for output in outputs]))
-    parity.assert_near(anchors, data["anchors"], 0)
+    own = np.concatenate(net.anchors.of([output.size for output in outputs]))
+    parity.assert_near(own, data["anchors"], 0)
 
 
 def test_detections_are_torchvision_s(whole):
     """Classes equal, boxes and scores near, in the same order."""
     data, net, variables, features = whole
-    found = _detections(net, _predict(net, variables, features), data["image_sizes"])
+    outputs = _predict(net, variables, features)
+    found = _detections(net, outputs, data["image_sizes"], Options())
     for image in range(2):
         expected = {
             key: data[f"detections/image{image}/{key}"] for key in ("boxes", "scores", "labels")
@@ -203,7 +203,8 @@ def test_anchors_over_padding_count_only_if_asked_for():
     beside = np.concatenate([features[:, :6], features[:, 6:] + 1], 1)
     outputs = [_predict(net, variables, [x]) for x in (features, beside)]
     for over_padding in (False, True):
-        net = dataclasses.replace(net, over_padding=over_padding)
+        own_anchors = dataclasses.replace(net.anchors, over_padding=over_padding)
+        net = dataclasses.replace(net, anchors=own_anchors)
         here, there = (_loss(net, output, own).classification for output in outputs)
         assert (abs(here - there) > 1e-4) == over_padding
         assert over_padding or here == there
@@ -226,7 +227,9 @@ def test_bfloat16_features_give_float32_losses():
         outputs = _predict(net, variables, features_of(1, dtype=dtype))
         found[dtype] = _loss(net, outputs, own)
         chex.assert_trees_all_equal_dtypes(found[dtype], retinanet.Losses(*jnp.zeros((2, 1))))
-        detected = jax.eval_shape(lambda x: retinanet.detections(net, x, own.sizes), outputs)
+        detected = jax.eval_shape(
+            lambda x: retinanet.detections(net, x, own.sizes, Options()), outputs
+        )
         assert detected.boxes.dtype == detected.scores.dtype == jnp.float32
     chex.assert_trees_all_close(*found.values(), rtol=0.02)
 
@@ -238,7 +241,7 @@ def scene(scores):
     for (anchor, label), probability in scores.items():
         logits[0, anchor, label] = np.log(probability / (1 - probability))
     deltas = np.zeros((1, 36, 4), np.float32)
-    return net, [retinanet.Output(logits.reshape(1, 2, 2, 9, 3), deltas.reshape(1, 2, 2, 9, 4))]
+    return net, [anchors.Output(logits.reshape(1, 2, 2, 9, 3), deltas.reshape(1, 2, 2, 9, 4))]
 
 
 def test_detections_by_hand():
@@ -247,14 +250,14 @@ def test_detections_by_hand():
     net, outputs = scene(
         {(3, 0): 0.9, (3, 2): 0.5, (12, 0): 0.8, (4, 0): 0.3, (21, 1): 0.04, (30, 1): 0.06}
     )
-    found = _detections(net, outputs, np.int32([[14, 20]]), limit=6)
+    found = _detections(net, outputs, np.int32([[14, 20]]), Options(limit=6))
     assert found.count.tolist() == [3]
     # Clipped, anchor 12's 20 x 14 overlaps anchor 3's 16 x 14 by 0.8; anchor 4's likewise.
     assert found.classes.tolist() == [[0, 2, 1, -1, -1, -1]]
     np.testing.assert_allclose(found.scores[0], [0.9, 0.5, 0.06, 0, 0, 0], rtol=1e-5)
     expected = [[0, 0, 16, 14], [0, 0, 16, 14], [0, 0, 20, 14], *[[0, 0, 0, 0]] * 3]
     np.testing.assert_allclose(found.boxes[0], expected, atol=1e-5)
-    one = _detections(net, outputs, np.int32([[14, 20]]), limit=6, per_level=1)
+    one = _detections(net, outputs, np.int32([[14, 20]]), Options(limit=6, per_level=1))
     assert one.count.tolist() == [1] and one.classes[0, 0] == 0
 
 

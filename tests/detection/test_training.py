@@ -54,7 +54,7 @@ def parts(directory, **changes):
 
 def feed_of(own, devices=1):
     mesh = sharding.data_mesh(4, jax.devices()[:devices])
-    return training.Feed(own.stream, own.step, own.plan, own.pixels, _FLOAT32, mesh)
+    return training.Feed(own.stream, own.step, own.plan, own.pixels, _FLOAT32, mesh, 0)
 
 
 class _Programs:
@@ -63,10 +63,10 @@ class _Programs:
     def __init__(self, lower):
         self._lower, self.compiled = lower, {}
 
-    def __call__(self, function, running, images, truth):
+    def __call__(self, function, running, images, truth, seed):
         def compiled():
             if images.shape not in self.compiled:
-                lowered = self._lower(function, running, images, truth)
+                lowered = self._lower(function, running, images, truth, seed)
                 self.compiled[images.shape] = lowered.compile()
             return self.compiled[images.shape]
 
@@ -177,7 +177,7 @@ def test_batches_without_objects(own):
         truth = training.GroundTruth(boxes, labels, batch.sizes)
         running = jax.tree.map(np.asarray, running)
         arguments = sharding.replicate(running, sharding.data_mesh(4, jax.devices()[:1]))
-        after, finite = program(arguments, batch.images, truth)
+        after, finite = program(arguments, batch.images, truth, np.uint32(0))
         assert all(jax.tree.leaves(finite))
         found = jax.device_get(after.totals)
         assert (found["loss_boxes"] > 0) == bool(left)
@@ -194,7 +194,7 @@ def test_a_detector_learns_some_images_by_heart(own):
     program = own.programs.compiled[batch.images.shape]
     losses, before = [], 0.0
     for step in range(60):
-        running, _ = program(running, batch.images, truth)
+        running, _ = program(running, batch.images, truth, np.uint32(0))
         total = float(running.totals["loss"])  # of the steps of the epoch
         losses.append(total - (before if step % own.plan.epoch else 0.0))
         before = total
@@ -253,16 +253,17 @@ def test_the_programs_compile_for_two_gpus(tmp_path, what):
     """The whole step from bytes to new weights, and from bytes to boxes, in bfloat16."""
     own = parts(tmp_path)
     mesh = gpu_program.mesh(4, 2)
-    feed = training.Feed(own.stream, own.step, own.plan, own.pixels, "bfloat16", mesh)
+    feed = training.Feed(own.stream, own.step, own.plan, own.pixels, "bfloat16", mesh, 0)
     images, truth = feed._shapes((64, 64, 3))
     whole = functools.partial(gpu_program.described, placement=sharding.replicated(mesh))
     if what == "training":
         local = training.Feed(
             *(own.stream, own.step, own.plan, own.pixels, "bfloat16"),
             sharding.data_mesh(4, jax.devices()[:1]),
+            0,
         )
         running = whole(local.start(own.start()))
-        program = gpu_program.Program(feed._one_step, (running, images, truth))
+        program = gpu_program.Program(feed._one_step, (running, images, truth, np.uint32(0)))
     else:
         moments = np.zeros(3, np.float32), np.ones(3, np.float32)
         program = gpu_program.Program(

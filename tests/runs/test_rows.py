@@ -24,7 +24,7 @@ START = Genotype(
 )
 NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
 # Than D-DARTS, by which `produced` searches.
-OF_OTHER_METHODS = {"gradient_norm_implicit", "loss_divergence"}
+OF_OTHER_METHODS = {"gradient_norm_implicit", "loss_divergence", "loss_masks"}
 COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
 
 
@@ -63,7 +63,7 @@ def of_a_detector(root, monkeypatch):
             self.compile = lambda: self
             self.memory_analysis = lambda: None
 
-        def __call__(self, running, images, truth):
+        def __call__(self, running, images, truth, seed):
             state = running.state._replace(step=running.state.step + 1)
             return running._replace(state=state), {}
 
@@ -74,7 +74,8 @@ def of_a_detector(root, monkeypatch):
     monkeypatch.setattr(detection, "evaluate_stream", nothing)
     (root / "detector").mkdir()
     file = tiny_detector.write_config(root / "detector")
-    assert tiny_detector.start(file, root / "detector" / "run") == 0
+    two_stages = [f"--config.{key}={value}" for key, value in tiny_detector.TWO_STAGES.items()]
+    assert tiny_detector.start(file, root / "detector" / "run", *two_stages) == 0
     return metrics.read(root / "detector" / "run" / "metrics.jsonl")
 
 

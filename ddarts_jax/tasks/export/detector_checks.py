@@ -14,7 +14,7 @@ from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.detection.evaluate import evaluate_found
-from ddarts_jax.detection.retinanet import Detections
+from ddarts_jax.detection.found import Detections
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
 from ddarts_jax.tasks.export import checks, snippets

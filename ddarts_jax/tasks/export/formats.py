@@ -16,7 +16,7 @@ from flax import nnx
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.detector import Detector
-from ddarts_jax.detection.retinanet import Detections
+from ddarts_jax.detection.found import Detections
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import folding
 from ddarts_jax.models.layers import Variables
@@ -48,7 +48,8 @@ def write_detector(
 
     def find(target, images, sizes):
         with backend.compiling_for(target):
-            return tuple(detectors.detect(detector, variables, images, sizes))
+            found = detectors.detect(detector, variables, images, sizes)
+        return tuple(part for part in found if part is not None)
 
     def inputs(batch):
         return {
@@ -60,7 +61,7 @@ def write_detector(
     program = _exported(functools.partial(find, "gpu"), *inputs(batch).values())
     (folder / "model.stablehlo").write_bytes(program.serialize())
     find = functools.partial(find, "onnx")
-    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields)
+    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields[: len(program.out_avals)])
 
 
 def write_weights(folder: Path, weights: Mapping[str, np.ndarray]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from ddarts_jax.data import decoding
 from ddarts_jax.data.splits import HOLD_OUT_SEED
 from ddarts_jax.detection.instances import Instances
+from ddarts_jax.detection.outlines import rle_of
 
 SIDE = 96  # pixels of a canvas
 NUM_TRAIN, NUM_TEST = 2048, 200
@@ -117,6 +118,7 @@ def instances_of(canvases: list[Canvas], name: str, class_names: tuple[str, ...]
         crowd=np.zeros(len(masks), bool),
         ignore=np.zeros(len(masks), bool),
         areas=masks.sum((1, 2)).astype(np.float64),
+        segmentations=tuple(map(rle_of, masks)),
     )
 
 

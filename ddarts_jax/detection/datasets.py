@@ -1,5 +1,6 @@
 """The images and objects that a config's section `data` names, and how they reach a detector."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -45,34 +46,43 @@ class Pixels(NamedTuple):
     white: int
 
 
-def load(settings) -> tuple[Instances, Instances]:
+def load(settings, masks: bool = False) -> tuple[Instances, Instances]:
     """Returns the training and the test images, both with the classes of the training.
 
     Args:
         settings: section `data` of a config.
+        masks: whether every object needs a mask; without, outlines are not kept.
 
     Raises:
         UserError: it names no data, or they cannot be used, see `coco_json.read`, `tfds_boxes.read_pair`
-            and `in_classes_of`.
+            and `in_classes_of`, or have no masks.
     """
     _check_places(settings)
     if settings.name == _DIGITS:
-        return composed_digits.load()
-    if settings.name == _COCO:
-        return coco_json.read_pair(*_paths(settings, PATHS))
-    return _of_tfds(tfds_boxes.read_pair, settings)
+        train, test = composed_digits.load()
+    elif settings.name == _COCO:
+        train, test = coco_json.read_pair(*_paths(settings, PATHS), masks)
+    else:
+        train, test = _of_tfds(tfds_boxes.read_pair, settings, masks)
+    return (train, test) if masks else (_bare(train), _bare(test))
 
 
-def load_test(settings, classes: Classes) -> Instances:
+def load_test(settings, classes: Classes, masks: bool = False) -> Instances:
     """Returns the test images alone, for a detector that knows some classes; see `load`."""
     _check_places(settings)
     if settings.name == _DIGITS:
         test = composed_digits.load()[1]
     elif settings.name == _COCO:
-        test = coco_json.read(*_paths(settings, _TEST))
+        test = coco_json.read(*_paths(settings, _TEST), masks)
     else:
-        test = _of_tfds(tfds_boxes.read_test, settings)
-    return in_classes_of(classes, test)
+        test = _of_tfds(tfds_boxes.read_test, settings, masks)
+    test = in_classes_of(classes, test)
+    return test if masks else _bare(test)
+
+
+def _bare(instances: Instances) -> Instances:
+    """Returns images and objects without outlines, which are gigabytes for COCO."""
+    return dataclasses.replace(instances, segmentations=())
 
 
 def places_of(name: str) -> tuple[str, ...]:
@@ -98,8 +108,13 @@ def _check_places(settings) -> None:
             )
 
 
-def _of_tfds(read: Callable[[str, str], _T], settings) -> _T:
+def _of_tfds(read: Callable[[str, str], _T], settings, masks: bool) -> _T:
     """Reads a set of TensorFlow Datasets; a name that it does not know becomes a UserError."""
+    if masks:
+        raise UserError(
+            f"config.data.name={settings.name!r} would be of TensorFlow Datasets, which have boxes but "
+            f"no masks: for a detector of masks use files as COCO's (config.data.name={_COCO})."
+        )
     try:
         return read(settings.name, settings.data_dir)
     except UnknownName as error:
@@ -152,19 +167,19 @@ def pixels_of(settings, train: Instances, learnt: Mapping[str, Any]) -> Pixels:
     return Pixels(channels, mean, std, white)
 
 
-def training_stream(config, train: Instances, pixels: Pixels) -> CanvasStream:
+def training_stream(config, train: Instances, pixels: Pixels, masks: bool = False) -> CanvasStream:
     """Opens the training images; for the errors see `CanvasStream` and `canvases.deal`."""
     sizes = train.sizes[train.trained_images] if len(train.trained_images) else train.sizes
-    return _stream(config, train, sizes, pixels, config.train.batch_images, training=True)
+    return _stream(config, train, sizes, pixels, config.train.batch_images, True, masks)
 
 
 def test_stream(config, test: Instances, pixels: Pixels) -> CanvasStream:
     """Opens the test images, in batches of the training's size that all devices can share evenly."""
     batch_size = sharding.divisible(config.train.batch_images)
-    return _stream(config, test, test.sizes, pixels, batch_size, training=False)
+    return _stream(config, test, test.sizes, pixels, batch_size, training=False, masks=False)
 
 
-def _stream(config, instances, sizes, pixels, batch_size, training) -> CanvasStream:
+def _stream(config, instances, sizes, pixels, batch_size, training, masks) -> CanvasStream:
     settings = config.data
     sides = tuple(settings.short_side)
     return CanvasStream(
@@ -178,6 +193,7 @@ def _stream(config, instances, sizes, pixels, batch_size, training) -> CanvasStr
         seed=config.seed,
         flip=settings.flip,
         max_objects=settings.max_objects,
+        masks=masks,
         num_workers=settings.num_workers if instances.on_disk else 0,
         white=pixels.white,
     )

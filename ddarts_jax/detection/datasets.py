@@ -46,6 +46,11 @@ class Pixels(NamedTuple):
     white: int
 
 
+def with_masks(config) -> bool:
+    """Tells whether the detector of a config learns and finds masks."""
+    return config.get("detector") == "mask_rcnn"
+
+
 def load(settings, masks: bool = False) -> tuple[Instances, Instances]:
     """Returns the training and the test images, both with the classes of the training.
 
@@ -167,19 +172,19 @@ def pixels_of(settings, train: Instances, learnt: Mapping[str, Any]) -> Pixels:
     return Pixels(channels, mean, std, white)
 
 
-def training_stream(config, train: Instances, pixels: Pixels, masks: bool = False) -> CanvasStream:
+def training_stream(config, train: Instances, pixels: Pixels) -> CanvasStream:
     """Opens the training images; for the errors see `CanvasStream` and `canvases.deal`."""
     sizes = train.sizes[train.trained_images] if len(train.trained_images) else train.sizes
-    return _stream(config, train, sizes, pixels, config.train.batch_images, True, masks)
+    return _stream(config, train, sizes, pixels, config.train.batch_images, training=True)
 
 
 def test_stream(config, test: Instances, pixels: Pixels) -> CanvasStream:
     """Opens the test images, in batches of the training's size that all devices can share evenly."""
     batch_size = sharding.divisible(config.train.batch_images)
-    return _stream(config, test, test.sizes, pixels, batch_size, training=False, masks=False)
+    return _stream(config, test, test.sizes, pixels, batch_size, training=False)
 
 
-def _stream(config, instances, sizes, pixels, batch_size, training, masks) -> CanvasStream:
+def _stream(config, instances, sizes, pixels, batch_size, training) -> CanvasStream:
     settings = config.data
     sides = tuple(settings.short_side)
     return CanvasStream(
@@ -193,7 +198,7 @@ def _stream(config, instances, sizes, pixels, batch_size, training, masks) -> Ca
         seed=config.seed,
         flip=settings.flip,
         max_objects=settings.max_objects,
-        masks=masks,
+        masks=training and with_masks(config),
         num_workers=settings.num_workers if instances.on_disk else 0,
         white=pixels.white,
     )

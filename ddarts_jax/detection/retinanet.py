@@ -268,12 +268,15 @@ class Detections(NamedTuple):
         scores: float32 [B, limit], probabilities; likewise.
         classes: int32 [B, limit]; -1 where there is none.
         count: int32 [B], number of objects.
+        masks: float32 [B, limit, 28, 28], probabilities of the pixels within each box; None: the detector
+            finds boxes alone.
     """
 
     boxes: jax.Array
     scores: jax.Array
     classes: jax.Array
     count: jax.Array
+    masks: jax.Array | None = None
 
 
 def detections(

@@ -6,6 +6,7 @@ writes files of its own, and the run's results stay as they are.
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ _logger = logging.getLogger(__name__)
 
 _PICTURES = 12
 _SHOWN = 0.3  # score from which on a detection is drawn
+_KINDS = {"bbox": "box", "segm": "mask"}  # what is told of, by COCO's name for it
+_SAID = ("AP", "AP50", "AP75")  # of COCO's numbers, in the summary
 
 
 class _Run(NamedTuple):
@@ -91,7 +94,7 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
         Stopped: a signal ended the run; the state is saved.
     """
     source = detectors.find_source(config.backbone)
-    train, test = datasets.load(config.data)
+    train, test = datasets.load(config.data, datasets.with_masks(config))
     identity = saved.identity_of(config, source, train)
     saved.check(workdir, identity, train, test)
     own = _prepare(config, source, train, test, dtype)
@@ -158,8 +161,7 @@ def _train(
         record = means | {"learning_rate": optim.weights_learning_rate(state.optimizer)}
         if epoch % config.evaluate.every == 0 or epoch == plan.epochs:
             tested = own.evaluate(state.variables)
-            numbers = tested.evaluation.numbers
-            record |= {"box_ap": numbers["AP"], "box_ap50": numbers["AP50"]}
+            record |= _aps(tested, ("AP", "AP50"))
         return record
 
     directory = workdir / "checkpoints" / "detect"
@@ -192,14 +194,11 @@ def _summarize(
     canvas = own.training.shapes[-1]
     params = detectors.parameters(variables)
     macs = detectors.macs(own.detector, variables, canvas)
-    numbers = tested.evaluation.numbers
     clock.keep(compilation.spent())
     summary = {
         "task": own.config.task,
         "data": own.config.data.name,
-        "box_ap": numbers["AP"],
-        "box_ap50": numbers["AP50"],
-        "box_ap75": numbers["AP75"],
+        **_aps(tested, _SAID),
         "params": sum(params.values()),
         "params_by_part": params,
         "macs": sum(macs.values()),
@@ -235,14 +234,14 @@ def evaluate(config, workdir: Path, dtype) -> dict:
         dtype: compute dtype.
 
     Returns:
-        The 12 numbers of COCO by name, and the paths of the files.
+        The 12 numbers of COCO by name, those of masks as "mask_AP" and so on, and the paths of the files.
 
     Raises:
         UserError: there is no detector, or it was trained with other settings or classes.
     """
     own = saved.load(workdir, config.test)
     _check_settings(config, own.config, workdir)
-    test = datasets.load_test(config.data, own.classes)
+    test = datasets.load_test(config.data, own.classes, datasets.with_masks(own.config))
     if test.identity == own.data.get("train"):
         _logger.warning(
             "detect_evaluate: the detector was trained on these very images: AP tells what it remembers"
@@ -254,7 +253,12 @@ def evaluate(config, workdir: Path, dtype) -> dict:
     _print_numbers(stream, tested)
     print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
     report.Live(workdir).close()
-    return tested.evaluation.numbers | {key: str(path) for key, path in paths.items()}
+    numbers = {
+        f"{coco_evaluation.PREFIXES[kind]}{name}": number
+        for kind, own in tested.evaluations.items()
+        for name, number in own.numbers.items()
+    }
+    return numbers | {key: str(path) for key, path in paths.items()}
 
 
 def _check_settings(config, own, workdir: Path) -> None:
@@ -274,9 +278,18 @@ def _check_settings(config, own, workdir: Path) -> None:
 
 
 def _print_numbers(stream: CanvasStream, tested: Tested) -> None:
-    numbers = tested.evaluation.numbers
-    said = ", ".join(f"{name} {100 * numbers[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    print(f"box {said} on {len(stream.instances)} test images")
+    for kind, own in tested.evaluations.items():
+        said = ", ".join(f"{name} {100 * own.numbers[name]:.1f}" for name in _SAID)
+        print(f"{_KINDS[kind]} {said} on {len(stream.instances)} test images")
+
+
+def _aps(tested: Tested, names: Sequence[str]) -> dict[str, float]:
+    """Returns numbers of COCO under the names that metrics and summary have for them: "box_ap50"."""
+    return {
+        f"{_KINDS[kind]}_{name.lower()}": own.numbers[name]
+        for kind, own in tested.evaluations.items()
+        for name in names
+    }
 
 
 def _write_results(
@@ -295,7 +308,7 @@ def _write_results(
     }
     paths = {key: path.with_stem(path.stem + ending) for key, path in paths.items()}
     coco_evaluation.write_results(paths["detections"], tested.results)
-    facts = coco_evaluation.facts(stream.instances, tested.evaluation)
+    facts = coco_evaluation.facts(stream.instances, tested.evaluations)
     write_json(paths["detection"], {"data": stream.instances.name} | facts)
     _draw(stream, tested, paths["pictures"])
     return paths
@@ -313,10 +326,11 @@ def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
             found[wanted[each["image_id"]]].append(each)
     for number, row in enumerate(rows, 1):
         image = test.read(row, test.channels, stream.white)
-        truth = draw_detections.Boxes(*test.ground_truth(row))
+        objects = test.ground_truth(row)
+        truth = draw_detections.Boxes(objects.boxes, objects.labels)
         path = folder / f"{number:02d}.png"
         draw_detections.draw_pair(image, truth, _boxes(test, found[row]), test.class_names, path)
-    title, evaluation = Path(test.name).name, tested.evaluation
+    title, evaluation = Path(test.name).name, tested.evaluations["bbox"]
     detection_drawing.draw_precision_recall(
         evaluation.precision, coco_evaluation.THRESHOLDS, folder / "precision_recall", title
     )

@@ -68,7 +68,8 @@ def of_a_detector(root, monkeypatch):
             return running._replace(state=state), {}
 
     def nothing(detector, variables, stream, pixels, dtype):
-        return evaluate.Tested([], coco_evaluation.evaluate(stream.instances, []))
+        evaluation = coco_evaluation.evaluate(stream.instances, [])
+        return evaluate.Tested([], dict.fromkeys(("bbox", "segm"), evaluation))
 
     monkeypatch.setattr(training, "lower", Stepless)
     monkeypatch.setattr(detection, "evaluate_stream", nothing)

@@ -15,7 +15,7 @@ import tiny_detector
 from PIL import Image
 
 from ddarts_jax import main
-from ddarts_jax.detection import training
+from ddarts_jax.detection import datasets, evaluate, outlines, training
 from ddarts_jax.distributed import sharding
 from ddarts_jax.reports import report
 from ddarts_jax.tasks import detection
@@ -143,6 +143,43 @@ def test_a_run_leaves_what_is_promised(place, unbroken):
 
 def truth_of(place, part):
     return read(place / f"{part}.json")["annotations"]
+
+
+def test_a_detector_of_masks(place, tmp_path, monkeypatch, capsys):
+    """Numbers of boxes and of masks in every file and line, and masks beside boxes in the detections."""
+    for part in ("train", "test"):
+        content = read(place / f"{part}.json")
+        for each in content["annotations"]:
+            x, y, w, h = each["bbox"]
+            each["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    flags = [f"--config.data.{n}_annotations={tmp_path / n}.json" for n in ("train", "test")]
+    find = evaluate._detect
+
+    def detect(*arguments, **options):
+        found = find(*arguments, **options)
+        return found._replace(masks=np.ones((*found.classes.shape, 28, 28), np.float32))
+
+    monkeypatch.setattr(evaluate, "_detect", detect)
+    monkeypatch.setattr(datasets, "with_masks", lambda config: True)
+    workdir = tmp_path / "run"
+    assert start(place, workdir, *flags) == 0
+    summary, evaluation = read(workdir / "summary.json"), read(workdir / "detection.json")
+    for name in ("AP", "AP50", "AP75"):
+        assert summary[f"box_{name.lower()}"] == evaluation["numbers"][name]
+        assert summary[f"mask_{name.lower()}"] == evaluation["mask_numbers"][name]
+    assert evaluation["mask_numbers"]["AP50"] > 0 and len(evaluation["mask_numbers"]) == 12
+    assert {"AP", "mask_AP"} <= evaluation["classes"][0].keys()
+    assert lines(workdir)[-1]["mask_ap"] == summary["mask_ap"]
+    sizes = {
+        each["id"]: [each["height"], each["width"]] for each in read(place / "test.json")["images"]
+    }
+    for each in read(workdir / "detections.json"):
+        mask = outlines.mask_of(each["segmentation"], *sizes[each["image_id"]])
+        assert abs(mask.sum() - each["bbox"][2] * each["bbox"][3]) <= sum(each["bbox"][2:]) + 1
+    printed = capsys.readouterr().out
+    assert "box AP " in printed and f"mask AP {100 * summary['mask_ap']:.1f}, AP50" in printed
+    assert "outlines" in read(workdir / "dataset.json")["train"]
 
 
 def test_the_same_command_again_finds_it_ended(place, unbroken, tmp_path):

@@ -46,7 +46,8 @@ def write_detector(
 
     def find(images, sizes):
         with backend.compiling_for("gpu"):
-            return tuple(detectors.detect(detector, variables, images, sizes))
+            found = detectors.detect(detector, variables, images, sizes)
+        return tuple(part for part in found if part is not None)
 
     def inputs(batch):
         return {
@@ -57,7 +58,7 @@ def write_detector(
     (batch,) = jax.export.symbolic_shape("batch")
     program = _exported(find, *inputs(batch).values())
     (folder / "model.stablehlo").write_bytes(program.serialize())
-    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields)
+    write_onnx(folder / "model.onnx", find, inputs(1), Detections._fields[: len(program.out_avals)])
 
 
 def write_weights(folder: Path, weights: Mapping[str, np.ndarray]) -> None:

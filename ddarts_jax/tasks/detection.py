@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 
 from ddarts_jax.configuration import differences
 from ddarts_jax.data.splits import spread
-from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, saved
+from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, outlines, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector, Source
 from ddarts_jax.detection.evaluate import Tested, evaluate_stream
+from ddarts_jax.detection.instances import Instances
 from ddarts_jax.detection.training import Feed, make_step
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
@@ -326,10 +327,9 @@ def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
             found[wanted[each["image_id"]]].append(each)
     for number, row in enumerate(rows, 1):
         image = test.read(row, test.channels, stream.white)
-        objects = test.ground_truth(row)
-        truth = draw_detections.Boxes(objects.boxes, objects.labels)
+        pair = _truth(test, row, "segm" in tested.evaluations), _boxes(test, found[row])
         path = folder / f"{number:02d}.png"
-        draw_detections.draw_pair(image, truth, _boxes(test, found[row]), test.class_names, path)
+        draw_detections.draw_pair(image, *pair, test.class_names, path)
     title, evaluation = Path(test.name).name, tested.evaluations["bbox"]
     detection_drawing.draw_precision_recall(
         evaluation.precision, coco_evaluation.THRESHOLDS, folder / "precision_recall", title
@@ -339,10 +339,19 @@ def _draw(stream: CanvasStream, tested: Tested, folder: Path) -> None:
     )
 
 
-def _boxes(test, results: list[dict]) -> draw_detections.Boxes:
+def _truth(test: Instances, row: int, masks: bool) -> draw_detections.Boxes:
+    """Returns the objects of an image as what is drawn."""
+    objects = test.ground_truth(row)
+    outlined = np.array([*test.masks(row)]) if masks else None
+    return draw_detections.Boxes(objects.boxes, objects.labels, masks=outlined)
+
+
+def _boxes(test: Instances, results: list[dict]) -> draw_detections.Boxes:
     """Returns results of an image as what is drawn."""
     boxes = np.array([each["bbox"] for each in results], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     ids = np.array([each["category_id"] for each in results], np.int64)
     scores = np.array([each["score"] for each in results])
-    return draw_detections.Boxes(boxes, np.searchsorted(test.category_ids, ids), scores)
+    rles = [each["segmentation"] for each in results if "segmentation" in each]
+    masks = np.array([outlines.mask_of(rle, *rle["size"]) for rle in rles]) if rles else None
+    return draw_detections.Boxes(boxes, np.searchsorted(test.category_ids, ids), scores, masks)

@@ -180,6 +180,7 @@ def test_a_detector_of_masks(place, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "box AP " in printed and f"mask AP {100 * summary['mask_ap']:.1f}, AP50" in printed
     assert "outlines" in read(workdir / "dataset.json")["train"]
+    assert len(list((workdir / "pictures").glob("0?.png"))) == 5
 
 
 def test_the_same_command_again_finds_it_ended(place, unbroken, tmp_path):

@@ -77,6 +77,11 @@ def read(annotations: str, images: str, masks: bool = False) -> Instances:
             usable; an image file is missing, or an outline that is needed.
     """
     content = read_json(Path(os.path.expanduser(annotations)), "Annotation file")
+    return parse(content, os.fspath(annotations), images, masks)
+
+
+def parse(content: Any, annotations: str, images: str, masks: bool = False) -> Instances:
+    """Reads the content of an annotation file, `annotations`, by which messages name it; see `read`."""
     if not isinstance(content, dict):
         raise UserError(
             f"Annotation file {annotations} holds no JSON object: it must have images, categories and "
@@ -103,7 +108,7 @@ def read(annotations: str, images: str, masks: bool = False) -> Instances:
     if masks:
         _check_masks(found, sizes[owners].tolist(), annotations)
     return Instances(
-        name=os.fspath(annotations),
+        name=annotations,
         images=files,
         image_ids=np.array([image["id"] for image in tables["images"]], np.int64),
         sizes=sizes,

@@ -109,6 +109,12 @@ def rle_of(part: np.ndarray, corner: Sequence[int] = (0, 0), size: Sequence[int]
     return {"size": [height, width], "counts": found["counts"].decode()}
 
 
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Returns x, y, width and height of the smallest box around the pixels of a mask, bool [H, W]."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
+
+
 def crop_of(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Reads a mask within its box: RoIAlign (He et al. 2017) of the mask.
 

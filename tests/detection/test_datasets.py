@@ -82,7 +82,9 @@ def test_the_test_images_alone(data):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"name": "cityscapes"}, "'cityscapes'"),
+        ({"name": "cityscapes"}, "config.data.root, the folder of Cityscapes"),
+        ({"name": "cityscapes", "test_images": "x"}, "data.name=coco"),
+        ({"name": "cityscape"}, "Use 'digits', 'coco', 'cityscapes' or a name of TensorFlow"),
         ({"name": "digits", "root": "/data"}, "data.name=coco"),
         ({"name": "digits", "test_images": "x"}, "data.name=coco"),
         ({}, "config.data.root"),

@@ -126,14 +126,15 @@ def crop_of(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
         uint8 [CROP, CROP], 255 where all of a bin is the object's.
     """
     x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
-    rows, vertical = _bins(y1, y2, mask.shape[0])
-    columns, horizontal = _bins(x1, x2, mask.shape[1])
-    shares = vertical @ mask[rows, columns].astype(np.float32) @ horizontal.T
-    return np.round(255 * shares).astype(np.uint8)
+    rows, vertical = _points(y1, y2, mask.shape[0])
+    columns, horizontal = _points(x1, x2, mask.shape[1])
+    found = interpolated(interpolated(mask[rows, columns], vertical).T, horizontal).T
+    bins = found.reshape(CROP, len(vertical) // CROP, CROP, len(horizontal) // CROP)
+    return np.round(255 * bins.mean((1, 3))).astype(np.uint8)
 
 
-def _bins(start: float, stop: float, size: int) -> tuple[slice, np.ndarray]:
-    """Returns the pixels of a row (or column) that bins read, and their weights, float32 [CROP, n].
+def _points(start: float, stop: float, size: int) -> tuple[slice, np.ndarray]:
+    """Returns the pixels of a column (or row) that bins read, and where their points lie among these.
 
     A bin is the mean of as many points as it has pixels, rounded up; a point between the outermost
     pixels' centres and the border reads the outermost pixel.
@@ -141,19 +142,24 @@ def _bins(start: float, stop: float, size: int) -> tuple[slice, np.ndarray]:
     points = CROP * max(1, int(np.ceil((stop - start) / CROP)))
     positions = start + (np.arange(points) + 0.5) / points * (stop - start) - 0.5
     positions = positions.clip(0, size - 1)
-    first, end = int(positions[0]), min(int(positions[-1]) + 2, size)
-    weights = interpolation(positions - first, end - first)
-    return slice(first, end), weights.reshape(CROP, -1, end - first).mean(1)
+    first = int(positions[0])
+    return slice(first, int(positions[-1]) + 2), positions - first
 
 
-def interpolation(positions: np.ndarray, count: int) -> np.ndarray:
-    """Returns the weights with which positions on a line are read linearly from values at 0, 1, 2, ...
+def interpolated(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Reads rows between rows, linearly.
+
+    Without a matrix product, whose threads wait for those of other processes that decode images.
 
     Args:
-        positions: float [n].
-        count: number of values; beyond them all is 0.
+        values: [n, m], the rows at 0, 1, ..., n - 1; beyond them all is 0.
+        positions: float [k].
 
     Returns:
-        float32 [n, count].
+        float32 [k, m].
     """
-    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(count))).astype(np.float32)
+    padded = np.pad(np.asarray(values, np.float32), ((1, 2), (0, 0)))
+    positions = positions.clip(-1, len(values)) + 1
+    before = positions.astype(int)
+    share = (positions - before).astype(np.float32)[:, None]
+    return (1 - share) * padded[before] + share * padded[before + 1]

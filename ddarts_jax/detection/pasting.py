@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddarts_jax.detection.outlines import interpolation, rle_of
+from ddarts_jax.detection.outlines import interpolated, rle_of
 
 _THRESHOLD = 0.5  # probability from which on a pixel belongs to the object
 
@@ -47,12 +47,12 @@ def pasted(
     x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
     y, vertical = _pixels(y1, y2, height, probabilities.shape[0])
     x, horizontal = _pixels(x1, x2, width, probabilities.shape[1])
-    return (y, x), vertical @ np.asarray(probabilities, np.float32) @ horizontal.T
+    return (y, x), interpolated(interpolated(probabilities, vertical).T, horizontal).T
 
 
 def _pixels(start: float, stop: float, size: int, count: int) -> tuple[int, np.ndarray]:
-    """Returns the first row (or column) that reads from a mask, and weights float32 [n, count]."""
+    """Returns the first row (or column) that reads from a mask, and where each does, float64 [n]."""
     side = max(stop - start, 1e-6)  # a box that was cut off may have none
     positions = (np.arange(size) + 0.5 - start) / side * count - 0.5
     inside = np.flatnonzero((positions > -1) & (positions < count))
-    return int(inside[0]) if len(inside) else 0, interpolation(positions[inside], count)
+    return int(inside[0]) if len(inside) else 0, positions[inside]

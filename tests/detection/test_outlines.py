@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as pycocotools
 
 from ddarts_jax.detection import outlines
-from ddarts_jax.detection.outlines import CROP, crop_of, interpolation, mask_of, problem, rle_of
+from ddarts_jax.detection.outlines import CROP, crop_of, interpolated, mask_of, problem, rle_of
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 70)
@@ -136,6 +136,14 @@ def align(mask, box, side, samples):
     return whole.reshape(side, samples, side, samples).mean((1, 3))
 
 
+def test_rows_between_rows():
+    """As NumPy's interpolation of each column, with zeros around."""
+    values = np.random.RandomState(0).rand(5, 3)
+    positions = np.array([-7, -1, -0.25, 0, 1.5, 4, 4.9, 5, 30])
+    expected = [np.interp(positions, np.arange(-1, 6), [0, *own, 0]) for own in values.T]
+    np.testing.assert_allclose(interpolated(values, positions).T, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("box", "samples"), [((3.3, 4.5, 60, 57.25), 1), ((0, 0, 150, 140), 2), ((20, 9, 20.5, 10), 1)]
 )
@@ -149,13 +157,12 @@ def test_a_crop_is_roi_align_of_the_full_mask(box, samples):
 
 def _target(crop, box, roi):
     """28 x 28 of a region, read from a crop with zeros around it, 2 x 2 points each."""
-    weights = []
+    found = crop
     for axis in (1, 0):
         start, stop = box[axis], box[axis + 2]
         points = roi[axis] + (np.arange(56) + 0.5) / 56 * (roi[axis + 2] - roi[axis])
-        positions = (points - start) / (stop - start) * CROP - 0.5
-        weights.append(interpolation(positions, CROP).reshape(28, 2, CROP).mean(1))
-    return weights[0] @ crop @ weights[1].T >= 255 / 2
+        found = interpolated(found, (points - start) / (stop - start) * CROP - 0.5).T
+    return found.reshape(28, 2, 28, 2).mean((1, 3)) >= 255 / 2
 
 
 def test_targets_of_crops_are_those_of_full_masks():

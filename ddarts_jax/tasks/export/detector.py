@@ -185,12 +185,11 @@ def _expected(network: Trained, some: Instances) -> tuple[list[Boxes], np.ndarra
     expected, scales = [], []
     for batch in network.stream(some).batches():
         found = jax.device_get(find(batch.images, batch.sizes))
-        for row, size, *each in zip(batch.rows, batch.sizes, *found):
-            if row >= 0:
-                boxes, scores, labels, count = each
-                scale = (some.sizes[row] / size)[[1, 0, 1, 0]]
-                expected.append(Boxes(boxes[:count] * scale, labels[:count], scores[:count]))
-                scales.append(scale.max())
+        for place in np.flatnonzero(batch.rows >= 0):
+            boxes, scores, labels, count = (part[place] for part in found[:4])
+            scale = (some.sizes[batch.rows[place]] / batch.sizes[place])[[1, 0, 1, 0]]
+            expected.append(Boxes(boxes[:count] * scale, labels[:count], scores[:count]))
+            scales.append(scale.max())
     return expected, np.array(scales)
 
 

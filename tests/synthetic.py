@@ -79,11 +79,18 @@ def write_detector(workdir: Path, *, epochs: int = 4, every: int = 2, ended: boo
         row |= {"gradient_norm": 2 / epoch, "update_norm": 0.01 / epoch, "images_per_second": 70.0}
         if epoch % every == 0:
             row |= {"box_ap": 0.5 * epoch / epochs, "box_ap50": 0.8 * epoch / epochs}
+            row |= {"mask_ap": 0.45 * epoch / epochs, "mask_ap50": 0.7 * epoch / epochs}
         rows.append(row)
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if ended:
         parts = {"backbone": 600, "pyramid": 300, "heads": 100}
-        summary = {"task": "detect", "data": "digits", "box_ap": 0.5, "box_ap50": 0.8}
+        summary = {
+            "task": "detect",
+            "data": "digits",
+            "box_ap": 0.5,
+            "box_ap50": 0.8,
+            "mask_ap": 0.45,
+        }
         summary |= {"params": 1000, "params_by_part": parts, "macs": 10**6, "seconds": 125.0}
         summary["macs_by_part"] = {name: 1000 * count for name, count in parts.items()}
         write_json(workdir / "summary.json", summary)
@@ -93,7 +100,8 @@ def write_detector(workdir: Path, *, epochs: int = 4, every: int = 2, ended: boo
             {"id": n, "name": name, "objects": 9, "AP": sizes} for n, name in enumerate(names)
         ]
         numbers = {"AP": 0.5, "AP50": 0.8, "AP_medium": -1.0}
-        write_json(workdir / "detection.json", {"numbers": numbers, "classes": classes})
+        content = {"numbers": numbers, "mask_numbers": numbers | {"AP": 0.45}, "classes": classes}
+        write_json(workdir / "detection.json", content)
         (workdir / "pictures").mkdir()
         for number in (1, 2):
             Image.new("RGB", (1200, 60 * number)).save(workdir / "pictures" / f"0{number}.png")

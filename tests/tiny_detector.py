@@ -63,7 +63,10 @@ def write_images(folder: Path, count: int, seed: int = 0, sizes=SIZES) -> tuple[
             pixels[y : y + side[1], x : x + side[0]] = inside
             box = [int(x), int(y), int(side[0]), int(side[1])]
             own = {"id": len(annotations) + 1, "image_id": number, "category_id": (7, 3)[kind]}
-            annotations.append(own | {"bbox": box, "area": int(side.prod())})
+            own |= {"bbox": box, "area": int(side.prod())}
+            right, end = box[0] + box[2], box[1] + box[3]
+            outline = [box[0], box[1], right, box[1], right, end, box[0], end]
+            annotations.append(own | {"segmentation": [outline]})
         Image.fromarray(pixels).save(folder / f"{number}.png")
         images.append(
             {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
@@ -116,7 +119,7 @@ def values(directory: Path) -> dict:
 
 # Changes of the config for a detector in two stages.
 TWO_STAGES = {
-    "detector": "faster_rcnn",
+    "detector": "mask_rcnn",
     "anchor.scale": 4.0,
     "head.convs": 4,
     "backbone.levels": (0, 1, 2),

@@ -55,10 +55,11 @@ def detection_config() -> ConfigDict:
     config.roi = roi_config()  # of Faster and Mask R-CNN: what looks at the proposals
 
     config.data = ConfigDict()
-    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's; others are those
-    # of TFDS, such as 'coco/2017'.
+    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's; 'cityscapes':
+    # its folder; others are those of TFDS, such as 'coco/2017'.
     config.data.name = "coco"
-    config.data.root = ""  # COCO 2017 as it unpacks; empty: the following four are given
+    # COCO 2017 or Cityscapes as they unpack; empty: the following four are given.
+    config.data.root = ""
     config.data.train_annotations = ""  # COCO's JSON of the training
     config.data.train_images = ""  # the folder of its images
     config.data.test_annotations = ""  # COCO's JSON of the test

@@ -158,8 +158,8 @@ def read_ahead(batch: Callable[[int], _T], first: int, end: int, num_workers: in
     Worker processes take seconds to start; they end when the generator is closed or exhausted.
 
     Args:
-        batch: makes the batch of a number, a named tuple of arrays, from nothing but the number; pickled
-            for the workers.
+        batch: makes the batch of a number, a named tuple of arrays or None, from nothing but the number;
+            pickled for the workers.
         first: number of the first batch.
         end: number of the batch behind the last one.
         num_workers: processes that make batches; 0: a thread of this one.
@@ -187,7 +187,7 @@ def read_ahead(batch: Callable[[int], _T], first: int, end: int, num_workers: in
         try:
             for made in iterator:
                 # Copies: what comes from a worker is in shared memory, a few ms per batch.
-                yield type(made)(*map(np.array, made))
+                yield type(made)(*(each if each is None else np.array(each) for each in made))
         except RuntimeError as error:  # from grain, when a worker was killed
             raise UserError(
                 f"A process that decodes images died ({decoding.reason(error)}): if memory or "

@@ -17,6 +17,7 @@ import numpy as np
 from ddarts_jax.data import stream
 from ddarts_jax.detection import canvases
 from ddarts_jax.detection.instances import Instances, Objects
+from ddarts_jax.detection.outlines import CROP
 from ddarts_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Batch(NamedTuple):
         labels: int32 [B, G]; -1: there is no object.
         weights: float32 [B]: 1, or 0 for the padding of the last batch of a canvas in an evaluation.
         rows: int32 [B], positions of the images in the data; -1 for the padding.
+        masks: uint8 [B, G, CROP, CROP], of each object within its box, see `outlines.crop_of`; None: the
+            stream has none.
     """
 
     images: "np.ndarray | jax.Array"
@@ -43,6 +46,7 @@ class Batch(NamedTuple):
     labels: "np.ndarray | jax.Array"
     weights: "np.ndarray | jax.Array"
     rows: "np.ndarray | jax.Array"
+    masks: "np.ndarray | jax.Array | None" = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,6 +69,7 @@ class CanvasStream:
         seed: of the order, the flips and the sizes in training.
         flip: whether to mirror half of the images left to right in training.
         max_objects: the most objects of an image; of more, the largest stay.
+        masks: whether batches have masks, for which each object that trains needs an outline.
         num_workers: processes that decode; 0: a thread of this one.
         white: value of white in images of 16 bits, see `decoding.white_of`.
         process_index: which rows of a batch are this host's.
@@ -85,6 +90,7 @@ class CanvasStream:
     seed: int = 0
     flip: bool = True
     max_objects: int = 100
+    masks: bool = False
     num_workers: int = 0
     white: int = 0
     process_index: int = 0
@@ -123,9 +129,11 @@ class CanvasStream:
             )
 
     def __getstate__(self):
-        # The outlines of COCO's objects would cost every worker gigabytes.
-        bare = dataclasses.replace(self.instances, segmentations=())
-        return self.__dict__ | {"instances": bare}
+        # The outlines of COCO's objects cost every worker gigabytes: only where they are needed.
+        kept = self.instances.segmentations if self.masks else ()
+        return self.__dict__ | {
+            "instances": dataclasses.replace(self.instances, segmentations=kept)
+        }
 
     @property
     def batches_per_epoch(self) -> int:
@@ -180,6 +188,7 @@ class CanvasStream:
             labels=np.full((size, self.num_objects), -1, np.int32),
             weights=(rows >= 0).astype(np.float32),
             rows=rows.astype(np.int32),
+            masks=np.zeros((size, self.num_objects, CROP, CROP), np.uint8) if self.masks else None,
         )
         for place in np.flatnonzero(rows >= 0):
             self._place(batch, place, rows[place], epoch)
@@ -196,12 +205,15 @@ class CanvasStream:
             short_side = least + int(draws.random() * (short_side - least + 1))
         image = self.instances.read(row, self.channels, self.white)
         size = canvases.resized(image.shape[:2], short_side, self.long_side)
-        image, objects = transformed(image, self.instances.ground_truth(row), size, flipped)
+        objects = self.instances.ground_truth(row, self.masks)
+        image, objects = transformed(image, objects, size, flipped)
         objects = largest_objects(objects, self.num_objects)
         batch.images[place, : size[0], : size[1]] = image
         batch.sizes[place] = size
         batch.boxes[place, : len(objects.labels)] = objects.boxes
         batch.labels[place, : len(objects.labels)] = objects.labels
+        if self.masks:
+            batch.masks[place, : len(objects.labels)] = objects.masks
 
 
 def transformed(
@@ -212,7 +224,8 @@ def transformed(
     Args:
         image: uint8 [h, w, C], C 1 or 3.
         objects: boxes in pixels of the image.
-        size: height H and width W of the result; boxes are scaled by H / h and W / w.
+        size: height H and width W of the result; boxes are scaled by H / h and W / w, masks lie within
+            their boxes as before.
         flipped: whether to mirror.
 
     Returns:
@@ -226,16 +239,17 @@ def transformed(
         plane = plane.resize((new_width, new_height), Image.Resampling.BILINEAR)
         image = np.asarray(plane).reshape(new_height, new_width, -1)
     scale = np.array([new_width / width, new_height / height] * 2)
-    boxes = (objects.boxes * scale).astype(np.float32)
+    boxes, masks = (objects.boxes * scale).astype(np.float32), objects.masks
     if flipped:
         image = image[:, ::-1]
         x1, y1, x2, y2 = boxes.T
         boxes = np.stack([new_width - x2, y1, new_width - x1, y2], 1)
-    return image, Objects(boxes, objects.labels)
+        masks = None if masks is None else masks[:, :, ::-1]
+    return image, Objects(boxes, objects.labels, masks)
 
 
 def largest_objects(objects: Objects, count: int) -> Objects:
     """Keeps at most `count` objects, those with the largest boxes, in their order."""
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     kept = np.sort(np.argsort(-sides.prod(1), kind="stable")[:count])
-    return Objects(objects.boxes[kept], objects.labels[kept])
+    return Objects(*(each if each is None else each[kept] for each in objects))

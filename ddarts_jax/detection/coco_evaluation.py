@@ -8,13 +8,14 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddarts_jax import files
+from ddarts_jax.detection import pasting
 from ddarts_jax.detection.instances import Instances
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ NAMES = (
     *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
 )
 SIZES = ("all", "small", "medium", "large")  # areas up to 32^2, up to 96^2, and above
+PREFIXES = {"bbox": "", "segm": "mask_"}  # of the names of what is told of each kind
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # of IoU
 
 
@@ -50,6 +52,7 @@ def results_of(
     scores: np.ndarray,
     labels: np.ndarray,
     valid: np.ndarray,
+    masks: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Converts the detections of a batch to COCO's results.
 
@@ -61,21 +64,23 @@ def results_of(
         scores: float [B, D].
         labels: integers [B, D].
         valid: bool [B, D]; False: there is no detection.
+        masks: float [B, D, S, S], probabilities of the pixels within each box; None: there are none.
 
     Returns:
         Detections with `image_id`, `category_id`, `bbox` (x, y, width, height in pixels of the original
-        image, clipped to it, with 2 decimals) and `score` (5 decimals).
+        image, clipped to it, with 2 decimals) and `score` (5 decimals); with masks also `segmentation`,
+        see `pasting.to_rle`.
     """
     results = []
-    for row, size, *found, real in zip(rows, sizes, boxes, scores, labels, valid):
-        if row < 0:
-            continue
-        own_boxes, own_scores, own_labels = (np.asarray(each)[real] for each in found)
+    for place in np.flatnonzero(rows >= 0):
+        row, real = rows[place], valid[place]
+        own_boxes, own_scores, own_labels = (each[place][real] for each in (boxes, scores, labels))
         original = instances.sizes[row]
-        scale = (original / size)[[1, 0, 1, 0]]
-        corners = np.clip(own_boxes.astype(np.float64) * scale, 0, original[[1, 0, 1, 0]]).round(2)
+        scale = (original / sizes[place])[[1, 0, 1, 0]]
+        exact = np.clip(own_boxes.astype(np.float64) * scale, 0, original[[1, 0, 1, 0]])
+        corners = exact.round(2)
         corners[:, 2:] -= corners[:, :2]
-        results += [
+        own = [
             {
                 "image_id": int(instances.image_ids[row]),
                 "category_id": category,
@@ -88,6 +93,10 @@ def results_of(
                 own_scores.astype(np.float64).round(5).tolist(),
             )
         ]
+        if masks is not None:
+            outlines = pasting.to_rle(masks[place][real], exact, *original.tolist())
+            own = [each | {"segmentation": rle} for each, rle in zip(own, outlines)]
+        results += own
     return results
 
 
@@ -103,8 +112,8 @@ def evaluate(
 
     Args:
         instances: images and objects.
-        results: as `results_of`; for "segm" each with a `segmentation` and without a `bbox`. Not changed.
-        kind: "bbox", or "segm" for segmentations, which all objects must have then.
+        results: as `results_of`. Not changed.
+        kind: "bbox", or "segm" for the masks, which all objects and results must have then.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -112,8 +121,11 @@ def evaluate(
         _logger.warning("Nothing was detected in %s: its AP is 0.", instances.name)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _indexed(_ground_truth(instances))
-        # `loadRes` adds keys to what it gets, and fails for an empty list.
-        found = truth.loadRes([dict(each) for each in results]) if results else _nothing(truth)
+        # `loadRes` adds keys to what it gets, fails for an empty list, and takes the area of the box for
+        # that of the mask where there are both.
+        other = {"bbox": "segmentation", "segm": "bbox"}[kind]
+        own = [{key: each[key] for key in each if key != other} for each in results]
+        found = truth.loadRes(own) if own else _nothing(truth)
         judge = COCOeval(truth, found, kind)
         judge.evaluate()
         judge.accumulate()
@@ -131,20 +143,26 @@ def evaluate(
     return Evaluation(numbers, by_class, precision[:, :, :, 0, -1])
 
 
-def facts(instances: Instances, evaluation: Evaluation) -> dict[str, Any]:
-    """Returns an evaluation as JSON: the 12 numbers, AP by class and size, and what was there."""
-    rows = zip(instances.category_ids.tolist(), instances.class_names, evaluation.by_class.tolist())
+def facts(instances: Instances, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Returns evaluations as JSON: the 12 numbers, AP by class and size, and what was there.
+
+    Args:
+        instances: images and objects.
+        evaluations: by kind; those of masks are `mask_numbers`, and `mask_AP` of each class.
+    """
     crowds = int(instances.crowd.sum())
-    return {
+    content = {
         "images": len(instances),
         "objects": len(instances.boxes) - crowds,
         "crowds": crowds,
-        "numbers": evaluation.numbers,
-        "classes": [
-            {"id": number, "name": name, "objects": count, "AP": dict(zip(SIZES, ap))}
-            for (number, name, ap), count in zip(rows, _objects_by_class(instances))
-        ],
     }
+    rows = zip(instances.category_ids.tolist(), instances.class_names, _objects_by_class(instances))
+    classes = [{"id": number, "name": name, "objects": count} for number, name, count in rows]
+    for kind, evaluation in evaluations.items():
+        content[f"{PREFIXES[kind]}numbers"] = evaluation.numbers
+        for each, ap in zip(classes, evaluation.by_class.tolist()):
+            each[f"{PREFIXES[kind]}AP"] = dict(zip(SIZES, ap))
+    return content | {"classes": classes}
 
 
 def _objects_by_class(instances: Instances) -> list[int]:

@@ -6,8 +6,8 @@
                       "area": 1200.5, "iscrowd": 0, "segmentation": ...}, ...]}
 
 Ids are integers in any order and with gaps. `area` (else that of the box), `iscrowd`, `ignore` and
-`segmentation` may be missing. Everything is checked here, before a run begins, but for the content of
-the image files, which `Instances.read` checks.
+`segmentation` may be missing; a detector of masks needs the last one. Everything is checked here, before
+a run begins, but for the content of the image files, which `Instances.read` checks.
 """
 
 import collections
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ddarts_jax.detection import outlines
 from ddarts_jax.detection.instances import Instances, in_classes_of
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
@@ -35,15 +36,19 @@ _KEYS = {
 
 
 def read_pair(
-    train_annotations: str, train_images: str, test_annotations: str, test_images: str
+    train_annotations: str,
+    train_images: str,
+    test_annotations: str,
+    test_images: str,
+    masks: bool = False,
 ) -> tuple[Instances, Instances]:
     """Reads a training and a test set, each an annotation file and the folder of its images.
 
     Raises:
         UserError: see `read` and `in_classes_of`.
     """
-    train = read(train_annotations, train_images)
-    return train, in_classes_of(train, read(test_annotations, test_images))
+    train = read(train_annotations, train_images, masks)
+    return train, in_classes_of(train, read(test_annotations, test_images, masks))
 
 
 def paths_of_2017(root: str) -> tuple[str, str, str, str]:
@@ -56,7 +61,7 @@ def paths_of_2017(root: str) -> tuple[str, str, str, str]:
     )
 
 
-def read(annotations: str, images: str) -> Instances:
+def read(annotations: str, images: str, masks: bool = False) -> Instances:
     """Reads an annotation file.
 
     A box that is not four finite numbers, or of no width or height, is left out altogether; a warning
@@ -65,12 +70,18 @@ def read(annotations: str, images: str) -> Instances:
     Args:
         annotations: path of the JSON file.
         images: the folder that the images' file names start from.
+        masks: whether every object needs an outline from which a mask can be made.
 
     Raises:
         UserError: the file is missing, cut off, not of this kind or contradicts itself; no box is
-            usable; an image file is missing.
+            usable; an image file is missing, or an outline that is needed.
     """
     content = read_json(Path(os.path.expanduser(annotations)), "Annotation file")
+    return parse(content, os.fspath(annotations), images, masks)
+
+
+def parse(content: Any, annotations: str, images: str, masks: bool = False) -> Instances:
+    """Reads the content of an annotation file, `annotations`, by which messages name it; see `read`."""
     if not isinstance(content, dict):
         raise UserError(
             f"Annotation file {annotations} holds no JSON object: it must have images, categories and "
@@ -94,8 +105,10 @@ def read(annotations: str, images: str) -> Instances:
     owners = np.array([image_rows[each["image_id"]] for each in found], np.int64)
     for each, owner in zip(found, owners):
         _check_outline(each, *sizes[owner].tolist(), annotations)
+    if masks:
+        _check_masks(found, sizes[owners].tolist(), annotations)
     return Instances(
-        name=os.fspath(annotations),
+        name=annotations,
         images=files,
         image_ids=np.array([image["id"] for image in tables["images"]], np.int64),
         sizes=sizes,
@@ -246,4 +259,21 @@ def _check_outline(annotation: dict, height: int, width: int, file: str) -> None
             raise UserError(
                 f"{where} has a polygon that is not a list x, y, x, y, ... of at least 3 points: correct "
                 "or remove it."
+            )
+
+
+def _check_masks(table: Sequence[dict], sizes: Sequence[Sequence[int]], file: str) -> None:
+    """Raises UserError unless each annotation has an outline that can be made a mask."""
+    bare = [row["id"] for row in table if not row.get("segmentation")]
+    if bare:
+        raise UserError(
+            f"{len(bare)} of {len(table)} annotations in {file} have no segmentation, the first is "
+            f"annotation {bare[0]}: a detector of masks needs that of every object; add them, or choose "
+            "a detector of boxes."
+        )
+    for row, size in zip(table, sizes):
+        if problem := outlines.problem(row["segmentation"], *size):
+            raise UserError(
+                f"The segmentation of annotation {row['id']} in {file} {problem}: correct it or remove "
+                "the annotation."
             )

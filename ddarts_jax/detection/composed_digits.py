@@ -13,6 +13,7 @@ import numpy as np
 from ddarts_jax.data import decoding
 from ddarts_jax.data.splits import HOLD_OUT_SEED
 from ddarts_jax.detection.instances import Instances
+from ddarts_jax.detection.outlines import rle_of, tight_box
 
 SIDE = 96  # pixels of a canvas
 NUM_TRAIN, NUM_TEST = 2048, 200
@@ -117,13 +118,8 @@ def instances_of(canvases: list[Canvas], name: str, class_names: tuple[str, ...]
         crowd=np.zeros(len(masks), bool),
         ignore=np.zeros(len(masks), bool),
         areas=masks.sum((1, 2)).astype(np.float64),
+        segmentations=tuple(map(rle_of, masks)),
     )
-
-
-def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Returns x, y, width and height of the smallest box around the pixels of a mask, bool [H, W]."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
 
 
 def _grey(photograph: np.ndarray) -> np.ndarray:

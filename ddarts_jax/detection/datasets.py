@@ -1,5 +1,6 @@
 """The images and objects that a config's section `data` names, and how they reach a detector."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ddarts_jax.data.sources.tfds import UnknownName
-from ddarts_jax.detection import canvases, coco_json, composed_digits, tfds_boxes
+from ddarts_jax.detection import canvases, cityscapes, coco_json, composed_digits, tfds_boxes
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.instances import (
     Classes,
@@ -23,7 +24,7 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
-_DIGITS, _COCO = "digits", "coco"
+_DIGITS, _COCO, _CITYSCAPES = "digits", "coco", "cityscapes"
 _TRAIN, _TEST = ("train_annotations", "train_images"), ("test_annotations", "test_images")
 PATHS = _TRAIN + _TEST  # keys of the section that say where files are
 PLACES = ("root", *PATHS, "data_dir")  # all that say where the data are
@@ -45,45 +46,68 @@ class Pixels(NamedTuple):
     white: int
 
 
-def load(settings) -> tuple[Instances, Instances]:
+def with_masks(config) -> bool:
+    """Tells whether the detector of a config learns and finds masks."""
+    return config.get("detector") == "mask_rcnn"
+
+
+def load(settings, masks: bool = False) -> tuple[Instances, Instances]:
     """Returns the training and the test images, both with the classes of the training.
 
     Args:
         settings: section `data` of a config.
+        masks: whether every object needs a mask; without, outlines are not kept.
 
     Raises:
-        UserError: it names no data, or they cannot be used, see `coco_json.read`, `tfds_boxes.read_pair`
-            and `in_classes_of`.
+        UserError: it names no data, or they cannot be used, see `coco_json.read`, `cityscapes.read`,
+            `tfds_boxes.read_pair` and `in_classes_of`, or have no masks.
     """
     _check_places(settings)
     if settings.name == _DIGITS:
-        return composed_digits.load()
-    if settings.name == _COCO:
-        return coco_json.read_pair(*_paths(settings, PATHS))
-    return _of_tfds(tfds_boxes.read_pair, settings)
+        train, test = composed_digits.load()
+    elif settings.name == _COCO:
+        train, test = coco_json.read_pair(*_paths(settings, PATHS), masks)
+    elif settings.name == _CITYSCAPES:
+        train, test = cityscapes.read_pair(_root(settings))
+    else:
+        train, test = _of_tfds(tfds_boxes.read_pair, settings, masks)
+    return (train, test) if masks else (_bare(train), _bare(test))
 
 
-def load_test(settings, classes: Classes) -> Instances:
+def load_test(settings, classes: Classes, masks: bool = False) -> Instances:
     """Returns the test images alone, for a detector that knows some classes; see `load`."""
     _check_places(settings)
     if settings.name == _DIGITS:
         test = composed_digits.load()[1]
     elif settings.name == _COCO:
-        test = coco_json.read(*_paths(settings, _TEST))
+        test = coco_json.read(*_paths(settings, _TEST), masks)
+    elif settings.name == _CITYSCAPES:
+        test = cityscapes.read_test(_root(settings))
     else:
-        test = _of_tfds(tfds_boxes.read_test, settings)
-    return in_classes_of(classes, test)
+        test = _of_tfds(tfds_boxes.read_test, settings, masks)
+    test = in_classes_of(classes, test)
+    return test if masks else _bare(test)
+
+
+def _bare(instances: Instances) -> Instances:
+    """Returns images and objects without outlines, which are gigabytes for COCO."""
+    return dataclasses.replace(instances, segmentations=())
 
 
 def places_of(name: str) -> tuple[str, ...]:
     """Returns the keys of section `data` that say where the data of a name are."""
-    return {_DIGITS: (), _COCO: ("root", *PATHS)}.get(name, ("data_dir",))
+    places = {_DIGITS: (), _COCO: ("root", *PATHS), _CITYSCAPES: ("root",)}
+    return places.get(name, ("data_dir",))
 
 
 def _check_places(settings) -> None:
     """Raises UserError for a place of other data than those that the section names."""
     name = settings.name
-    kinds = {_DIGITS: "which are composed here", _COCO: "which are files as COCO's"}
+    kinds = {
+        _DIGITS: "which are composed here",
+        _COCO: "which are files as COCO's",
+        _CITYSCAPES: "which is the folder config.data.root",
+    }
     kind = kinds.get(name, "a set of TensorFlow Datasets")
     for key in PLACES:
         if settings[key] and key not in places_of(name):
@@ -98,15 +122,28 @@ def _check_places(settings) -> None:
             )
 
 
-def _of_tfds(read: Callable[[str, str], _T], settings) -> _T:
+def _of_tfds(read: Callable[[str, str], _T], settings, masks: bool) -> _T:
     """Reads a set of TensorFlow Datasets; a name that it does not know becomes a UserError."""
+    if masks:
+        raise UserError(
+            f"config.data.name={settings.name!r} would be of TensorFlow Datasets, which have boxes but "
+            f"no masks: for a detector of masks use files as COCO's (config.data.name={_COCO}) or the "
+            f"folder of Cityscapes (config.data.name={_CITYSCAPES})."
+        )
     try:
         return read(settings.name, settings.data_dir)
     except UnknownName as error:
-        ours = (_DIGITS, _COCO)
+        ours = (_DIGITS, _COCO, _CITYSCAPES)
         raise UserError(
             f"{error.sentence(ours)} Use {', '.join(map(repr, ours))} or a name of TensorFlow Datasets."
         ) from error
+
+
+def _root(settings) -> str:
+    """Returns the folder of Cityscapes."""
+    if settings.root:
+        return settings.root
+    raise UserError("Name config.data.root, the folder of Cityscapes with leftImg8bit and gtFine.")
 
 
 def _paths(settings, needed: tuple[str, ...]) -> list[str]:
@@ -178,6 +215,7 @@ def _stream(config, instances, sizes, pixels, batch_size, training) -> CanvasStr
         seed=config.seed,
         flip=settings.flip,
         max_objects=settings.max_objects,
+        masks=training and with_masks(config),
         num_workers=settings.num_workers if instances.on_disk else 0,
         white=pixels.white,
     )

@@ -1,4 +1,4 @@
-"""Pictures of images with boxes: the ground truth left, what was detected right."""
+"""Pictures of images with boxes and masks: the ground truth left, what was detected right."""
 
 import colorsys
 import zlib
@@ -14,6 +14,7 @@ _SMALL = 300  # pixels; images with a shorter side are drawn twice as large
 _FONT = 12  # pixels
 _GAP = 8  # pixels between the two halves
 _NUM_COLOURS = 24
+_OPACITY = 0.45  # of a mask
 
 
 class Boxes(NamedTuple):
@@ -23,11 +24,13 @@ class Boxes(NamedTuple):
         boxes: float [k, 4], x1, y1, x2, y2 in pixels of the image.
         labels: integers [k].
         scores: float [k], written behind the class; None: there are none.
+        masks: bool [k, H, W], of the image; None: there are none.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
 
 def class_colours(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
@@ -83,7 +86,7 @@ def draw(
     class_names: Sequence[str],
     colours: dict[str, tuple[int, int, int]],
 ) -> Any:
-    """Draws boxes on an image, twice as large where it is small, the highest score on top.
+    """Draws objects on an image, twice as large where it is small, the highest score on top.
 
     Args:
         image: uint8 [H, W, C], C 1 or 3.
@@ -100,9 +103,15 @@ def draw(
     scale = 2 if min(picture.size) < _SMALL else 1
     if scale > 1:
         picture = picture.resize((scale * picture.width, scale * picture.height))
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
     scores = objects.scores
     order = range(len(objects.labels)) if scores is None else np.argsort(scores, kind="stable")
+    if objects.masks is not None:
+        pixels = np.array(picture)
+        for index in order:
+            mask = objects.masks[index].repeat(scale, 0).repeat(scale, 1)
+            _cover(pixels, mask, colours[class_names[objects.labels[index]]])
+        picture = Image.fromarray(pixels)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
     corners = scale * np.asarray(objects.boxes, np.float64).reshape(-1, 4)
     for x1, y1, x2, y2, label in [(*corners[i].tolist(), objects.labels[i]) for i in order]:
         # The outline lies inside of the box; one of less than a pixel is still a point.
@@ -113,6 +122,15 @@ def draw(
         text = name if scores is None else f"{name} {scores[index]:.2f}"
         _write(pen, font, text, colours[name], corners[index], picture.size)
     return picture
+
+
+def _cover(pixels: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Lays a mask, bool [H, W], with its outline over pixels, uint8 [H, W, 3]."""
+    around = np.pad(mask, 1)
+    inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    covered = (1 - _OPACITY) * pixels[mask] + _OPACITY * np.array(colour)
+    pixels[mask] = np.round(covered).astype(np.uint8)
+    pixels[mask & ~inner] = colour
 
 
 def _write(pen, font, text: str, colour, box: np.ndarray, size: tuple[int, int]) -> None:

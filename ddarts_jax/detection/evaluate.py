@@ -1,8 +1,10 @@
 """What a detector finds in the test images, and how well that fits."""
 
+import collections
 import contextlib
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +18,11 @@ from ddarts_jax.detection.coco_evaluation import Evaluation
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
 from ddarts_jax.detection.found import Detections
+from ddarts_jax.detection.instances import Instances
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
+
+_WAITING = 8  # batches whose results are being made while the devices go on
 
 
 class Tested(NamedTuple):
@@ -25,11 +30,11 @@ class Tested(NamedTuple):
 
     Attributes:
         results: all detections as COCO's results, see `coco_evaluation.results_of`.
-        evaluation: how well they fit the ground truth.
+        evaluations: how well they fit the ground truth: "bbox", and "segm" of a detector of masks.
     """
 
     results: list[dict[str, Any]]
-    evaluation: Evaluation
+    evaluations: dict[str, Evaluation]
 
 
 @functools.partial(jax.jit, static_argnames=("detector", "dtype", "mesh"))
@@ -72,20 +77,33 @@ def evaluate_found(find: Callable[..., Detections], stream: CanvasStream, mesh: 
 
     Args:
         find: maps images uint8 [B, H, W, C] on their canvas and sizes int32 [B, 2] to detections.
-        stream: of evaluation.
+        stream: of evaluation; its objects need outlines if masks are found.
         mesh: devices over which the batches that it gets are split.
 
     Raises:
         UserError: an image cannot be read.
     """
-    results = []
+    results, waiting, kinds = [], collections.deque(), ("bbox",)
     split = sharding.batch_sharding(mesh)
-    with contextlib.closing(prefetch(stream.batches(), split)) as batches:
+    with (
+        contextlib.closing(prefetch(stream.batches(), split)) as batches,
+        ThreadPoolExecutor() as threads,
+    ):
         for batch in batches:
             found = find(batch.images, batch.sizes)
-            rows, sizes, found = jax.device_get((batch.rows, batch.sizes, found))
-            valid = found.classes >= 0
-            results += coco_evaluation.results_of(
-                stream.instances, rows, sizes, found.boxes, found.scores, found.classes, valid
-            )
-    return Tested(results, coco_evaluation.evaluate(stream.instances, results))
+            kinds = ("bbox",) if found.masks is None else ("bbox", "segm")
+            got = jax.device_get((batch.rows, batch.sizes, found))
+            waiting.append(threads.submit(_results, stream.instances, *got))
+            if len(waiting) > _WAITING:
+                results += waiting.popleft().result()
+        for each in waiting:
+            results += each.result()
+    evaluate = functools.partial(coco_evaluation.evaluate, stream.instances, results)
+    return Tested(results, {kind: evaluate(kind) for kind in kinds})
+
+
+def _results(instances: Instances, rows, sizes, found: Detections) -> list[dict[str, Any]]:
+    valid = found.classes >= 0
+    return coco_evaluation.results_of(
+        instances, rows, sizes, found.boxes, found.scores, found.classes, valid, found.masks
+    )

@@ -9,9 +9,10 @@ Worker processes import this file: it imports no JAX.
 import dataclasses
 import functools
 import io
+import json
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from ddarts_jax.data import decoding
 from ddarts_jax.data.dataset import mean_std
 from ddarts_jax.data.sources.tfds import Examples
 from ddarts_jax.data.splits import spread
+from ddarts_jax.detection.outlines import CROP, crop_of, mask_of
 from ddarts_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -35,10 +37,12 @@ class Objects(NamedTuple):
     Attributes:
         boxes: float32 [k, 4], x1, y1, x2, y2 in pixels of the image.
         labels: int32 [k].
+        masks: uint8 [k, CROP, CROP], each within its box, see `outlines.crop_of`; None: not asked for.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
+    masks: np.ndarray | None = None
 
 
 class Record(NamedTuple):
@@ -78,7 +82,7 @@ class Instances:
         crowd: bool [m]: a group that is not told apart; neither trained nor counted as missed.
         ignore: bool [m]: not trained; the evaluation takes no notice of this.
         areas: float64 [m], pixels of the object, by which the evaluation calls it small or large.
-        segmentations: of each object its outline as COCO writes it (polygons or RLE), or None; empty
+        segmentations: of each object its outline as COCO writes it (see `outlines`), or None; empty
             where the data have none at all.
     """
 
@@ -114,13 +118,20 @@ class Instances:
         """Channels of an image: those of pixels in memory; others are made RGB, as in `stream`."""
         return 3 if self.on_disk else self.images[0].shape[2]
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What distinguishes these images and objects from others, as JSON, for `Checkpoints`."""
         arrays = [self.image_ids, self.sizes, self.owners, self.boxes, self.labels, self.crowd]
         arrays += [image for image in self.images if isinstance(image, np.ndarray)]
         checksum = functools.reduce(lambda crc, each: zlib.crc32(each.tobytes(), crc), arrays, 0)
-        return {"images": len(self), "objects": len(self.boxes), "crc32": f"{checksum:08x}"}
+        found = {"images": len(self), "objects": len(self.boxes), "crc32": f"{checksum:08x}"}
+        if self.segmentations:
+            outlines = map(json.dumps, self.segmentations)
+            checksum = functools.reduce(
+                lambda crc, each: zlib.crc32(each.encode(), crc), outlines, 0
+            )
+            found["outlines"] = f"{checksum:08x}"
+        return found
 
     def select(self, rows: np.ndarray) -> "Instances":
         """Returns the images at the positions `rows`, ascending, with their objects."""
@@ -140,15 +151,32 @@ class Instances:
         """Returns which objects are in the image at position `row`."""
         return slice(*np.searchsorted(self.owners, (row, row + 1)))
 
-    def ground_truth(self, row: int) -> Objects:
+    def ground_truth(self, row: int, masks: bool = False) -> Objects:
         """Returns what a detector is trained with in the image at position `row`.
 
         Boxes are clipped to the image. Left out are crowds, objects that are to be ignored or have no
         area, and boxes of which less than a pixel in width or height is inside.
+
+        Args:
+            row: see above.
+            masks: whether to return masks too, for which each object needs an outline.
         """
+        own = self._trained_of(row)
+        boxes, crops = self._corners[own], None
+        if masks:
+            crops = np.empty((len(own), CROP, CROP), np.uint8)
+            for place, mask in enumerate(self.masks(row)):
+                crops[place] = crop_of(mask, boxes[place])
+        return Objects(boxes.astype(np.float32), self.labels[own], crops)
+
+    def masks(self, row: int) -> Iterator[np.ndarray]:
+        """Yields the masks of the objects of `ground_truth`, each bool [H, W], all of the image."""
+        for each in self._trained_of(row):
+            yield mask_of(self.segmentations[each], *self.sizes[row].tolist())
+
+    def _trained_of(self, row: int) -> np.ndarray:
         own = self.objects(row)
-        own = np.arange(own.start, own.stop)[self._trained[own]]
-        return Objects(self._corners[own].astype(np.float32), self.labels[own])
+        return np.arange(own.start, own.stop)[self._trained[own]]
 
     @functools.cached_property
     def trained_images(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.detector import Detector
 from ddarts_jax.detection.matching import GroundTruth
+from ddarts_jax.detection.outlines import CROP
 from ddarts_jax.distributed import sharding
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.training import feeds, optim
@@ -153,7 +154,7 @@ class Feed:
 
         def one_more(running):
             batch = next(self._open)
-            truth = GroundTruth(batch.boxes, batch.labels, batch.sizes)
+            truth = GroundTruth(batch.boxes, batch.labels, batch.sizes, batch.masks)
             return programs[batch.images.shape[1:]](running, batch.images, truth, self._seed)
 
         return feeds.Program(advance, programs[self._stream.shapes[-1]])
@@ -167,7 +168,10 @@ class Feed:
             return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=split)
 
         truth = GroundTruth(
-            shaped(jnp.float32, objects, 4), shaped(jnp.int32, objects), shaped(jnp.int32, 2)
+            shaped(jnp.float32, objects, 4),
+            shaped(jnp.int32, objects),
+            shaped(jnp.int32, 2),
+            shaped(jnp.uint8, objects, CROP, CROP) if self._stream.masks else None,
         )
         return shaped(jnp.uint8, *canvas), truth
 

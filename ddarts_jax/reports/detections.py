@@ -24,16 +24,22 @@ def add(page: Page, run: Run) -> None:
         "least 0.3. All detections are in detections.json.",
         _pictures(run.workdir / "pictures"),
     )
-    numbers = run.detection.get("numbers")
-    if isinstance(numbers, dict):
-        page.table(
-            "The twelve numbers of COCO",
-            "AP: average precision, over overlaps (IoU) from 0.5 to 0.95 where none is named; AR: "
-            "average recall, with at most so many detections an image. Objects are small up to 32 x 32 "
-            "pixels and large above 96 x 96; a gap: there are none.",
-            ("number", "percent"),
-            [(key.replace("_", " "), _percent(value)) for key, value in numbers.items()],
-        )
+    kinds = {
+        "boxes, %": run.detection.get("numbers"),
+        "masks, %": run.detection.get("mask_numbers"),
+    }
+    kinds = {title: numbers for title, numbers in kinds.items() if isinstance(numbers, dict)}
+    page.table(
+        "The twelve numbers of COCO",
+        "AP: average precision, over overlaps (IoU) from 0.5 to 0.95 where none is named; AR: average "
+        "recall, with at most so many detections an image. Objects are small up to 32 x 32 pixels and "
+        "large above 96 x 96; a gap: there are none.",
+        ("number", *kinds),
+        [
+            (key.replace("_", " "), *(_percent(own.get(key)) for own in kinds.values()))
+            for key in dict.fromkeys(key for numbers in kinds.values() for key in numbers)
+        ],
+    )
     found = _classes(run.detection.get("classes"))
     if not found:
         return

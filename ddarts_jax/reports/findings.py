@@ -125,7 +125,11 @@ def _accuracies(run: Run) -> list[str]:
     if run.is_detector:
         ap, so_far = run.outcome("box_ap"), rows.last(run.detect, "box_ap")
         if ap is not None:
-            return [f"The detector reaches a box AP of {100 * ap:.1f} on the test images{cost}."]
+            masks = run.outcome("mask_ap")
+            said = "" if masks is None else f" and a mask AP of {100 * masks:.1f}"
+            return [
+                f"The detector reaches a box AP of {100 * ap:.1f}{said} on the test images{cost}."
+            ]
         if so_far is not None:
             return [f"The detector has reached a box AP of {100 * so_far:.1f} so far."]
         return []

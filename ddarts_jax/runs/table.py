@@ -591,6 +591,28 @@ CHARTS = (
     ),
     Chart(
         "detect",
+        "Average precision of masks",
+        "As that of boxes, with the overlap of masks.",
+        (
+            Metric(
+                "mask_ap",
+                "Mask AP of the detector",
+                "Mean over overlaps from 0.5 to 0.95, on the test images.",
+                label="AP",
+                unit="fraction",
+            ),
+            Metric(
+                "mask_ap50",
+                "Mask AP of the detector at an overlap of 0.5",
+                "On the test images.",
+                label="AP50",
+                unit="fraction",
+            ),
+        ),
+        scale="zero to one",
+    ),
+    Chart(
+        "detect",
         "Loss",
         "Loss on the training images: of the classes, of the boxes, and of what else the detector finds.",
         (

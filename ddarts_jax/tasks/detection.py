@@ -6,6 +6,7 @@ of an exported detector writes files of its own, and the run's results stay as t
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,14 @@ from ml_collections import ConfigDict
 from ddarts_jax import predict
 from ddarts_jax.configuration import differences
 from ddarts_jax.data.splits import spread
-from ddarts_jax.detection import coco_evaluation, datasets, draw_detections, exported, saved
+from ddarts_jax.detection import (
+    coco_evaluation,
+    datasets,
+    draw_detections,
+    exported,
+    outlines,
+    saved,
+)
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
@@ -41,6 +49,8 @@ _logger = logging.getLogger(__name__)
 
 _PICTURES = 12
 _SHOWN = 0.3  # score from which on a detection is drawn
+_KINDS = {"bbox": "box", "segm": "mask"}  # what is told of, by COCO's name for it
+_SAID = ("AP", "AP50", "AP75")  # of COCO's numbers, in the summary
 
 
 class _Run(NamedTuple):
@@ -93,7 +103,7 @@ def run(config, workdir: Path, dtype, clock: Clock) -> dict:
         Stopped: a signal ended the run; the state is saved.
     """
     source = detectors.find_source(config.backbone)
-    train, test = datasets.load(config.data)
+    train, test = datasets.load(config.data, datasets.with_masks(config))
     identity = saved.identity_of(config, source, train)
     saved.check(workdir, identity, train, test)
     own = _prepare(config, source, train, test, dtype)
@@ -160,8 +170,7 @@ def _train(
         record = means | {"learning_rate": optim.weights_learning_rate(state.optimizer)}
         if epoch % config.evaluate.every == 0 or epoch == plan.epochs:
             tested = own.evaluate(state.variables)
-            numbers = tested.evaluation.numbers
-            record |= {"box_ap": numbers["AP"], "box_ap50": numbers["AP50"]}
+            record |= _aps(tested, ("AP", "AP50"))
         return record
 
     directory = workdir / "checkpoints" / "detect"
@@ -194,14 +203,11 @@ def _summarize(
     canvas = own.training.shapes[-1]
     params = detectors.parameters(variables)
     macs = detectors.macs(own.detector, variables, canvas)
-    numbers = tested.evaluation.numbers
     clock.keep(compilation.spent())
     summary = {
         "task": own.config.task,
         "data": own.config.data.name,
-        "box_ap": numbers["AP"],
-        "box_ap50": numbers["AP50"],
-        "box_ap75": numbers["AP75"],
+        **_aps(tested, _SAID),
         "params": sum(params.values()),
         "params_by_part": params,
         "macs": sum(macs.values()),
@@ -238,7 +244,7 @@ def evaluate(config, workdir: Path, dtype) -> dict:
         dtype: compute dtype, which an exported detector does not need.
 
     Returns:
-        The 12 numbers of COCO by name, and the paths of the files.
+        The 12 numbers of COCO by name, those of masks as "mask_AP" and so on, and the paths of the files.
 
     Raises:
         UserError: there is no detector, or it was trained with other settings or classes.
@@ -247,7 +253,7 @@ def evaluate(config, workdir: Path, dtype) -> dict:
         return _evaluate_export(config, workdir)
     own = saved.load(workdir, config.test)
     _check_settings(config, own.config, workdir)
-    test = datasets.load_test(config.data, own.classes)
+    test = datasets.load_test(config.data, own.classes, datasets.with_masks(own.config))
     if test.identity == own.data.get("train"):
         _logger.warning(
             "detect_evaluate: the detector was trained on these very images: AP tells what it remembers"
@@ -282,7 +288,7 @@ def _evaluate_export(config, workdir: Path) -> dict:
         arrays = (each[None] for each in (found.boxes, found.scores, found.labels))
         valid = np.ones((1, len(found.labels)), bool)
         results += coco_evaluation.results_of(test, [row], test.sizes[[row]], *arrays, valid)
-    tested = Tested(results, coco_evaluation.evaluate(test, results))
+    tested = Tested(results, {"bbox": coco_evaluation.evaluate(test, results)})
     name = f"{evaluation.file_name(test.name)}-of-{evaluation.file_name(folder.resolve().name)}"
     return _finish(workdir, test, given["white"], tested, name)
 
@@ -317,9 +323,18 @@ def _check_settings(config, own, workdir: Path) -> None:
 
 
 def _print_numbers(test: Instances, tested: Tested) -> None:
-    numbers = tested.evaluation.numbers
-    said = ", ".join(f"{name} {100 * numbers[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    print(f"box {said} on {len(test)} test images")
+    for kind, own in tested.evaluations.items():
+        said = ", ".join(f"{name} {100 * own.numbers[name]:.1f}" for name in _SAID)
+        print(f"{_KINDS[kind]} {said} on {len(test)} test images")
+
+
+def _aps(tested: Tested, names: Sequence[str]) -> dict[str, float]:
+    """Returns numbers of COCO under the names that metrics and summary have for them: "box_ap50"."""
+    return {
+        f"{_KINDS[kind]}_{name.lower()}": own.numbers[name]
+        for kind, own in tested.evaluations.items()
+        for name in names
+    }
 
 
 def _finish(workdir: Path, test: Instances, white: int, tested: Tested, name: str) -> dict:
@@ -327,7 +342,12 @@ def _finish(workdir: Path, test: Instances, white: int, tested: Tested, name: st
     paths = _write_results(workdir, test, white, tested, name)
     _print_numbers(test, tested)
     print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")
-    return tested.evaluation.numbers | {key: str(path) for key, path in paths.items()}
+    numbers = {
+        f"{coco_evaluation.PREFIXES[kind]}{number}": value
+        for kind, own in tested.evaluations.items()
+        for number, value in own.numbers.items()
+    }
+    return numbers | {key: str(path) for key, path in paths.items()}
 
 
 def _write_results(
@@ -353,7 +373,7 @@ def _write_results(
     }
     paths = {key: path.with_stem(path.stem + ending) for key, path in paths.items()}
     coco_evaluation.write_results(paths["detections"], tested.results)
-    facts = coco_evaluation.facts(test, tested.evaluation)
+    facts = coco_evaluation.facts(test, tested.evaluations)
     write_json(paths["detection"], {"data": test.name} | facts)
     _draw(test, white, tested, paths["pictures"])
     return paths
@@ -370,10 +390,10 @@ def _draw(test: Instances, white: int, tested: Tested, folder: Path) -> None:
             found[wanted[each["image_id"]]].append(each)
     for number, row in enumerate(rows, 1):
         image = test.read(row, test.channels, white)
-        truth = draw_detections.Boxes(*test.ground_truth(row))
+        pair = _truth(test, row, "segm" in tested.evaluations), _boxes(test, found[row])
         path = folder / f"{number:02d}.png"
-        draw_detections.draw_pair(image, truth, _boxes(test, found[row]), test.class_names, path)
-    title, evaluation = Path(test.name).name, tested.evaluation
+        draw_detections.draw_pair(image, *pair, test.class_names, path)
+    title, evaluation = Path(test.name).name, tested.evaluations["bbox"]
     detection_drawing.draw_precision_recall(
         evaluation.precision, coco_evaluation.THRESHOLDS, folder / "precision_recall", title
     )
@@ -382,10 +402,19 @@ def _draw(test: Instances, white: int, tested: Tested, folder: Path) -> None:
     )
 
 
-def _boxes(test, results: list[dict]) -> draw_detections.Boxes:
+def _truth(test: Instances, row: int, masks: bool) -> draw_detections.Boxes:
+    """Returns the objects of an image as what is drawn."""
+    objects = test.ground_truth(row)
+    outlined = np.array([*test.masks(row)]) if masks else None
+    return draw_detections.Boxes(objects.boxes, objects.labels, masks=outlined)
+
+
+def _boxes(test: Instances, results: list[dict]) -> draw_detections.Boxes:
     """Returns results of an image as what is drawn."""
     boxes = np.array([each["bbox"] for each in results], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     ids = np.array([each["category_id"] for each in results], np.int64)
     scores = np.array([each["score"] for each in results])
-    return draw_detections.Boxes(boxes, np.searchsorted(test.category_ids, ids), scores)
+    rles = [each["segmentation"] for each in results if "segmentation" in each]
+    masks = np.array([outlines.mask_of(rle, *rle["size"]) for rle in rles]) if rles else None
+    return draw_detections.Boxes(boxes, np.searchsorted(test.category_ids, ids), scores, masks)

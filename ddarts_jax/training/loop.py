@@ -238,7 +238,7 @@ def _check_finite(phase, step, plan, finite, checkpoints):
 
 
 def _line(phase, epoch, plan, record):
-    names = [name for name in ("loss", "accuracy", "box_ap", "distance_to_start") if name in record]
-    shown = [f"{name} {record[name]:.4f}" for name in names]
+    names = ("loss", "accuracy", "box_ap", "mask_ap", "distance_to_start")
+    shown = [f"{name} {record[name]:.4f}" for name in names if name in record]
     speed = f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
     return f"{phase} {epoch}/{plan.epochs}: {', '.join(shown)} ({speed})"

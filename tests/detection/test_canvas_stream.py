@@ -54,7 +54,8 @@ def test_images_lie_in_the_top_left_corner_with_their_objects(images):
     rows = np.concatenate([batch.rows for batch in taken])
     assert len({*rows}) == 20 and 22 not in rows
     for batch in taken:
-        dtypes = [each.dtype.name for each in batch]
+        assert batch.masks is None
+        dtypes = [each.dtype.name for each in batch[:-1]]
         assert dtypes == ["uint8", "int32", "float32", "int32", "float32", "int32"]
         assert batch.boxes.shape == (4, 1, 4) and batch.weights.tolist() == [1] * 4
         for place, row in enumerate(batch.rows):
@@ -81,7 +82,10 @@ def test_a_stream_from_any_step_equals_the_unbroken_one(images, first, seed, pro
         _take(_stream(images, **options, process_index=i, process_count=process_count), 3, first)
         for i in range(process_count)
     ]
-    joined = [canvas_stream.Batch(*map(np.concatenate, zip(*parts))) for parts in zip(*shards)]
+    joined = [
+        canvas_stream.Batch(*map(np.concatenate, zip(*(part[:-1] for part in parts))))
+        for parts in zip(*shards)
+    ]
     _assert_equal(joined, unbroken)
 
 
@@ -92,6 +96,30 @@ def test_a_worker_makes_the_same_batches(tmp_path):
     expected = _take(_stream(found, **options), 4)
     _assert_equal(_take(_stream(found, **options, num_workers=1), 4), expected)
     assert _stream(found, **options).__getstate__()["instances"].segmentations == ()
+
+
+def test_a_worker_makes_the_same_masks(tmp_path):
+    """It is sent the outlines then; masks lie beside their boxes, and zeros fill up."""
+    whole = coco_folder.content()
+    for each in whole["annotations"]:
+        x, y, w, h = each["bbox"]
+        each["segmentation"] = [[x, y, x + w / 2, y, x + w / 2, y + h, x, y + h]]  # the left half
+    found = coco_json.read(*coco_folder.write(tmp_path, whole), masks=True)
+    options = {"batch_size": 1, "sides": [(64, 64)], "channels": 3, "seed": 5, "flip": True}
+    options |= {"masks": True, "short_side": (30, 40), "long_side": 64}
+    expected = _take(_stream(found, **options), 6)
+    _assert_equal(_take(_stream(found, **options, num_workers=1), 6), expected)
+    seen = set()
+    for batch in expected:
+        assert batch.masks.shape == (1, 2, 112, 112) and batch.masks.dtype == np.uint8
+        objects = found.ground_truth(batch.rows[0], masks=True)
+        flipped = batch.boxes[0, 0, 0] > 2  # all begin further left
+        seen.add(bool(flipped))
+        for mask, own, label in zip(batch.masks[0], objects.masks, batch.labels[0]):
+            assert own.any() and label >= 0
+            np.testing.assert_array_equal(mask, own[:, ::-1] if flipped else own)
+        assert not batch.masks[0, len(objects.labels) :].any()
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize(("batch_size", "process_count"), [(1, 1), (4, 2), (5, 1), (30, 1)])
@@ -156,10 +184,12 @@ def test_boxes_move_with_the_pixels_of_their_objects(seed, height, width, flippe
     y2, x2 = max(y2, y1 + 4), max(x2, x1 + 4)
     mask[y1:y2, x1:x2] = True
     x, y, w, h = composed_digits.tight_box(mask)
-    objects = Objects(np.array([[x, y, x + w, y + h]], np.float32), np.zeros(1, np.int32))
+    crops = draws.randint(0, 256, (1, 112, 112), np.uint8)
+    objects = Objects(np.array([[x, y, x + w, y + h]], np.float32), np.zeros(1, np.int32), crops)
     image = (255 * mask[..., None]).astype(np.uint8)
     moved, found = transformed(image, objects, (height, width), flipped)
     assert moved.shape == (height, width, 1) and found.boxes.dtype == np.float32
+    np.testing.assert_array_equal(found.masks, crops[..., ::-1] if flipped else crops)
     x, y, w, h = composed_digits.tight_box(moved[..., 0] > 127)
     # An edge lies somewhere within its last pixel, which is scaled too.
     np.testing.assert_allclose(found.boxes[0], [x, y, x + w, y + h], atol=1)
@@ -172,6 +202,7 @@ def test_flipped_twice_is_nothing(images):
     twice = transformed(*once, (50, 90), True)
     np.testing.assert_array_equal(twice[0], images.images[3])
     np.testing.assert_array_equal(twice[1].boxes, objects.boxes)
+    assert twice[1].masks is None
     assert once[1].boxes.tolist() == [[90 - 15, 2, 89, 24]]
 
 
@@ -193,8 +224,10 @@ def test_too_many_objects(caplog):
 def test_the_largest_objects_stay_in_their_order():
     """By area; of equals the first."""
     boxes = np.array([[0, 0, 2, 2], [0, 0, 9, 9], [0, 0, 1, 4], [0, 0, 3, 3]], np.float32)
-    kept = largest_objects(Objects(boxes, np.arange(4, dtype=np.int32)), 3)
-    assert kept.labels.tolist() == [0, 1, 3]
+    labels, masks = np.arange(4, dtype=np.int32), np.arange(4)[:, None, None]
+    kept = largest_objects(Objects(boxes, labels), 3)
+    assert kept.labels.tolist() == [0, 1, 3] and kept.masks is None
+    assert largest_objects(Objects(boxes, labels, masks), 3).masks.ravel().tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ddarts_jax.detection import coco_evaluation, coco_json
+from ddarts_jax.detection import coco_evaluation, coco_json, outlines
 from ddarts_jax.detection.coco_evaluation import NAMES, evaluate, facts, results_of
 
 PARITY = tiny.SHARED / "detection" / "coco_eval"
@@ -35,11 +35,14 @@ def _check(truth, found, expected):
         assert abs(ap - expected["AP_by_category"][str(number)]) < 1e-9
 
 
-@pytest.mark.parametrize(("kind", "other"), [("bbox", "segmentation"), ("segm", "bbox")])
-def test_the_twelve_numbers(parity, kind, other, capfd):
-    """Ground truth through our reader, with crowds and a class without objects; nothing is printed."""
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_twelve_numbers(parity, kind, tmp_path, capfd):
+    """Ground truth through our reader, with crowds and a class without objects; boxes and masks from one
+    list of results, written and read back; nothing is printed.
+    """
     truth, results, expected = parity
-    results = [{key: each[key] for key in each if key != other} for each in results]
+    coco_evaluation.write_results(tmp_path / "detections.json", results)
+    results = json.loads((tmp_path / "detections.json").read_text())
     before = json.dumps(results)
     found = evaluate(truth, results, kind)
     _check(truth, found, expected[kind])
@@ -121,7 +124,7 @@ def test_what_cannot_be_found_does_not_count(small):
     assert found.numbers["AP"] == pytest.approx(1) and found.numbers["AP_large"] == -1
     np.testing.assert_allclose(found.by_class[:, 0], [1, 1, -1])
     assert (found.precision[..., 2] == -1).all() and found.precision.shape == (10, 101, 3)
-    written = json.loads(json.dumps(facts(small, found)))
+    written = json.loads(json.dumps(facts(small, {"bbox": found})))
     assert (written["images"], written["objects"], written["crowds"]) == (3, 3, 1)
     assert [(each["id"], each["name"], each["objects"]) for each in written["classes"]] == [
         (2, "cat", 2), (18, "dog", 1), (90, "ox", 0),
@@ -143,4 +146,29 @@ def test_all_objects_are_evaluated():
     truth = coco_folder.in_memory([(300, 300), (20, 20)], boxes)
     found = evaluate(truth, _perfect(truth)[:100])
     assert found.numbers["AR_100"] == pytest.approx(100 / 111)
-    assert facts(truth, found)["objects"] == 111 and facts(truth, found)["images"] == 2
+    written = facts(truth, {"bbox": found})
+    assert written["objects"] == 111 and written["images"] == 2
+
+
+def test_results_with_masks(small):
+    """Each mask fills its box in the original image, before its numbers are rounded; facts have both."""
+    found = results_of(
+        small,
+        rows=np.array([1]),
+        sizes=np.array([[100, 60]]),  # 50 x 40
+        boxes=np.array([[[3, 10, 30, 30], [0, 0, 6, 6]]], np.float32),
+        scores=np.array([[0.5, 0.25]], np.float32),
+        labels=np.array([[2, 1]]),
+        valid=np.array([[True, False]]),
+        masks=np.ones((1, 2, 28, 28), np.float32),
+    )
+    (own,) = found
+    mask = outlines.mask_of(own["segmentation"], 50, 40)
+    expected = np.zeros((50, 40), bool)
+    expected[5:15, 2:20] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert own["bbox"] == [2.0, 5.0, 18.0, 10.0]
+    nothing = evaluate(small, [])
+    written = facts(small, {"bbox": nothing, "segm": nothing})
+    assert written["mask_numbers"] == written["numbers"]
+    assert written["classes"][0]["mask_AP"] == written["classes"][0]["AP"]

@@ -89,6 +89,57 @@ def test_mistakes_are_one_sentence_that_names_the_file(tmp_path, whole, message)
     assert path in text and text.endswith(".") and "\n" not in text
 
 
+def _outlined(**replaced):
+    """The content with an outline of every object, those of some annotation ids replaced."""
+    whole = content()
+    for each in whole["annotations"]:
+        outline = each.get("segmentation", [[1, 2, 9, 2, 9, 8, 1, 8]])
+        each["segmentation"] = replaced.get(f"of_{each['id']}", outline)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("whole", "message"),
+    [
+        (
+            content(),
+            "2 of 4 annotations in .* no segmentation, the first is annotation 1: .* boxes",
+        ),
+        (_outlined(of_0=[]), "1 of 4 annotations in .* the first is annotation 0"),
+        (
+            _outlined(of_5=[[0, 0, 5, 5, 1e300, 1]]),
+            "annotation 5 in .* has points that are not fini",
+        ),
+        (
+            _outlined(of_9={"size": [50, 40], "counts": [1999]}),
+            "annotation 9 in .* counts do not add up to the 50 x 40 pixels of its image: correct it",
+        ),
+    ],
+)
+def test_masks_that_are_needed(tmp_path, whole, message):
+    """Without them boxes can be learnt, but no masks: the first annotation is named."""
+    path, images = coco_folder.write(tmp_path, whole)
+    coco_json.read(path, images)
+    with pytest.raises(UserError, match=message) as raised:
+        coco_json.read(path, images, masks=True)
+    assert path in str(raised.value) and str(raised.value).endswith(".")
+
+
+def test_masks_of_every_kind(tmp_path):
+    """Polygons and RLE become the masks of the objects that train, a crowd's is not among them."""
+    found = coco_json.read(*coco_folder.write(tmp_path, _outlined()), masks=True)
+    triangle, square = found.masks(1)
+    assert triangle.shape == (50, 40) and square[2:8, 1:9].all() and square.sum() == 48
+    y, x = triangle.nonzero()  # 0, 10; 16, 10; 16, 40
+    assert x.max() == 15 and y.min() == 10 and 230 < triangle.sum() < 250
+    boxes, _, crops = found.ground_truth(1, masks=True)
+    assert boxes.tolist() == [[0, 10.25, 16.5, 40.75], [30, 30, 38, 42]]
+    shares = crops.mean((1, 2)) / 255 * (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    assert crops.shape == (2, 112, 112) and not crops[1].any()  # an outline beside its box
+    assert abs(shares[0] - triangle.sum()) < 5
+    assert found.ground_truth(1).masks is None
+
+
 def test_missing_files(tmp_path):
     """The annotation file, or all images because the folder is another one."""
     path, _ = coco_folder.write(tmp_path)
@@ -159,7 +210,7 @@ def test_real_files(name, images, objects, classes):
         )
         for row in range(len(found)):
             height, width, _ = found.read(row, 3).shape
-            boxes, labels = found.ground_truth(row)
+            boxes, labels, _ = found.ground_truth(row)
             assert not labels.any() and len(labels) and (boxes >= 0).all()
             assert (boxes[:, 2:] <= [width, height]).all()
             assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()

@@ -50,6 +50,19 @@ def test_canvases_are_as_described(few):
     assert identities == ["bf8df29e", "9952ea28"]
 
 
+def test_outlines_are_the_masks(few, compose):
+    """Each digit's outline is its ink: as many pixels as its area, in its tight box."""
+    canvas = compose(5)
+    one = composed_digits.instances_of([canvas], "one", tuple("0123456789"))
+    np.testing.assert_array_equal(list(one.masks(0)), canvas.masks)
+    for row in range(10):
+        objects = few[0].objects(row)
+        masks = list(few[0].masks(row))
+        assert [mask.sum() for mask in masks] == few[0].areas[objects].tolist()
+        boxes = [composed_digits.tight_box(mask) for mask in masks]
+        np.testing.assert_array_equal(boxes, few[0].boxes[objects])
+
+
 def test_digits_do_not_overlap_and_boxes_are_tight(compose):
     """A mask is where a digit changed the ground; no pixel is in two; a box touches it on four sides."""
     for seed in range(40):

@@ -1,5 +1,6 @@
 """Tests of what section `data` of a detection config may name, and of white in images of 16 bits."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import tiny_detector
 from PIL import Image
 
 from ddarts_jax.configuration import detection_config
-from ddarts_jax.detection import datasets
+from ddarts_jax.detection import composed_digits, datasets
 from ddarts_jax.detection.instances import Classes
 from ddarts_jax.errors import UserError
 
@@ -42,6 +43,27 @@ def test_four_paths_or_a_root_as_coco_unpacks(data, tmp_path):
         assert one.identity == other.identity and one.class_names == ("bright", "dark")
 
 
+def test_outlines_are_kept_only_for_masks(data, monkeypatch):
+    """They are gigabytes for COCO; another outline makes other data, but not for boxes alone."""
+    monkeypatch.setattr(composed_digits, "NUM_TRAIN", 3)
+    monkeypatch.setattr(composed_digits, "NUM_TEST", 2)
+    section = settings(name="digits")
+    bare, whole = datasets.load(section), datasets.load(section, masks=True)
+    for without, pair in zip(bare, whole):
+        assert without.segmentations == () and len(pair.segmentations) == len(pair.boxes)
+        assert without.identity == {k: v for k, v in pair.identity.items() if k != "outlines"}
+    other = dataclasses.replace(whole[0], segmentations=whole[0].segmentations[::-1])
+    assert other.identity != whole[0].identity
+    assert datasets.load_test(section, whole[0], masks=True).identity == whole[1].identity
+    assert datasets.load_test(section, whole[0]).identity == bare[1].identity
+    with pytest.raises(
+        UserError, match=r"train\.json have no segmentation, the first is annotation 1"
+    ):
+        datasets.load(settings(**named(data, "train", "test")), masks=True)
+    with pytest.raises(UserError, match=r"'coco/2017' would be .* no masks: .*data\.name=coco"):
+        datasets.load(settings(name="coco/2017"), masks=True)
+
+
 def test_the_test_images_alone(data):
     """Need no training images, and get the labels of a detector's classes."""
     classes = Classes("run", np.array([3, 5, 7]), ("bright", "else", "dark"))
@@ -60,7 +82,9 @@ def test_the_test_images_alone(data):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"name": "cityscapes"}, "'cityscapes'"),
+        ({"name": "cityscapes"}, "config.data.root, the folder of Cityscapes"),
+        ({"name": "cityscapes", "test_images": "x"}, "data.name=coco"),
+        ({"name": "cityscape"}, "Use 'digits', 'coco', 'cityscapes' or a name of TensorFlow"),
         ({"name": "digits", "root": "/data"}, "data.name=coco"),
         ({"name": "digits", "test_images": "x"}, "data.name=coco"),
         ({}, "config.data.root"),

@@ -1,11 +1,14 @@
 """Tests of a detector's evaluation: every image once, on its canvas, in its own pixels."""
 
+import dataclasses
+import json
+
 import coco_folder
 import jax
 import numpy as np
 import pytest
 
-from ddarts_jax.detection import evaluate
+from ddarts_jax.detection import evaluate, outlines
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
 from ddarts_jax.detection.found import Detections
@@ -63,7 +66,8 @@ def test_what_is_found_everywhere_has_an_ap_of_one(oracle, batch_size):
         tested = evaluate.evaluate_stream(
             None, {}, stream(batch_size), _PIXELS, np.dtype("float32")
         )
-    assert tested.evaluation.numbers["AP"] == pytest.approx(1)
+    assert tested.evaluations["bbox"].numbers["AP"] == pytest.approx(1)
+    assert tested.evaluations.keys() == {"bbox"}
     assert sorted({shape[1:3] for shape in oracle}) == [(32, 32), (64, 64)]
     found = sorted((each["image_id"], *each["bbox"]) for each in tested.results)
     truth = [(1, 2, 3, 10, 11), (2, 0, 0, 30, 60), (3, 1, 1, 8, 8), (3, 15.5, 12, 9.25, 10)]
@@ -82,5 +86,49 @@ def test_nothing_found(oracle, monkeypatch, caplog):
     )
     monkeypatch.setattr(evaluate, "_detect", lambda *arguments, **options: empty)
     tested = evaluate.evaluate_stream(None, {}, stream(2), _PIXELS, np.dtype("float32"))
-    assert tested.results == [] and tested.evaluation.numbers["AP"] == 0
+    assert tested.results == [] and tested.evaluations["bbox"].numbers["AP"] == 0
     assert "Nothing was detected" in caplog.text
+    with_masks = empty._replace(masks=np.zeros((2, 1, 28, 28), np.float32))
+    monkeypatch.setattr(evaluate, "_detect", lambda *arguments, **options: with_masks)
+    tested = evaluate.evaluate_stream(None, {}, stream(2, outlined()), _PIXELS, np.dtype("float32"))
+    assert tested.results == [] and tested.evaluations["segm"].numbers["AP"] == 0
+
+
+def halves(instances):
+    """Of each object a mask: the left or the right half of its box, in turn, bool [H, W]."""
+    for number, (x, y, w, h) in enumerate(instances.boxes.tolist()):
+        mask = np.zeros(instances.sizes[instances.owners[number]], bool)
+        start = round(x) + (number % 2) * round(w / 2)
+        mask[round(y) : round(y + h), start : start + round(w / 2)] = True
+        yield mask
+
+
+def outlined():
+    """The images with these masks."""
+    found = tuple(outlines.rle_of(mask) for mask in halves(_INSTANCES))
+    return dataclasses.replace(_INSTANCES, segmentations=found)
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, 1), (False, 0)])
+def test_masks_are_judged_by_themselves(oracle, monkeypatch, right, expected):
+    """Boxes and masks from one list of results: masks of the wrong half leave the boxes' AP as it is."""
+    known = evaluate._detect
+
+    def detect(*arguments, **options):
+        found = known(*arguments, **options)
+        masks = np.zeros((*found.classes.shape, 28, 28), np.float32)
+        for place, row in enumerate(np.asarray(arguments[1])[:, 0, 0, 0]):
+            for number, own in enumerate(range(*_INSTANCES.objects(int(row)).indices(99))):
+                half = (own % 2) if right else 1 - own % 2
+                masks[place, number, :, 14 * half : 14 * half + 14] = 1
+        return found._replace(masks=masks)
+
+    monkeypatch.setattr(evaluate, "_detect", detect)
+    monkeypatch.setattr(evaluate, "_WAITING", 1)
+    instances = outlined()
+    tested = evaluate.evaluate_stream(None, {}, stream(1, instances), _PIXELS, np.dtype("float32"))
+    assert tested.evaluations["bbox"].numbers["AP"] == pytest.approx(1)
+    assert tested.evaluations["segm"].numbers["AP50"] == pytest.approx(expected)
+    sure = [each for each in tested.results if each["score"] > 0.5]
+    assert [each["image_id"] for each in sure] == [1, 3, 3, 2, 4]  # in the order of the batches
+    assert json.loads(json.dumps(tested.results)) == tested.results

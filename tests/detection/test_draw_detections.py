@@ -87,3 +87,22 @@ def test_pairs_are_files(tmp_path):
     assert _span(pixels, class_colours(["cat"])["cat"])[2] <= 240
     assert (pixels[:, 248:] == 9).all() and (pixels[:, 240:248] == 255).all()
     assert [file.name for file in tmp_path.iterdir()] == ["0.png"]
+
+
+def test_a_mask_lets_its_object_be_seen_and_has_an_outline():
+    """45% of the class's colour inside, all of it at the edge; enlarged as the image is; nothing else."""
+    masks = np.zeros((2, 300, 400), bool)
+    masks[0, 100:200, 150:250] = True
+    colour = np.array(class_colours(["cat", "dog"])["cat"])
+    for size, scale in ((300, 1), (200, 2)):
+        picture = _drawn([(150, 100, 250, 200), (0, 0, 9, 9)], (size, 400), masks=masks[:, :size])
+        plain = _drawn([(150, 100, 250, 200), (0, 0, 9, 9)], (size, 400)).copy()
+        np.testing.assert_array_equal(picture[150 * scale, 200 * scale], np.round(0.45 * colour))
+        inside = (slice(100 * scale, 200 * scale), slice(150 * scale, 250 * scale))
+        plain[inside] = picture[inside]
+        np.testing.assert_array_equal(picture, plain)
+    disc = np.hypot(*np.mgrid[-150:150, -200:200]) < 60
+    picture = _drawn([(100, 50, 300, 250)], (300, 400), masks=disc[None])
+    np.testing.assert_array_equal(picture[150, 140], [0, 0, 0])  # in the box, beside the mask
+    np.testing.assert_array_equal(picture[150, 141], colour)
+    np.testing.assert_array_equal(picture[150, 142], np.round(0.45 * colour))

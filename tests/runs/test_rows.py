@@ -24,7 +24,7 @@ START = Genotype(
 )
 NEEDS_A_START = {"distance_to_start", "positional_distance_to_start"}
 # Than D-DARTS, by which `produced` searches.
-OF_OTHER_METHODS = {"gradient_norm_implicit", "loss_divergence", "loss_masks"}
+OF_OTHER_METHODS = {"gradient_norm_implicit", "loss_divergence"}
 COMPUTED = {key for own in METRICS.values() for key, metric in own.items() if metric.difference}
 
 
@@ -68,7 +68,8 @@ def of_a_detector(root, monkeypatch):
             return running._replace(state=state), {}
 
     def nothing(detector, variables, stream, pixels, dtype):
-        return evaluate.Tested([], coco_evaluation.evaluate(stream.instances, []))
+        evaluation = coco_evaluation.evaluate(stream.instances, [])
+        return evaluate.Tested([], dict.fromkeys(("bbox", "segm"), evaluation))
 
     monkeypatch.setattr(training, "lower", Stepless)
     monkeypatch.setattr(detection, "evaluate_stream", nothing)

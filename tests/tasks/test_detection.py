@@ -15,7 +15,7 @@ import tiny_detector
 from PIL import Image
 
 from ddarts_jax import main
-from ddarts_jax.detection import training
+from ddarts_jax.detection import outlines, training
 from ddarts_jax.distributed import sharding
 from ddarts_jax.reports import report
 from ddarts_jax.tasks import detection
@@ -143,6 +143,34 @@ def test_a_run_leaves_what_is_promised(place, unbroken):
 
 def truth_of(place, part):
     return read(place / f"{part}.json")["annotations"]
+
+
+def test_a_detector_of_masks(place, tmp_path, capsys):
+    """Numbers of boxes and of masks in every file and line, and masks beside boxes in the detections."""
+    flags = [f"--config.{key}={value}" for key, value in tiny_detector.TWO_STAGES.items()]
+    workdir = tmp_path / "run"
+    assert start(place, workdir, *flags) == 0
+    summary, evaluation = read(workdir / "summary.json"), read(workdir / "detection.json")
+    for name in ("AP", "AP50", "AP75"):
+        assert summary[f"box_{name.lower()}"] == evaluation["numbers"][name]
+        assert summary[f"mask_{name.lower()}"] == evaluation["mask_numbers"][name]
+    assert len(evaluation["mask_numbers"]) == 12
+    assert "loss_masks" in lines(workdir)[-1]
+    assert {"AP", "mask_AP"} <= evaluation["classes"][0].keys()
+    assert lines(workdir)[-1]["mask_ap"] == summary["mask_ap"]
+    sizes = {
+        each["id"]: [each["height"], each["width"]] for each in read(place / "test.json")["images"]
+    }
+    for each in read(workdir / "detections.json"):
+        mask = outlines.mask_of(each["segmentation"], *sizes[each["image_id"]])
+        x, y, width, height = each["bbox"]
+        outside = mask.copy()
+        outside[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = False
+        assert not outside.any()
+    printed = capsys.readouterr().out
+    assert "box AP " in printed and f"mask AP {100 * summary['mask_ap']:.1f}, AP50" in printed
+    assert "outlines" in read(workdir / "dataset.json")["train"]
+    assert len(list((workdir / "pictures").glob("0?.png"))) == 5
 
 
 def test_the_same_command_again_finds_it_ended(place, unbroken, tmp_path):

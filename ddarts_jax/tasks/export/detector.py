@@ -91,7 +91,7 @@ def load(source: Path, config: ConfigDict, output: Path) -> Trained:
             "'detect_evaluate' there with the config of the training."
         )
     settings = _with_data(own.config, config, source)
-    test = datasets.load_test(settings.data, own.classes)
+    test = datasets.load_test(settings.data, own.classes, datasets.with_masks(settings))
     if own.data.get("test") != test.identity:
         raise UserError(
             f"The detector in {source} was tested on other images than those of {test.name} "

@@ -145,4 +145,4 @@ def measure_ap(path: Path, stream: CanvasStream, pixels: Pixels) -> float:
         return Detections(*call(images, sizes))
 
     mesh = sharding.data_mesh(stream.batch_size, jax.devices()[:1])
-    return evaluate_found(find, stream, mesh).evaluation.numbers["AP"]
+    return evaluate_found(find, stream, mesh).evaluations["bbox"].numbers["AP"]

@@ -54,26 +54,7 @@ def detection_config() -> ConfigDict:
     config.rpn = rpn_config()  # of Faster and Mask R-CNN: the network that proposes boxes
     config.roi = roi_config()  # of Faster and Mask R-CNN: what looks at the proposals
 
-    config.data = ConfigDict()
-    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's; 'cityscapes':
-    # its folder; others are those of TFDS, such as 'coco/2017'.
-    config.data.name = "coco"
-    # COCO 2017 or Cityscapes as they unpack; empty: the following four are given.
-    config.data.root = ""
-    config.data.train_annotations = ""  # COCO's JSON of the training
-    config.data.train_images = ""  # the folder of its images
-    config.data.test_annotations = ""  # COCO's JSON of the test
-    config.data.test_images = ""  # the folder of its images
-    config.data.data_dir = ""  # where TFDS has prepared its data; empty: its default
-    # Pixels of the resized image's shorter side, or the least and the most, drawn anew for each epoch;
-    # 0: images keep their size.
-    config.data.short_side = (800,)
-    config.data.long_side = 1333  # the most pixels of the longer side
-    config.data.canvases = ()  # (height, width) that images are padded to; empty: by the images' shapes
-    config.data.flip = True  # mirror half of the images
-    config.data.max_objects = 100  # of an image that train; of more, the largest
-    config.data.white = 0  # value of white in images of 16 bits; 0: as their brightest needs
-    config.data.num_workers = 2  # processes that decode; 0: only the program's own
+    config.data = data_config()  # images with objects
 
     config.train = ConfigDict()  # SGD
     config.train.epochs = 12  # of the training
@@ -99,6 +80,31 @@ def detection_config() -> ConfigDict:
     config.checkpoint.every_minutes = 10.0  # between two checkpoints within an epoch
     config.checkpoint.keep_last = 2  # newest checkpoints that are kept
     return config.lock()
+
+
+def data_config() -> ConfigDict:
+    """Returns section `data`."""
+    config = ConfigDict()
+    # 'digits': real digits on real photographs, composed here; 'coco': files as COCO's; 'cityscapes':
+    # its folder; others are those of TFDS, such as 'coco/2017'.
+    config.name = "coco"
+    # COCO 2017 or Cityscapes as they unpack; empty: the following four are given.
+    config.root = ""
+    config.train_annotations = ""  # COCO's JSON of the training
+    config.train_images = ""  # the folder of its images
+    config.test_annotations = ""  # COCO's JSON of the test
+    config.test_images = ""  # the folder of its images
+    config.data_dir = ""  # where TFDS has prepared its data; empty: its default
+    # Pixels of the resized image's shorter side, or the least and the most, drawn anew for each epoch;
+    # 0: images keep their size.
+    config.short_side = (800,)
+    config.long_side = 1333  # the most pixels of the longer side
+    config.canvases = ()  # (height, width) that images are padded to; empty: by the images' shapes
+    config.flip = True  # mirror half of the images
+    config.max_objects = 100  # of an image that train; of more, the largest
+    config.white = 0  # value of white in images of 16 bits; 0: as their brightest needs
+    config.num_workers = 2  # processes that decode; 0: only the program's own
+    return config
 
 
 def rpn_config() -> ConfigDict:

@@ -30,11 +30,11 @@ def programs():
     """
     lower, compiled = training.lower, {}
 
-    def kept(function, running, images, truth):
+    def kept(function, running, images, truth, seed):
         def compile_():
-            key = images.shape, truth.labels.shape
+            key = images.shape, truth.labels.shape, truth.masks is None
             if key not in compiled:
-                compiled[key] = lower(function, running, images, truth).compile()
+                compiled[key] = lower(function, running, images, truth, seed).compile()
             return compiled[key]
 
         return SimpleNamespace(compile=compile_)

@@ -106,6 +106,21 @@ STEPS = (
         _benchmark("search_step", "--batch=256", "--dtype=bfloat16", "--repeats=10"),
     ),
     Step(
+        "depthwise",
+        "ways to run separable convolutions",
+        _benchmark("depthwise", "--repeats=3"),
+    ),
+    Step(
+        "classifier",
+        "the training step of DD-1, batch 128",
+        _benchmark("training_step", "--repeats=20"),
+    ),
+    Step(
+        "detector",
+        "the training step of RetinaNet above DO-2-ResNet18, 800 x 1344, batch 8",
+        _benchmark("training_step", "--program=detector", "--batch=8", "--repeats=10"),
+    ),
+    Step(
         "profile",
         "the most expensive scopes of a full-size search",
         _run(

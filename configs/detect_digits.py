@@ -5,7 +5,8 @@
 A published network as the backbone, from random weights, and RetinaNet above it. The images are composed
 from what comes with scikit-learn, see detection/composed_digits.py; they are no benchmark. Box AP 67.6,
 59.3 and 66.5 with the seeds 0 to 2, AP50 86.1, 76.8 and 85.9; 8 minutes from nothing on 2 CPU cores. With
-`--config.backbone.run=RUN` the backbone is the network of a training on grey images.
+`--config.backbone.run=RUN` the backbone is the network of a training on grey images: AP 59.8, AP50 78.7
+with DARTS_V2 trained on the digits (16 channels, half stem, 32x32), whose BatchNorm stays as it is.
 """
 
 import ddarts_jax as dd

@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("quiet")
 
 @pytest.fixture
 def library(monkeypatch):
-    """Runs a test with XLA's grouped convolutions, which compile more quickly than shifted sums."""
+    """Runs a test with dense convolutions, which compile more quickly than shifted sums."""
     from ddarts_jax.ops import backend
 
     for operation, row in backend.TABLE.items():

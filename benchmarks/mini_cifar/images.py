@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import protocol
 from PIL import Image
 
 import ddarts_jax as dd
@@ -22,7 +23,6 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.files import writing
 from ddarts_jax.runs import facts
 
-PATH = Path("runs/mini_cifar/images.npz")  # from the repository's root, as config.py has it
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 )
@@ -123,15 +123,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default="", metavar="DIR", help="where CIFAR-10 is")
     try:
         arrays = mini(read(parser.parse_args(argv).data))
-        PATH.parent.mkdir(parents=True, exist_ok=True)
-        with writing(PATH) as temporary, open(temporary, "wb") as file:
+        protocol.IMAGES.parent.mkdir(parents=True, exist_ok=True)
+        with writing(protocol.IMAGES) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     checksum = facts.of_images(Dataset.from_arrays(**arrays))["images_checksum"]
     counts = f"{len(arrays['images'])} training and {len(arrays['test_images'])} test images"
-    print(f"{PATH}: {counts}, checksum {checksum}")
+    print(f"{protocol.IMAGES}: {counts}, checksum {checksum}")
     return 0
 
 

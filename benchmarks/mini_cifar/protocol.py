@@ -14,7 +14,8 @@ from ddarts_jax.files import read_json
 
 CONFIG = Path(__file__).with_name("config.py")
 RESULTS = Path(__file__).with_name("results")
-RUNS = Path("runs/mini_cifar")
+RUNS = Path("runs/mini_cifar")  # below the repository's root, where all commands start
+IMAGES = RUNS / "images.npz"  # as config.py has it
 PARAMS = 40_000  # of every network that is trained, as nearly as whole channels allow
 NETWORKS = 24  # random ones, whose accuracies are compared with what a supernet says of them
 
@@ -31,15 +32,15 @@ class Method(NamedTuple):
     changes: dict[str, Any]
 
 
-# The reference is one network drawn as random search draws its candidates. Random search has as many
-# epochs as take the seconds of a D-DARTS search, without what its networks take to compile; its first
-# candidate is the reference of the same seed.
+# The reference is one network drawn as random search draws its candidates, and what random search draws
+# first with the same seed. Random search's epochs take, by estimate, the seconds of a D-DARTS search, not
+# counted what compiling its candidates takes; each candidate has as many as a training.
 CHANCE = "random"
 METHODS = {
     CHANCE: Method("chance", {}),
     "random_search": Method(
         "random search",
-        {"search.method": "random", "search.epochs": 40, "search.random.candidates": 5},
+        {"search.method": "random", "search.epochs": 60, "search.random.candidates": 5},
     ),
     "darts": Method("DARTS", {"search.method": "darts", "parse.method": "darts"}),
     "fairdarts": Method("FairDARTS", {"search.method": "fairdarts"}),
@@ -87,6 +88,12 @@ def fingerprint() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def is_current(result: dict) -> bool:
+    """Whether a result is of the present protocol, and of the method as it is now."""
+    changes = METHODS[result["method"]].changes if result["method"] in METHODS else None
+    return (result["protocol"], result["changes"]) == (fingerprint(), changes)
+
+
 def nearest_channels(params_of: Callable[[int], int]) -> int:
     """Returns the channels with which a network's parameters come nearest to `PARAMS`.
 
@@ -113,17 +120,17 @@ def read_results() -> dict[str, dict[int, dict]]:
         {method: {seed: result}}, in the order of `METHODS`; methods without a result are left out.
 
     Raises:
-        UserError: they are not all of one protocol and the same images, or of an unknown method.
+        UserError: they are not all of the present protocol, or not of the same images.
     """
-    found = [read_json(path, "Result") for path in sorted(RESULTS.glob("*.json"))]
-    if len({(each["protocol"], each["images"]) for each in found}) > 1:
+    found = {path: read_json(path, "Result") for path in sorted(RESULTS.glob("*.json"))}
+    if former := [path for path, result in found.items() if not is_current(result)]:
+        raise UserError(f"{former[0]} is of another protocol than the present one: delete it.")
+    if len(images := {result["images"] for result in found.values()}) > 1:
         raise UserError(
-            f"The results in {RESULTS} are of several protocols or images, so they cannot be compared: "
-            "delete those of the former one."
+            f"The results in {RESULTS} are of different images (checksums {', '.join(sorted(images))}), "
+            "so they cannot be compared: delete those of one."
         )
-    if unknown := {each["method"] for each in found} - set(METHODS):
-        raise UserError(f"There are results of an unknown method in {RESULTS}: {min(unknown)}.")
     grouped = {method: {} for method in METHODS}
-    for each in found:
+    for each in found.values():
         grouped[each["method"]][each["seed"]] = each
     return {method: dict(sorted(own.items())) for method, own in grouped.items() if own}

@@ -25,7 +25,7 @@ from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.runs import layout
 from ddarts_jax.runs.run import Run, read_run
 from ddarts_jax.searching.methods import random_search
-from ddarts_jax.training import train
+from ddarts_jax.training import compilation, train
 from ddarts_jax.training.signals import Stopped
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -41,19 +41,20 @@ def timed(task: Callable[[], object], workdir: Path) -> tuple[Run, dict]:
 
     Returns:
         What it left, and what it took: `seconds` of all epochs, `compile_seconds`, and `cpu_seconds`
-        of everything; the last is None after an interruption.
+        of everything; the last two are None after an interruption.
     """
     interrupted = workdir.exists()
-    cpu = time.process_time()
+    before = compilation.spent(), time.process_time()
     if not (workdir / layout.SUMMARY).is_file():
         task()
-    cpu = time.process_time() - cpu
+    after = compilation.spent(), time.process_time()
+    compiling, cpu = (None if interrupted else round(b - a, 1) for a, b in zip(before, after))
     run = read_run(workdir)
     rows = [row for phase in ("search", "random", "train") for row in run.rows(phase)]
     return run, {
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "compile_seconds": run.outcome("compile_seconds"),
-        "cpu_seconds": None if interrupted else round(cpu, 1),
+        "compile_seconds": compiling,
+        "cpu_seconds": cpu,
     }
 
 
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     path = protocol.result_file(arguments.method, arguments.seed)
     if path.is_file():
-        if read_json(path, "Result")["protocol"] != protocol.fingerprint():
+        if not protocol.is_current(read_json(path, "Result")):
             print(f"error: {path} is of another protocol: delete it first.", file=sys.stderr)
             return 2
         print(f"{path} is there")

@@ -1,0 +1,136 @@
+"""What the parts of mini-CIFAR share: the methods, where runs and results are, networks of equal cost."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from ddarts_jax import configuration
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_json
+
+CONFIG = Path(__file__).with_name("config.py")
+RESULTS = Path(__file__).with_name("results")
+RUNS = Path("runs/mini_cifar")  # below the repository's root, where all commands start
+IMAGES = RUNS / "images.npz"  # as config.py has it
+PARAMS = 40_000  # of every network that is trained, as nearly as whole channels allow
+NETWORKS = 24  # random ones, whose accuracies are compared with what a supernet says of them
+
+
+class Method(NamedTuple):
+    """A way to find a network.
+
+    Attributes:
+        title: for tables.
+        changes: {dotted key: value} of config.py.
+    """
+
+    title: str
+    changes: dict[str, Any]
+
+
+# The reference is one network drawn as random search draws its candidates, and what random search draws
+# first with the same seed. Random search's epochs take, by estimate, the seconds of a D-DARTS search, not
+# counted what compiling its candidates takes; each candidate has as many as a training.
+CHANCE = "random"
+METHODS = {
+    CHANCE: Method("chance", {}),
+    "random_search": Method(
+        "random search",
+        {"search.method": "random", "search.epochs": 60, "search.random.candidates": 5},
+    ),
+    "darts": Method("DARTS", {"search.method": "darts", "parse.method": "darts"}),
+    "fairdarts": Method("FairDARTS", {"search.method": "fairdarts"}),
+    "pc_darts": Method(
+        "PC-DARTS",
+        {"search.method": "pc_darts", "parse.method": "darts", "search.warmup_epochs": 1},
+    ),
+    "ddarts": Method("D-DARTS", {}),
+    "ddarts_no_ablation": Method(
+        "D-DARTS, no ablation loss", {"search.ddarts.ablation.weight": 0.0}
+    ),
+    "ddarts_constant": Method(
+        "D-DARTS, ablation loss without gradient", {"search.ddarts.ablation.gradient": "none"}
+    ),
+    "ddarts_program": Method(
+        "the authors' program", {"search.method": "authors_program", "parse.method": "darts"}
+    ),
+    "ddarts_partial": Method(
+        "D-DARTS, partial channels",
+        {"search.ddarts.partial_channels": 4, "search.ddarts.edge_strengths": True},
+    ),
+}
+
+
+def config_of(method: str, seed: int, changes: dict[str, Any] | None = None) -> ConfigDict:
+    """Returns the config of a method.
+
+    Args:
+        method: key of `METHODS`.
+        seed: of all randomness; of one seed all methods see the same halves and the same order of images.
+        changes: {dotted key: value} besides.
+    """
+    return configuration.load(CONFIG, METHODS[method].changes | {"seed": seed} | (changes or {}))
+
+
+def fingerprint() -> str:
+    """Returns a hash of what the results have in common, without which they cannot be compared.
+
+    It covers those values that are not defaults, so that a new key of a later version changes nothing.
+    """
+    defaults = configuration.flatten(configuration.default_config())
+    own = configuration.flatten(configuration.load(CONFIG))
+    changed = {key: value for key, value in own.items() if value != defaults[key]}
+    text = json.dumps(changed | {"params": PARAMS}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_current(result: dict) -> bool:
+    """Whether a result is of the present protocol, and of the method as it is now."""
+    changes = METHODS[result["method"]].changes if result["method"] in METHODS else None
+    return (result["protocol"], result["changes"]) == (fingerprint(), changes)
+
+
+def nearest_channels(params_of: Callable[[int], int]) -> int:
+    """Returns the channels with which a network's parameters come nearest to `PARAMS`.
+
+    Args:
+        params_of: `(channels) -> parameters`, which rise; without the auxiliary head.
+    """
+    fewer, more = 0, params_of(1)
+    channels = 1
+    while more < PARAMS:
+        channels += 1
+        fewer, more = more, params_of(channels)
+    return channels - 1 if fewer and PARAMS - fewer <= more - PARAMS else channels
+
+
+def result_file(method: str, seed: int) -> Path:
+    """Returns where the result of a method with a seed is, once there is one."""
+    return RESULTS / f"{method}_{seed}.json"
+
+
+def read_results() -> dict[str, dict[int, dict]]:
+    """Reads all results.
+
+    Returns:
+        {method: {seed: result}}, in the order of `METHODS`; methods without a result are left out.
+
+    Raises:
+        UserError: they are not all of the present protocol, or not of the same images.
+    """
+    found = {path: read_json(path, "Result") for path in sorted(RESULTS.glob("*.json"))}
+    if former := [path for path, result in found.items() if not is_current(result)]:
+        raise UserError(f"{former[0]} is of another protocol than the present one: delete it.")
+    if len(images := {result["images"] for result in found.values()}) > 1:
+        raise UserError(
+            f"The results in {RESULTS} are of different images (checksums {', '.join(sorted(images))}), "
+            "so they cannot be compared: delete those of one."
+        )
+    grouped = {method: {} for method in METHODS}
+    for each in found.values():
+        grouped[each["method"]][each["seed"]] = each
+    return {method: dict(sorted(own.items())) for method, own in grouped.items() if own}

@@ -1,0 +1,109 @@
+"""Makes all results that are missing, one after the other, until the hours are over.
+
+    python benchmarks/mini_cifar/run_all.py [--seeds 6] [--hours 8] [--jobs 1]
+
+All methods with seed 0, then all with seed 1 and so on, so that the table fills evenly; at last the
+random networks of ranking.py. Each is a process of run.py, whose output goes to
+`runs/mini_cifar/METHOD_SEED.log`. When the hours are over, or after a signal, what is in progress is
+saved; the same command continues.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import protocol
+
+from ddarts_jax.training.signals import Signals
+
+_POLL_SECONDS = 1.0
+
+
+class Pair(NamedTuple):
+    """A method and a seed."""
+
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """In messages, and of the log."""
+        return f"{self.method}_{self.seed}"
+
+
+def planned(seeds: int) -> Iterator[Pair]:
+    """Yields what there is to run, in this order, whether it has a result or not."""
+    yield from (Pair(method, seed) for seed in range(seeds) for method in protocol.METHODS)
+    yield from (Pair(protocol.CHANCE, seed) for seed in range(seeds, protocol.NETWORKS))
+
+
+def missing(pairs: Iterable[Pair]) -> list[Pair]:
+    """Returns those that have no result."""
+    return [pair for pair in pairs if not protocol.result_file(*pair).is_file()]
+
+
+def start(pair: Pair) -> subprocess.Popen:
+    """Starts a run."""
+    protocol.RUNS.mkdir(parents=True, exist_ok=True)
+    script = Path(__file__).with_name("run.py")
+    command = [sys.executable, str(script), pair.method, str(pair.seed)]
+    with open(protocol.RUNS / f"{pair.name}.log", "a") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def run(pairs: list[Pair], jobs: int, over: Callable[[], bool]) -> list[Pair]:
+    """Runs pairs in this order, so many at a time.
+
+    Args:
+        pairs: each is tried once.
+        jobs: number of runs at a time.
+        over: whether to begin nothing more and to stop what runs, with its state saved.
+
+    Returns:
+        Those that failed; not those that were stopped.
+    """
+    waiting, running, failed = list(pairs), {}, []
+    stopping = False
+    while running or (waiting and not over()):
+        while waiting and len(running) < jobs and not over():
+            pair = waiting.pop(0)
+            running[pair] = start(pair)
+            print(f"{pair.name} runs, {len(waiting)} wait", flush=True)
+        time.sleep(_POLL_SECONDS)
+        if over() and not stopping:
+            stopping = True
+            for process in running.values():
+                process.terminate()
+        for pair in [pair for pair, process in running.items() if process.poll() is not None]:
+            if running.pop(pair).returncode and not stopping:
+                failed.append(pair)
+                print(f"{pair.name} failed, see its log", flush=True)
+    return failed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 1 if a run failed, 2 without images."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=6, help="of each method (default: 6)")
+    parser.add_argument("--hours", type=float, default=8, help="to run (default: 8)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    arguments = parser.parse_args(argv)
+    if not protocol.IMAGES.is_file():
+        print(f"error: there is no {protocol.IMAGES}: images.py makes it.", file=sys.stderr)
+        return 2
+    deadline = time.monotonic() + 3600 * arguments.hours
+    pairs = missing(planned(arguments.seeds))
+    with Signals() as signals:
+        failed = run(pairs, arguments.jobs, lambda: signals.received or time.monotonic() > deadline)
+    print(f"{len(missing(pairs))} of {len(pairs)} results are still missing")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Makes the table and the picture of the results that are there.
+
+    python benchmarks/mini_cifar/table.py
+
+Writes `results/README.md`, `results/accuracy.svg` and `results/accuracy.png`.
+"""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import protocol
+import ranking
+import scipy.stats
+from matplotlib.figure import Figure
+
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import write_text
+from ddarts_jax.reports.palette import COLOURS, INK
+
+HEADER = (
+    *("method", "n", "test accuracy, %", "difference to chance", "95% interval", "p, corrected"),
+    *("its n", "best epoch, %", "parameters off, %", "million MACs", "search, s", "search, CPU s"),
+    *("supernet, %", "its mask, %"),
+)
+NOTES = """\
+Accuracy after the last epoch on all test images: mean ± sample standard deviation over n seeds; "best
+epoch" is the mean of the largest of all epochs, a maximum over the test images. Differences are of the
+same seeds, in points; their interval is Student's t, and p (two-sided, paired t test) is corrected for
+all comparisons of this table by Holm. "Parameters off": mean size of the deviation from the target.
+"Search": seconds of all epochs on the machine as it was, then CPU seconds with compiling, of runs that
+were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half of the training images, with
+all gates and with those of the found network alone; of random search that of the best candidate there.
+"""
+
+
+class Comparison(NamedTuple):
+    """A method against chance, over the seeds that both have; in fractions.
+
+    Attributes:
+        count: of these seeds.
+        difference: mean.
+        low, high: its 95% interval; None of one seed.
+        p: of the paired t test; None of one seed.
+    """
+
+    count: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def compared(own: dict[int, dict], chance: dict[int, dict]) -> Comparison | None:
+    """Compares two methods' test accuracies seed by seed; None where they share no seed."""
+    differences = [
+        own[seed]["test_accuracy"] - chance[seed]["test_accuracy"] for seed in own if seed in chance
+    ]
+    if not differences:
+        return None
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return Comparison(1, mean)
+    test = scipy.stats.ttest_1samp(differences, 0)
+    interval = test.confidence_interval(0.95)
+    found = (mean, interval.low, interval.high, test.pvalue)
+    return Comparison(len(differences), *map(float, found))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p values for their number by Holm's step-down method; the order stays."""
+    count, largest = len(p_values), 0.0
+    corrected = [0.0] * count
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, (count - rank) * p_values[place])
+        corrected[place] = min(1.0, largest)
+    return corrected
+
+
+def comparisons(results: dict[str, dict[int, dict]]) -> dict[str, tuple[Comparison, float | None]]:
+    """Returns of every method but chance its comparison and, where it has one, the corrected p."""
+    chance = results.get(protocol.CHANCE, {})
+    found = {
+        method: comparison
+        for method, own in results.items()
+        if method != protocol.CHANCE and (comparison := compared(own, chance))
+    }
+    tested = [method for method, comparison in found.items() if comparison.p is not None]
+    corrected = dict(zip(tested, holm([found[method].p for method in tested])))
+    return {method: (found[method], corrected.get(method)) for method in found}
+
+
+def mean_of(results: Sequence[dict], *keys: str, scale: float = 1, digits: int = 1) -> str:
+    """Returns the mean size of a number of some results, given by its keys; "-" where none has it."""
+    values = []
+    for value in results:
+        for key in keys:
+            value = None if value is None else value.get(key)
+        if value is not None:
+            values.append(abs(value))
+    return f"{scale * statistics.fmean(values):.{digits}f}" if values else "-"
+
+
+def row(method: str, own: dict[int, dict], comparison: tuple | None) -> list[str]:
+    """Returns the cells of a method, see `HEADER`."""
+    runs = list(own.values())
+    accuracies = [100 * run["test_accuracy"] for run in runs]
+    said = f"{statistics.fmean(accuracies):.2f}"
+    said += f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else " (one run: no spread)"
+    against = ["-"] * 4
+    if comparison:
+        found, p = comparison
+        against = [f"{100 * found.difference:+.2f}", "one pair: none", "-", str(found.count)]
+        if p is not None:
+            against[1:3] = [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{p:.3f}"]
+    supernet = mean_of(runs, "search", "supernet_accuracy", scale=100)
+    if method == "random_search":
+        best = [{"best": max(run["search"]["candidates"])} for run in runs]
+        supernet = mean_of(best, "best", scale=100)
+    return [
+        *(protocol.METHODS[method].title, str(len(runs)), said, *against),
+        mean_of(runs, "test_accuracy_best_epoch", scale=100, digits=2),
+        mean_of(runs, "params_off", scale=100),
+        mean_of(runs, "macs", scale=1e-6, digits=2),
+        mean_of(runs, "search", "seconds", digits=0),
+        mean_of(runs, "search", "cpu_seconds", digits=0),
+        supernet,
+        mean_of(runs, "search", "discrete_accuracy", scale=100),
+    ]
+
+
+def text_of(results: dict[str, dict[int, dict]]) -> str:
+    """Returns the page of the results."""
+    against = comparisons(results)
+    rows = [row(method, own, against.get(method)) for method, own in results.items()]
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    some = next(iter(next(iter(results.values())).values()))
+    versions = some["versions"]
+    return "\n".join(
+        [
+            "# Mini-CIFAR: the methods\n",
+            *(f"| {' | '.join(line)} |" for line in lines),
+            f"\n{NOTES}",
+            f"Images {some['images']}, protocol {some['protocol']}; JAX {versions['jax']}, "
+            f"{versions['device']}.\n",
+            "![Test accuracy by method](accuracy.svg)\n",
+            ranking.text(),
+        ]
+    )
+
+
+def draw(results: dict[str, dict[int, dict]]) -> Figure:
+    """Draws every run as a point, and of each method the mean with its 95% interval (Student's t)."""
+    figure = Figure(figsize=(8, 0.9 + 0.42 * len(results)), facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    for place, own in enumerate(results.values()):
+        found = np.array([100 * run["test_accuracy"] for run in own.values()])
+        axes.plot(found, [place] * len(found), "o", color=COLOURS[0], mfc="white", ms=4, zorder=2)
+        if len(found) > 1:
+            half = scipy.stats.sem(found) * scipy.stats.t.ppf(0.975, len(found) - 1)
+            axes.errorbar(found.mean(), place + 0.25, xerr=half, fmt="|", color=INK, capsize=3)
+    titles = [f"{protocol.METHODS[name].title}, n = {len(own)}" for name, own in results.items()]
+    axes.set_yticks(range(len(results)), titles)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, %")
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> int:
+    """Writes the table and the picture; returns the exit status."""
+    try:
+        results = protocol.read_results()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not results:
+        print(f"error: there is no result in {protocol.RESULTS}.", file=sys.stderr)
+        return 2
+    text = text_of(results)
+    write_text(protocol.RESULTS / "README.md", text)
+    figure = draw(results)
+    # Text stays text. A fixed salt and no date: equal pictures, equal files.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mini_cifar"}):
+        figure.savefig(protocol.RESULTS / "accuracy.svg", metadata={"Date": None})
+    figure.savefig(protocol.RESULTS / "accuracy.png", dpi=150)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

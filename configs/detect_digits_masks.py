@@ -19,7 +19,7 @@ def get_config():
     config.rpn.per_level = 300
     config.rpn.limit = 100
     config.roi.width = 128
-    config.roi.samples = 64
+    config.roi.samples = 32
     config.roi.finest = 5.0
     config.test.per_level = 200
     return config.lock()

@@ -121,13 +121,8 @@ class _Loop:
         return running
 
     def _compiled(self, running: Running, compile_: Callable) -> Program:
-        _logger.info(
-            "%s: compiling the step (once; minutes for a large network on a CPU)", self.phase
-        )
-        begun = time.monotonic()
-        with compilation.timed():
+        with compilation.timed(self.phase, running):
             program = compile_(running)
-        _logger.info("%s: compiled in %.1f s", self.phase, time.monotonic() - begun)
         _tell_memory(self.phase, program.compiled)
         return program
 

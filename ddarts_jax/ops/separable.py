@@ -21,10 +21,6 @@ def separable(x, spatial, pointwise, stride, dilation):
     Arguments and result are those of `separable_by_shifts`; or E kernels [E, k, k, 1, C] and
     [E, 1, 1, C, C'], see `separable_joined`.
     """
-    if stride > 1 and dilation % stride == 0:
-        # Every stride-th pixel is all that is read. XLA's gradients of strided and dilated convolutions
-        # would multiply with the zeros between.
-        x, dilation, stride = x[:, ::stride, ::stride], dilation // stride, 1
     if spatial.ndim == 5:
         return separable_joined(x, spatial, pointwise, stride, dilation)
     return backend.choose("separable")(x, spatial, pointwise, stride, dilation)
@@ -62,6 +58,7 @@ def separable_by_folding(x, spatial, pointwise, stride, dilation):
     It does more arithmetic, but in tensor cores, and writes nothing between the two. Many channels are
     left to the library, unless the kernel is dilated: its gradients take up to a hundred times as long.
     """
+    x, stride, dilation = _what_is_read(x, stride, dilation)
     if dilation == 1 and spatial.size > _MOST_TAPS:
         return separable_by_library(x, spatial, pointwise, stride, dilation)
     return separable_joined(x, spatial[None], pointwise[None], stride, dilation)
@@ -83,6 +80,7 @@ def separable_joined(x, spatial, pointwise, stride, dilation):
     Returns:
         [B, H / stride, W / stride, E * C'].
     """
+    x, stride, dilation = _what_is_read(x, stride, dilation)
     edges, _, _, channels, _ = pointwise.shape
     sources = x.shape[-1] // channels
     # All at once if the sources have several kernels, whose results lie side by side.
@@ -90,6 +88,16 @@ def separable_joined(x, spatial, pointwise, stride, dilation):
     kernels = spatial[..., 0, :, None] * pointwise  # [E, k, k, C, C']
     folded = fold(kernels, sources, sources // block)
     return convolve(x, folded, (stride, stride), dilation, groups=sources // block)
+
+
+def _what_is_read(x, stride, dilation):
+    """Leaves out pixels that a strided and dilated kernel does not read; returns what is left to do.
+
+    XLA would write the gradient by the image as a convolution with a kernel that is mostly zeros.
+    """
+    if stride > 1 and dilation % stride == 0:
+        return x[:, ::stride, ::stride], 1, dilation // stride
+    return x, stride, dilation
 
 
 def fold(kernels, sources, groups):

@@ -287,7 +287,8 @@ def detections(
     def detect(proposals, logits, deltas, size):
         scores = jax.nn.softmax(logits)[:, :classes]
         scores = jnp.where(proposals.valid[:, None], scores, 0).reshape(-1)
-        # Most pairs are improbable: all would be a hundred thousand for a suppression to compare.
+        # Most pairs are improbable: all would be a hundred thousand for a suppression to compare. As it
+        # goes by the score, those left out are missed only by an image with less than `limit` objects.
         scores, pairs = lax.top_k(scores, min(_PAIRS, len(scores)))
         moved = deltas.reshape(-1, 4)[pairs]
         boxes = bx.clip(bx.decode(moved, proposals.boxes[pairs // classes], _WEIGHTS), size)

@@ -5,8 +5,8 @@
 
 Prints a line for each image: the file, then its most probable classes with their probabilities,
 separated by tabs. With a detector it prints a line for each object: the file, class, probability, and
-the box x1, y1, x2, y2 in pixels of the upright image. Runs the folder's `model.stablehlo`, which needs
-only JAX.
+the box x1, y1, x2, y2 in pixels of the upright image; pictures show masks too, where it finds some. Runs
+the folder's `model.stablehlo`, which needs only JAX.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def detect(
 
     Yields:
         For each path its pixels, uint8 [h, w, C], and what was found there, the most probable object
-        first; or None and the UserError that says why this file cannot be used.
+        first, with masks if the detector finds some; or None and the UserError that says why this file
+        cannot be used.
 
     Raises:
         UserError: the folder holds no export of a detector that this version can run.
@@ -124,12 +125,7 @@ def detect(
                 *(path, image.shape[1], image.shape[0], *reversed(given["canvas"])),
             )
         found = exported.find(forward, image, given)
-        yield (
-            image,
-            found._replace(
-                **{key: part[found.scores >= score] for key, part in found._asdict().items()}
-            ),
-        )
+        yield image, exported.shown(found, score, image.shape[:2])
 
 
 def _meta_of(directory, kind: str) -> dict:
@@ -143,6 +139,11 @@ def _meta_of(directory, kind: str) -> dict:
 def kind_of(meta: dict) -> str:
     """Returns what a `meta.json` describes, a key of `FORMATS`."""
     return meta.get("kind", "classifier")  # which the exports before detectors do not tell
+
+
+def mask_size(meta: dict) -> tuple[int, ...]:
+    """Returns height and width of the masks in their boxes; empty: the detector finds boxes alone."""
+    return tuple(meta.get("masks") or ())  # which the exports before masks do not tell
 
 
 def read_meta(directory: str | os.PathLike) -> dict:
@@ -186,11 +187,12 @@ def _check(meta: dict) -> None:
     numbers = np.array([given["mean"], given["std"]], np.float32)
     if kind_of(meta) == "detector":
         sides, others = (
-            (*given["canvas"], given["long_side"]),
+            (*given["canvas"], given["long_side"], *mask_size(meta)),
             (given["short_side"], given["white"]),
         )
         fits = (
             len(given["canvas"]) == 2
+            and len(mask_size(meta)) in (0, 2)
             and given["channels"] in (1, 3)
             and len(meta["category_ids"]) == len(names)
             and all(
@@ -228,8 +230,9 @@ def load_detector(directory: str | os.PathLike) -> tuple[dict, Callable]:
     """
     meta = _meta_of(directory, "detector")
     canvas = (*meta["preprocessing"]["canvas"], meta["preprocessing"]["channels"])
-    limit = meta["detections"]["limit"]
-    return meta, _load_program(directory, [canvas, (2,)], [(limit, 4), (limit,), (limit,), ()])
+    limit, masks = meta["detections"]["limit"], mask_size(meta)
+    outputs = [(limit, 4), (limit,), (limit,), (), *([(limit, *masks)] if masks else [])]
+    return meta, _load_program(directory, [canvas, (2,)], outputs)
 
 
 def _load_program(directory, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:
@@ -364,7 +367,7 @@ def _detect_in_files(arguments: argparse.Namespace, names: Sequence[str]) -> boo
             print(f"error: {result}", file=sys.stderr)
             readable = False
             continue
-        for box, label, probability in zip(*result):
+        for box, label, probability in zip(result.boxes, result.labels, result.scores):
             corners = (f"{corner:.2f}" for corner in box)
             print(path, names[label], f"{probability:.4f}", *corners, sep="\t")
         if picture:

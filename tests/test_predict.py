@@ -400,13 +400,15 @@ def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, cap
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"format": 3}))
     assert "of format 3, but this version of ddarts_jax reads format 2" in error_of(folder)
+    (folder / "meta.json").write_text(json.dumps(meta | {"masks": [28, 28]}))
+    assert "does not belong to meta.json" in error_of(folder)  # its program gives none
     (folder / "meta.json").write_text(json.dumps(meta | {"kind": "poem"}))
     assert "is corrupt" in error_of(folder)
 
 
 @given(
     st.sampled_from([("kind",), ("class_names",), ("category_ids",), ("preprocessing",)]
-    + [("detections", "limit")]
+    + [("detections", "limit"), ("masks",)]
     + [("preprocessing", key) for key in ("canvas", "short_side", "channels", "mean", "white")]),
     _JSON,
 )  # fmt: skip
@@ -431,3 +433,4 @@ def test_any_other_meta_json_of_a_detector_is_a_user_error_or_read(
         assert len(given["mean"]) == given["channels"] and min(given["canvas"]) > 0
         assert isinstance(found["detections"]["limit"], int)
         assert len(found["category_ids"]) == len(found["class_names"])
+        assert len(predict.mask_size(found)) in (0, 2)

@@ -28,6 +28,15 @@ def to_rle(
     return found
 
 
+def masks_of(probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pastes masks into their image, bool [n, height, width]; see `to_rle`."""
+    found = np.zeros((len(boxes), height, width), bool)  # memory that is not written is not taken
+    for own, part, box in zip(found, probabilities, boxes):
+        (y, x), values = pasted(part, box, height, width)
+        own[y : y + values.shape[0], x : x + values.shape[1]] = values >= _THRESHOLD
+    return found
+
+
 def pasted(
     probabilities: np.ndarray, box: np.ndarray, height: int, width: int
 ) -> tuple[tuple[int, int], np.ndarray]:

@@ -25,6 +25,7 @@ from ddarts_jax.models.layers import kernel
 from ddarts_jax.ops.convolution import convolve
 
 _BOX_BINS, _MASK_BINS = 7, 14  # along each side of a box, of the features that the heads read
+MASK_SIDE = 2 * _MASK_BINS  # parts along each side of a box that a mask tells of
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the deltas, see `boxes.encode`
 _POSITIVE = 0.5  # IoU of a proposal and its ground truth
 _PAIRS = 2000  # of a proposal and a class that are looked at, the most probable ones
@@ -205,7 +206,7 @@ def mask_targets(crops, outer, inner):
     Returns:
         bool [T, 28, 28], whether at least half of each part of `inner` is covered.
     """
-    pixels, parts = crops.shape[-1], 2 * _MASK_BINS
+    pixels, parts = crops.shape[-1], MASK_SIDE
 
     def weights(axis):
         """How much each part reads of each pixel along one side: [T, 28, n]."""
@@ -286,7 +287,8 @@ def detections(
     def detect(proposals, logits, deltas, size):
         scores = jax.nn.softmax(logits)[:, :classes]
         scores = jnp.where(proposals.valid[:, None], scores, 0).reshape(-1)
-        # Most pairs are improbable: all would be a hundred thousand for a suppression to compare.
+        # Most pairs are improbable: all would be a hundred thousand for a suppression to compare. As it
+        # goes by the score, those left out are missed only by an image with less than `limit` objects.
         scores, pairs = lax.top_k(scores, min(_PAIRS, len(scores)))
         moved = deltas.reshape(-1, 4)[pairs]
         boxes = bx.clip(bx.decode(moved, proposals.boxes[pairs // classes], _WEIGHTS), size)

@@ -273,8 +273,10 @@ def _evaluate_export(config, workdir: Path) -> dict:
     meta, forward = predict.load_detector(folder)
     given = meta["preprocessing"]
     _check_export(config, meta)
+    masks = bool(predict.mask_size(meta))
     ids = np.array(meta["category_ids"], np.int64)
-    test = datasets.load_test(config.data, Classes(str(folder), ids, tuple(meta["class_names"])))
+    classes = Classes(str(folder), ids, tuple(meta["class_names"]))
+    test = datasets.load_test(config.data, classes, masks)
     sizes = exported.resized(test.sizes, given)
     if smaller := int((sizes > given["canvas"]).any(1).sum()):
         _logger.warning(
@@ -285,10 +287,13 @@ def _evaluate_export(config, workdir: Path) -> dict:
     for row in range(len(test)):
         image = test.read(row, given["channels"], given["white"])
         found = exported.find(forward, image, given)
-        arrays = (each[None] for each in (found.boxes, found.scores, found.labels))
-        valid = np.ones((1, len(found.labels)), bool)
-        results += coco_evaluation.results_of(test, [row], test.sizes[[row]], *arrays, valid)
-    tested = Tested(results, {"bbox": coco_evaluation.evaluate(test, results)})
+        valid = np.ones(len(found.labels), bool)
+        parts = (found.boxes, found.scores, found.labels, valid, *([found.masks] if masks else []))
+        arrays = (part[None] for part in parts)
+        results += coco_evaluation.results_of(test, np.array([row]), test.sizes[[row]], *arrays)
+    kinds = ("bbox", "segm") if masks else ("bbox",)
+    evaluations = {kind: coco_evaluation.evaluate(test, results, kind) for kind in kinds}
+    tested = Tested(results, evaluations)
     name = f"{evaluation.file_name(test.name)}-of-{evaluation.file_name(folder.resolve().name)}"
     return _finish(workdir, test, given["white"], tested, name)
 
@@ -311,8 +316,9 @@ def _check_settings(config, own, workdir: Path) -> None:
 
     def kept(config):
         data = {key: config.data[key] for key in ("short_side", "long_side")}
-        parts = {key: config[key].to_dict() for key in ("fpn", "anchor", "head")}
-        return parts | {"data": data, "backbone": {"levels": config.backbone.levels}}
+        parts = {key: config[key].to_dict() for key in ("fpn", "anchor", "head", "rpn", "roi")}
+        levels = {"levels": config.backbone.levels}
+        return parts | {"detector": config.detector, "data": data, "backbone": levels}
 
     if different := differences(kept(own), kept(config)):
         raise UserError(

@@ -5,7 +5,8 @@ import pytest
 from parity import arrays
 
 from ddarts_jax.detection.outlines import mask_of
-from ddarts_jax.detection.pasting import pasted, to_rle
+from ddarts_jax.detection.pasting import masks_of, pasted, to_rle
+from ddarts_jax.tasks.export import snippets
 
 
 def test_every_pixel_is_that_of_grid_sample():
@@ -21,6 +22,20 @@ def test_every_pixel_is_that_of_grid_sample():
     for rle, expected in zip(found, data["grid_sample"]):
         sure = np.abs(expected - 0.5) > 1e-4
         np.testing.assert_array_equal(mask_of(rle, height, width)[sure], (expected >= 0.5)[sure])
+    pixels = masks_of(data["mask_probabilities"], data["boxes"], height, width)
+    np.testing.assert_array_equal(pixels, [mask_of(rle, height, width) for rle in found])
+
+
+def test_the_model_card_pastes_alike():
+    """The few lines that an export's user gets: of whole pixels all that rounding does not decide."""
+    data, code = arrays("paste"), {"np": np}
+    exec(snippets.PASTE, code)
+    size = data["image_size"].tolist()
+    for mask, box, expected in zip(data["mask_probabilities"], data["boxes"], data["grid_sample"]):
+        sure = np.abs(expected - 0.5) > 1e-4
+        np.testing.assert_array_equal(
+            code["paste"](mask, box, *size)[sure], (expected >= 0.5)[sure]
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from ddarts_jax.detection import roi_heads
+from ddarts_jax.detection.found import Options
 from ddarts_jax.detection.matching import GroundTruth
 from ddarts_jax.detection.rpn import Proposals
 from ddarts_jax.models import layers
@@ -130,6 +131,28 @@ def test_losses_by_hand():
     found = roi_heads.mask_loss(masks, samples.masks, samples.index >= 0)
     np.testing.assert_allclose(found, (np.log(2) - np.log(0.75)) / 2, rtol=1e-6)
     assert roi_heads.mask_loss(masks, samples.masks, np.zeros((2, 4), bool)) == 0
+
+
+def test_improbable_pairs_are_missed_only_where_there_is_room(monkeypatch):
+    """Without them the objects are the best of those that there are with them."""
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 50, (1, 40, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(9, 30, (1, 40, 2))], -1)
+    proposals = Proposals(jnp.float32(boxes), jnp.ones((1, 40), bool))
+    logits = 2 * generator.normal(size=(1, 40, 4)).astype(np.float32)
+
+    def found(pairs):
+        monkeypatch.setattr(roi_heads, "_PAIRS", pairs)
+        options, sizes = Options(score=0.0, nms=0.3, limit=99), np.int32([[80, 80]])
+        deltas = np.zeros((1, 40, 3, 4), np.float32)
+        detect = functools.partial(roi_heads.detections, settings(), options=options)
+        return jax.jit(detect)(proposals, logits, deltas, sizes)
+
+    everything, some = found(120), found(30)
+    count = int(some.count[0])
+    assert 5 < count < everything.count[0]
+    for one, other in zip(everything[:3], some[:3]):
+        np.testing.assert_array_equal(one[0, :count], other[0, :count])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

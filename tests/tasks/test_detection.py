@@ -486,6 +486,30 @@ def spoilt(content):
         each["bbox"] = [1, 1, 0, 5]
 
 
+def masks(flags):
+    """The flags for a detector of masks."""
+    return [*(f"--config.{k}={v}" for k, v in tiny_detector.TWO_STAGES.items()), *flags]
+
+
+def outlined(place, name, outline, part="train"):
+    """The flags for a detector of masks, one object of which has another outline."""
+    return masks(changed(place, name, table("annotations", segmentation=outline), part))
+
+
+def coloured_map(place):
+    """The folder of Cityscapes with a map that is a picture; returns the flags that train on it."""
+    root = place / "cityscapes"
+    for name in ("leftImg8bit/train/ulm/1_leftImg8bit", "gtFine/train/ulm/1_gtFine_instanceIds"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 32)).save(root / f"{name}.png")
+    return masks([*_NOWHERE, "--config.data.name=cityscapes", f"--config.data.root={root}"])
+
+
+_NOWHERE = [
+    f"--config.data.{part}_{what}="
+    for part in ("train", "test")
+    for what in ("annotations", "images")
+]
 _RLE = {"size": [3, 3], "counts": [9]}
 # {kind: (the flags, given the place, and what the sentence names)}.
 _BAD = {
@@ -540,6 +564,35 @@ _BAD = {
     ),
     "a test without objects": (lambda p: changed(p, "l", empty, "test"), "nothing to be found"),
     "a training without objects": (lambda p: changed(p, "m", empty), "no image to train with"),
+    # Masks. The first object is in the first image, of 32 x 60 pixels.
+    "no outline": (lambda p: outlined(p, "n", None), "first is annotation 1"),
+    "no outline in the test": (lambda p: outlined(p, "o", [], "test"), "have no segmentation"),
+    "a mask of another size": (lambda p: outlined(p, "q", _RLE), "RLE of size [3, 3]"),
+    "a mask of too few pixels": (
+        lambda p: outlined(p, "r", {"size": [32, 60], "counts": [9]}),
+        "do not add up to the 32 x 60 pixels",
+    ),
+    "a mask that is noise": (
+        lambda p: outlined(p, "s", {"size": [32, 60], "counts": "~~~"}),
+        "counts cannot be read",
+    ),
+    "an outline of two points": (
+        lambda p: outlined(p, "t", [[1, 1, 9, 9]]),
+        "at least 3 points",
+    ),
+    "an outline of a word": (
+        lambda p: outlined(p, "u", [[1, 1, 9, 9, 1, "9 px"]]),
+        "not finite numbers",
+    ),
+    "boxes of TensorFlow Datasets": (
+        lambda p: masks([*_NOWHERE, "--config.data.name=coco/2017"]),
+        "no masks",
+    ),
+    "a map of Cityscapes that is none": (coloured_map, "1_gtFine_instanceIds.png"),
+    "an option of another detector": (
+        lambda p: masks(["--config.head.convs=2"]),
+        "does not use it",
+    ),
     # Image files.
     "an image that is not there": (
         lambda p: image(p, "gone", lambda file: file.unlink()),
@@ -621,6 +674,9 @@ def test_what_an_evaluation_refuses(place, unbroken, tmp_path, capsys):
     task = "--config.task=detect_evaluate"
     found = refused(capsys, place, unbroken, task, "--config.fpn.channels=16")
     assert "fpn.channels: 8, 16" in found and f"--config={unbroken}/config.json" in found
+    other = ("detector=faster_rcnn", "anchor.scale=4.0", "head.convs=4", "rpn.limit=7")
+    found = refused(capsys, place, unbroken, task, *(f"--config.{each}" for each in other))
+    assert "detector: 'retinanet', 'faster_rcnn'" in found and "rpn.limit: 1000, 7" in found
     found = refused(capsys, place, unbroken, task, "--config.data.short_side=(99,)")
     assert "data.short_side" in found
     content = read(place / "test.json")

@@ -15,8 +15,8 @@ from PIL import Image
 from ddarts_jax import configuration, predict
 from ddarts_jax.detection import composed_digits, datasets, exported, saved
 from ddarts_jax.detection import detector as detectors
-from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.detection.evaluate import evaluate_stream
+from ddarts_jax.detection.exported import Found
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
@@ -273,7 +273,7 @@ def test_the_code_of_the_model_card_works_as_printed(exported_run, found, tmp_pa
 
 def _boxes(*rows):
     rows = np.array(rows, float).reshape(-1, 6)
-    return Boxes(rows[:, :4], rows[:, 4].astype(int), rows[:, 5])
+    return Found(rows[:, :4], rows[:, 4].astype(int), rows[:, 5])
 
 
 def test_detections_agree_one_to_one():
@@ -307,7 +307,7 @@ def _other_boxes(monkeypatch, run):
 def _other_ap(monkeypatch, run):
     """Makes the program's AP differ a little from that of the training."""
     measured = json.loads((run / "detection.json").read_text())["numbers"]["AP"]
-    monkeypatch.setattr(detector_checks, "measure_ap", lambda *_: measured + 0.002)
+    monkeypatch.setattr(detector_checks, "measure_aps", lambda *_: {"AP": measured + 0.002})
     monkeypatch.setattr(detector_checks, "check", lambda *_: {"model.stablehlo": {}})
 
 

@@ -40,6 +40,7 @@ def detector_card(meta: dict, genotype: Genotype) -> str:
         meta,
         genotype,
         numbers=meta["test"]["numbers"],
+        masks=meta["test"].get("mask_numbers"),
         given=meta["preprocessing"],
         categories=json.dumps(categories, ensure_ascii=False),
     )

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddarts_jax.data.splits import spread
-from ddarts_jax.detection import datasets, saved
+from ddarts_jax.detection import datasets, exported, roi_heads, saved
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
-from ddarts_jax.detection.draw_detections import Boxes
+from ddarts_jax.detection.exported import Found
 from ddarts_jax.detection.instances import Instances
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, write_json
@@ -28,7 +28,8 @@ from ddarts_jax.training import trained
 _logger = logging.getLogger(__name__)
 
 _COMPARED = 50  # test images on which the files are compared with the trained detector
-_MEASURED = ("images", "objects", "crowds", "numbers")  # by the training, of its test images
+# Of what is told of each kind: how names of it begin, and what it is called.
+_KINDS = {"": "box", "mask_": "mask"}
 # Difference of the AP that rounding explains: in float32 on a CPU, and elsewhere.
 _AP, _ROUGH_AP = 1e-3, 1e-2
 
@@ -56,6 +57,11 @@ class Trained(NamedTuple):
     def canvas(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         return (*self.config.data.canvases[0], self.own.pixels.channels)
+
+    @property
+    def masks(self) -> bool:
+        """Whether it finds masks."""
+        return datasets.with_masks(self.config)
 
     def stream(self, test: Instances) -> CanvasStream:
         """Opens test images on the canvas."""
@@ -85,7 +91,7 @@ def load(source: Path, config: ConfigDict, output: Path) -> Trained:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own.variables)):
         raise UserError("The trained detector has NaN or infinite weights: its training diverged.")
     measured = read_json(source / layout.DETECTION, "Evaluation")
-    if not isinstance(measured, dict) or not measured.keys() >= {*_MEASURED}:
+    if not isinstance(measured, dict) or not measured.keys() >= {*_measured(own.config)}:
         raise UserError(
             f"{source / layout.DETECTION} is not the evaluation of a detector: run task "
             "'detect_evaluate' there with the config of the training."
@@ -102,6 +108,12 @@ def load(source: Path, config: ConfigDict, output: Path) -> Trained:
     canvas = max(by_canvas, key=lambda canvas: len(by_canvas[canvas]))
     settings.data.canvases = (canvas,)
     return Trained(source, own, settings, measured, test, by_canvas[canvas])
+
+
+def _measured(config: ConfigDict) -> tuple[str, ...]:
+    """Returns what an evaluation tells of a detector, keys of `detection.json`."""
+    masks = ("mask_numbers",) if datasets.with_masks(config) else ()
+    return ("images", "objects", "crowds", "numbers", *masks)
 
 
 def _with_data(training: ConfigDict, config: ConfigDict, source: Path) -> ConfigDict:
@@ -156,7 +168,7 @@ def write(network: Trained, folder: Path, scratch: Path) -> dict:
     tolerances = scales * detector_checks.box_tolerance(network.canvas[:2])
     meta["checks"] = detector_checks.check(folder, scratch, images, expected, tolerances)
     if len(rows) == len(network.test):
-        meta["checks"]["model.stablehlo"]["AP"] = _checked_ap(network, folder / "model.stablehlo")
+        meta["checks"]["model.stablehlo"] |= _checked_aps(network, folder / "model.stablehlo")
     write_json(folder / "meta.json", meta)
     (folder / "README.md").write_text(card.detector_card(meta, genotype), encoding="utf-8")
     return meta
@@ -164,11 +176,15 @@ def write(network: Trained, folder: Path, scratch: Path) -> dict:
 
 def headline(meta: dict) -> str:
     """Returns how good the detector is, in a few words."""
-    numbers = meta["test"]["numbers"]
-    return f"box AP {100 * numbers['AP']:.1f}, AP50 {100 * numbers['AP50']:.1f}"
+    found = {kind: meta["test"].get(f"{prefix}numbers") for prefix, kind in _KINDS.items()}
+    return "; ".join(
+        f"{kind} AP {100 * numbers['AP']:.1f}, AP50 {100 * numbers['AP50']:.1f}"
+        for kind, numbers in found.items()
+        if numbers
+    )
 
 
-def _expected(network: Trained, some: Instances) -> tuple[list[Boxes], np.ndarray]:
+def _expected(network: Trained, some: Instances) -> tuple[list[Found], np.ndarray]:
     """Detects in some images as the training's evaluation does, in float32.
 
     Returns:
@@ -186,27 +202,34 @@ def _expected(network: Trained, some: Instances) -> tuple[list[Boxes], np.ndarra
     for batch in network.stream(some).batches():
         found = jax.device_get(find(batch.images, batch.sizes))
         for place in np.flatnonzero(batch.rows >= 0):
-            boxes, scores, labels, count = (part[place] for part in found[:4])
-            scale = (some.sizes[batch.rows[place]] / batch.sizes[place])[[1, 0, 1, 0]]
-            expected.append(Boxes(boxes[:count] * scale, labels[:count], scores[:count]))
+            arrays = (part[place] for part in found if part is not None)
+            scale = some.sizes[batch.rows[place]] / batch.sizes[place]
+            expected.append(exported.of_image(*arrays, scale=scale))
             scales.append(scale.max())
     return expected, np.array(scales)
 
 
-def _checked_ap(network: Trained, path: Path) -> float:
-    """Returns the AP of the exported program; UserError if the training has measured another one."""
+def _checked_aps(network: Trained, path: Path) -> dict[str, float]:
+    """Returns "AP", of boxes, and perhaps "mask_AP" of the exported program.
+
+    Raises:
+        UserError: the training has measured other ones.
+    """
     test = network.test
     _logger.info("export: evaluates the exported program on all %d test images", len(test))
-    ap = detector_checks.measure_ap(path, network.stream(test), network.own.pixels)
-    measured = network.measured["numbers"]["AP"]
+    found = detector_checks.measure_aps(path, network.stream(test), network.own.pixels)
     device = read_json(network.source / layout.VERSIONS, "Versions").get("device")
     exact = device == "cpu" and network.config.dtype != "bfloat16"
-    if abs(ap - measured) > (_AP if exact else _ROUGH_AP):
-        raise UserError(
-            f"The exported program has a box AP of {ap:.4f}, but {network.source / layout.DETECTION} "
-            f"says {measured:.4f}: run task 'detect_evaluate' there with the config of the training."
-        )
-    return ap
+    for name, ap in found.items():
+        prefix = name.removesuffix("AP")
+        measured = network.measured[f"{prefix}numbers"]["AP"]
+        if abs(ap - measured) > (_AP if exact else _ROUGH_AP):
+            raise UserError(
+                f"The exported program has a {_KINDS[prefix]} AP of {ap:.4f}, but "
+                f"{network.source / layout.DETECTION} says {measured:.4f}: run task 'detect_evaluate' "
+                "there with the config of the training."
+            )
+    return found
 
 
 def _describe(network: Trained) -> dict:
@@ -232,20 +255,28 @@ def _describe(network: Trained) -> dict:
             "white": own.pixels.white,
             "formula": "x = (image / 255 - mean) / std, float32 [batch, height, width, channels]",
         },
+        # Height and width of the masks, each within its box; null: there are none.
+        "masks": [roi_heads.MASK_SIDE] * 2 if network.masks else None,
         "network": {
             "detector": config.detector,
             **trained.sizes_in(network.source),
             "levels": list(own.detector.levels),
             "pyramid_channels": config.fpn.channels,
             "pyramid_levels": config.fpn.levels,
-            "head_convs": config.head.convs,
-            "anchor_scale": config.anchor.scale,
+            **_head_of(config),
         },
         "detections": config.test.to_dict(),
         "test": {
-            **{key: network.measured[key] for key in _MEASURED},
+            **{key: network.measured[key] for key in _measured(config)},
             "on_canvas": len(network.rows),
         },
         "test_checksum": test.identity["crc32"],
         "parameters": detectors.parameters(own.variables),
     } | card.written()
+
+
+def _head_of(config: ConfigDict) -> dict[str, Any]:
+    """Returns the sizes of what stands above the pyramid."""
+    if config.detector == "retinanet":
+        return {"head_convs": config.head.convs, "anchor_scale": config.anchor.scale}
+    return {key: config[key].to_dict() for key in ("rpn", "roi")}

@@ -9,11 +9,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from ddarts_jax.detection import coco_evaluation
 from ddarts_jax.detection import detector as detectors
 from ddarts_jax.detection.canvas_stream import CanvasStream
 from ddarts_jax.detection.datasets import Pixels
-from ddarts_jax.detection.draw_detections import Boxes
 from ddarts_jax.detection.evaluate import evaluate_found
+from ddarts_jax.detection.exported import Found
 from ddarts_jax.detection.found import Detections
 from ddarts_jax.distributed import sharding
 from ddarts_jax.errors import UserError
@@ -22,6 +23,7 @@ from ddarts_jax.tasks.export import checks, snippets
 _BOX = 1e-3  # pixels by which a coordinate may differ, on canvases of up to `_SIDE` pixels
 _SIDE = 256  # on larger ones, whose anchors are larger, in proportion
 _SCORE = 1e-4
+_MASK = 1e-3  # of a probability
 # Share of the detections that may be others: a score or an overlap may lie so near to its threshold that
 # rounding decides.
 _OTHERS = 0.01
@@ -30,7 +32,7 @@ _SAVE = """\
 found = {}
 with np.load(sys.argv[1] + "/images.npz") as images:
     for name in images.files:
-        for key, array in zip(("boxes", "scores", "classes"), detect(images[name])):
+        for key, array in zip(("boxes", "scores", "labels", "masks"), detect(images[name])):
             found[key + name] = array
 np.savez(sys.argv[1] + "/found.npz", **found)
 """
@@ -40,7 +42,7 @@ def check(
     folder: Path,
     scratch: Path,
     images: Sequence[np.ndarray],
-    expected: Sequence[Boxes],
+    expected: Sequence[Found],
     pixels: np.ndarray,
 ) -> dict[str, dict]:
     """Detects with every file in a fresh process without this package, and compares.
@@ -49,7 +51,7 @@ def check(
         folder: the export.
         scratch: an empty folder.
         images: test images, uint8 [h, w, C].
-        expected: what the trained detector finds in each, with boxes in pixels of the image.
+        expected: what the trained detector finds in each.
         pixels: float [n], by which a box in each may differ.
 
     Returns:
@@ -60,15 +62,16 @@ def check(
         UserError: a file cannot be read, or finds other objects.
     """
     np.savez(scratch / "images.npz", **{str(n): image for n, image in enumerate(images)})
-    found = {}
+    found, masks = {}, any(each.masks is not None for each in expected)
+    detect = snippets.DETECT_MASKS if masks else snippets.DETECT
     for name, absent in checks.MODELS.items():
         if (folder / name).is_file():
             load = snippets.STABLEHLO if name == "model.stablehlo" else snippets.DETECTOR_ONNX
-            code = snippets.DETECTOR_PREPROCESS + load + snippets.DETECT + _SAVE
+            code = snippets.DETECTOR_PREPROCESS + load + detect + _SAVE
             checks.run_fresh(code, folder, scratch, 1, absent)
+            parts = Found._fields if masks else Found._fields[:-1]
             with np.load(scratch / "found.npz") as file:
-                parts = ("boxes", "classes", "scores")
-                own = [Boxes(*(file[f"{key}{n}"] for key in parts)) for n in range(len(images))]
+                own = [Found(*(file[f"{key}{n}"] for key in parts)) for n in range(len(images))]
             found[name] = _compare(name, own, expected, pixels)
     return found
 
@@ -77,21 +80,26 @@ class Agreement(NamedTuple):
     """How two sets of detections in an image agree.
 
     Attributes:
-        same: number of pairs of the same class, box and score.
+        same: number of pairs of the same class, box, score and mask.
         box: largest difference of a coordinate in these pairs, in pixels.
         score: largest difference of a score in these pairs.
+        mask: largest difference of a probability in the masks of these pairs; 0 without masks.
     """
 
     same: int
     box: float
     score: float
+    mask: float
 
 
-def agreement(found: Boxes, expected: Boxes, pixels: float) -> Agreement:
-    """Pairs detections, one to one, that agree up to `pixels` and a score of 1e-4."""
+def agreement(found: Found, expected: Found, pixels: float) -> Agreement:
+    """Pairs detections, one to one, that agree up to `pixels`, a score of 1e-4 and masks of 1e-3."""
     boxes = np.abs(expected.boxes[:, None] - found.boxes).max(-1, initial=0)
     scores = np.abs(expected.scores[:, None] - found.scores)
-    alike = (boxes <= pixels) & (scores <= _SCORE)
+    masks = np.zeros_like(scores)
+    if expected.masks is not None:
+        masks = np.abs(expected.masks[:, None] - found.masks).max((2, 3), initial=0)
+    alike = (boxes <= pixels) & (scores <= _SCORE) & (masks <= _MASK)
     alike &= expected.labels[:, None] == found.labels
     pairs = []
     for row in range(len(alike)):
@@ -101,7 +109,7 @@ def agreement(found: Boxes, expected: Boxes, pixels: float) -> Agreement:
             alike[:, best] = False
             pairs.append((row, best))
     rows, columns = np.array(pairs, int).reshape(-1, 2).T
-    largest = (float(each[rows, columns].max(initial=0)) for each in (boxes, scores))
+    largest = (float(each[rows, columns].max(initial=0)) for each in (boxes, scores, masks))
     return Agreement(len(pairs), *largest)
 
 
@@ -110,7 +118,7 @@ def box_tolerance(canvas: tuple[int, int]) -> float:
     return _BOX * max(1.0, max(canvas) / _SIDE)
 
 
-def _compare(name: str, found: Sequence[Boxes], expected: Sequence[Boxes], pixels) -> dict:
+def _compare(name: str, found: Sequence[Found], expected: Sequence[Found], pixels) -> dict:
     """Compares what the file `name` finds with what the trained detector finds."""
     pairs = [agreement(*each) for each in zip(found, expected, pixels, strict=True)]
     same = sum(pair.same for pair in pairs)
@@ -121,22 +129,28 @@ def _compare(name: str, found: Sequence[Boxes], expected: Sequence[Boxes], pixel
             f"{name} does not find what the trained detector does: {total - same} of its {total} "
             f"detections in {len(expected)} test images are missing, and {own - same} others are there."
         )
+    parts = ("box", "score", "mask") if expected[0].masks is not None else ("box", "score")
     return {
         "images": len(expected),
         "detections": total,
         "same": same,
-        "largest_box_difference": max(pair.box for pair in pairs),
-        "largest_score_difference": max(pair.score for pair in pairs),
+        **{
+            f"largest_{part}_difference": max(getattr(pair, part) for pair in pairs)
+            for part in parts
+        },
     }
 
 
-def measure_ap(path: Path, stream: CanvasStream, pixels: Pixels) -> float:
-    """Returns the box AP of the program in the file `path` on all images of a stream.
+def measure_aps(path: Path, stream: CanvasStream, pixels: Pixels) -> dict[str, float]:
+    """Returns the AP of the program in the file `path` on all images of a stream.
 
     Args:
         path: `model.stablehlo`.
         stream: of evaluation, all images on the program's canvas.
         pixels: how images reach the detector.
+
+    Returns:
+        "AP", that of boxes; of a detector of masks also "mask_AP".
     """
     call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
 
@@ -145,4 +159,8 @@ def measure_ap(path: Path, stream: CanvasStream, pixels: Pixels) -> float:
         return Detections(*call(images, sizes))
 
     mesh = sharding.data_mesh(stream.batch_size, jax.devices()[:1])
-    return evaluate_found(find, stream, mesh).evaluations["bbox"].numbers["AP"]
+    evaluations = evaluate_found(find, stream, mesh).evaluations
+    return {
+        f"{coco_evaluation.PREFIXES[kind]}AP": own.numbers["AP"]
+        for kind, own in evaluations.items()
+    }

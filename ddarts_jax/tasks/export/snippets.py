@@ -71,6 +71,24 @@ def detect(image):  # uint8 [height, width, channels]
     return boxes[:count] * scale, scores[:count], classes[:count]
 """
 
+DETECT_MASKS = """\
+def detect(image):  # uint8 [height, width, channels]
+    placed, size = place(image)
+    boxes, scores, classes, count, masks = (np.array(array)[0] for array in forward(placed, size))
+    scale = (np.array(image.shape[:2]) / size[0])[[1, 0, 1, 0]]
+    return boxes[:count] * scale, scores[:count], classes[:count], masks[:count]
+"""
+
+PASTE = """\
+def paste(mask, box, height, width):  # from `detect`, and of the image
+    def read(start, stop, pixels, parts):  # bilinearly at the centres of pixels, with 0 around the box
+        at = (np.arange(pixels) + 0.5 - start) / max(stop - start, 1e-6) * parts - 0.5
+        return np.maximum(1 - np.abs(at[:, None] - np.arange(parts)), 0)
+
+    (x1, y1, x2, y2), (rows, columns) = box, mask.shape
+    return read(y1, y2, height, rows) @ mask @ read(x1, x2, width, columns).T >= 0.5
+"""
+
 DETECTOR_ONNX = """\
 import onnxruntime
 
@@ -78,9 +96,7 @@ session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionPro
 
 
 def forward(images, sizes):
-    return session.run(
-        ["boxes", "scores", "classes", "count"], {"images": images, "sizes": sizes}
-    )
+    return session.run(None, {"images": images, "sizes": sizes})
 """
 
 SAFETENSORS = """\

@@ -153,7 +153,15 @@ def _run_task(config, workdir: Path) -> dict:
     from ddarts_jax.ops import backend
     from ddarts_jax.reports import comparison
     from ddarts_jax.runs import facts
-    from ddarts_jax.tasks import detection, evaluation, export, importing, pipeline, scoring
+    from ddarts_jax.tasks import (
+        detection,
+        evaluation,
+        export,
+        importing,
+        latency,
+        pipeline,
+        scoring,
+    )
     from ddarts_jax.tasks import distances as compare
     from ddarts_jax.training import compilation
 
@@ -174,6 +182,8 @@ def _run_task(config, workdir: Path) -> dict:
         "%s on %d x %s, %s, in %s",
         *(config.task, len(devices), devices[0].device_kind, dtype, workdir),
     )
+    if config.task == "latency":
+        return latency.run(config, workdir, dtype)
     if config.task == "detect":
         return detection.run(config, workdir, dtype, clock)
     if config.task == "detect_evaluate":

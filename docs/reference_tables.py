@@ -29,6 +29,7 @@ CONFIGS = {
     "Export": "export",
     "Import": "import",
     "Operation scores": "score_operations",
+    "Latency of primitives": "latency",
 }
 
 

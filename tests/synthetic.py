@@ -146,6 +146,7 @@ def _search(workdir, rng, epochs, num_cells, num_nodes, favoured):
             "loss_divergence": (progress * np.ones(num_cells)).tolist(),
             "expected_params": 1 - 0.5 * progress,
             "expected_macs": 30 - 10 * progress,
+            "expected_latency": 5 - 2 * progress,
             "gradient_norm_implicit": (0.01 * np.ones(num_cells)).tolist(),
             "loss_total": (contributions - progress).tolist(),
             "marginal_contribution": contributions.tolist(),

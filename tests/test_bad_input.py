@@ -286,6 +286,17 @@ CASES = {
         ),
         "s.json",
     ),
+    "latencies of a config without a search": (
+        lambda p: task("latency", "--config.run=detect_digits"),
+        "no search that knows a budget",
+    ),
+    "a budget of a broken table of latencies": (
+        lambda p: [
+            *(p.npz(), "--config.task=search", "--config.search.budget.latency=1.0"),
+            f"--config.search.budget.table={p.file('t.json', '{}')}",
+        ],
+        "t.json must be one JSON object",
+    ),
     "an import of a broken file": (
         lambda p: task("import", p.genotype(), f"--config.checkpoint={p.file('x.npz', 'x')}"),
         "x.npz",

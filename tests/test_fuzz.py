@@ -19,7 +19,7 @@ from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
-from ddarts_jax.models import network, weights
+from ddarts_jax.models import latency, network, weights
 from ddarts_jax.reports import findings
 from ddarts_jax.runs import facts, identity, metrics, rows
 from ddarts_jax.runs.run import read_run
@@ -99,6 +99,13 @@ META = {
     "network": {"channels": 4, "stem": "plain", "stem_multiplier": 3},
     "test": {"accuracy": 0.5, "images": 9},
 }
+LATENCIES = {
+    **{"device": "phone", "dtype": "float16", "batch": 1, "versions": {"runtime": "1"}},
+    "milliseconds": [
+        {"primitive": name, "channels": 4, "stride": 1, "size": 8, "ms": 0.5}
+        for name in ("skip_connect", "max_pool_3x3")
+    ],
+}
 CONFIG = json.loads(configuration.to_json(configuration.default_config()))
 
 
@@ -122,11 +129,17 @@ def _scored(path):
     distance.edge_distance(["skip_connect"], ["max_pool_3x3"], scores)
 
 
+def _latencies(path):
+    table = latency.load(path)
+    assert table.batch >= 1 and all(0 <= ms < np.inf for ms in table.milliseconds.values())
+
+
 @pytest.mark.parametrize(
     ("name", "document", "read"),
     [
         ("genotype.json", GENOTYPE, Genotype.load),
         ("scores.json", {"scores": {"skip_connect": 1.0, "max_pool_3x3": 2.0}}, _scored),
+        ("latency.json", LATENCIES, _latencies),
         ("config.json", CONFIG, configuration.load),
         ("meta.json", META, _export),
         (

@@ -1,5 +1,6 @@
 """A tiny run on real digits for tests, and a way to start it as a user does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,27 @@ def write_noise(path: Path, count: int = 80) -> Path:
     levels = 64 + 64 * labels[:, None, None] + np.zeros((count, 8, 8))
     images = np.random.default_rng(0).normal(levels, 40).clip(0, 255).astype(np.uint8)
     np.savez(path, images=images, labels=labels)
+    return path
+
+
+def write_latencies(path: Path, scale: float = 1.0) -> Path:
+    """Writes a made-up table of latencies of some primitives, for small networks on images of 8x8.
+
+    The dilated convolution, which has the fewest weights, is slower than the separable one.
+    """
+    per_value = {"max_pool_3x3": 1, "skip_connect": 2, "sep_conv_3x3": 8, "dil_conv_5x5": 11}
+    entries = [
+        {
+            **{"primitive": name, "channels": channels, "stride": stride, "size": size},
+            "ms": scale * 1e-4 * cost * channels * size**2 / stride,
+        }
+        for name, cost in per_value.items()
+        for channels in (4, 6, 8, 12, 16, 24)
+        for stride in (1, 2)
+        for size in (8, 4, 2)
+    ]
+    about = {"device": "phone", "dtype": "float16", "batch": 1, "versions": {}}
+    path.write_text(json.dumps(about | {"milliseconds": entries}))
     return path
 
 

@@ -57,6 +57,9 @@ _BELOW_ONE = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
 _FRACTION = ("from 0 to 1", lambda value: 0 <= value <= 1)
 
 
+_BUDGETS = ("params", "macs", "latency")
+
+
 _RANGES = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "parallel": _NOT_NEGATIVE,
@@ -82,7 +85,8 @@ _RANGES = {
     "kl_weight": _NOT_NEGATIVE,
     **dict.fromkeys(("partial_channels", "temperature", "final_temperature"), _POSITIVE),
     **dict.fromkeys(("first_noise", "noise"), _NOT_NEGATIVE),
-    **dict.fromkeys(("search.budget.params", "search.budget.macs"), _NOT_NEGATIVE),
+    **dict.fromkeys((f"search.budget.{kind}" for kind in _BUDGETS), _NOT_NEGATIVE),
+    "repeats": _POSITIVE,
     "weight": _NOT_NEGATIVE,
     # Of detectors.
     **dict.fromkeys(
@@ -191,7 +195,17 @@ _CONFLICTS = (
             f"this method knows no budget; leave config.search.budget.{kind} at 0, or choose another "
             "config.search.method",
         )
-        for kind in ("params", "macs")
+        for kind in _BUDGETS
+    ),
+    (
+        {"search.budget.latency": _SET, "search.budget.table": ("",)},
+        "a latency follows from a table; name one that configs/latency.py has measured in "
+        "config.search.budget.table, or set config.search.budget.latency=0",
+    ),
+    (
+        {"search.budget.table": _SET, "search.budget.latency": (0,)},
+        "without a limit the table is not read; set config.search.budget.latency, or leave the table "
+        "empty",
     ),
     (
         {"search.method": ("random",), "search.warmup_epochs": _SET},

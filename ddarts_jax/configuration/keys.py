@@ -220,11 +220,15 @@ def _search() -> ConfigDict:
         if options:
             search[method] = ConfigDict(options)
 
-    # Limits of the network that is trained, in millions; 0: none. The search is penalised for what it
-    # expects to be above them, and the network that it finds keeps to them.
+    # Limits of the network that is trained; 0: none. The search is penalised for what it expects to be
+    # above them, and the network that it finds keeps to them.
     search.budget = ConfigDict()
-    search.budget.params = 0.0  # trainable parameters
-    search.budget.macs = 0.0  # multiply-accumulates per image
+    search.budget.params = 0.0  # millions of trainable parameters
+    search.budget.macs = 0.0  # millions of multiply-accumulates per image
+    # Milliseconds that `table` says for the primitives together. Stem, preprocessing and classifier are
+    # not in it.
+    search.budget.latency = 0.0
+    search.budget.table = ""  # a latency.json of task 'latency', or a file like it
     search.budget.weight = 1.0  # of the penalty, which is the share by which the limit is exceeded
 
     search.alphas = ConfigDict()  # one Adam per cell
@@ -347,6 +351,18 @@ def score_config() -> ConfigDict:
     return config.lock()
 
 
+def latency_config() -> ConfigDict:
+    """Returns the keys of configs/latency.py, locked."""
+    config = ConfigDict()
+    config.task = "latency"  # the only one of this config
+    config.run = "digits"  # the config of a search, whose trained network's primitives are measured
+    config.overrides = ()  # overrides of that config, such as ('train.channels=8',)
+    config.dtype = "auto"  # 'float32', 'bfloat16', 'float64'; 'auto': bfloat16 on accelerators
+    config.batch_size = 1  # images that a primitive gets at once
+    config.repeats = 50  # measurements of each primitive; their median counts
+    return config.lock()
+
+
 def sweep_config() -> ConfigDict:
     """Returns the keys of configs/sweep.py, locked."""
     config = ConfigDict(convert_dict=False)  # a mapping in it is a value, not a group of keys
@@ -398,6 +414,7 @@ TASKS = {
     "seeds": seeds_config,
     "sweep": sweep_config,
     "score_operations": score_config,
+    "latency": latency_config,
     **dict.fromkeys(("detect", "detect_evaluate"), detection_config),
 }
 

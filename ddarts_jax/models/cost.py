@@ -4,7 +4,8 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,23 +130,66 @@ def cost_table(net: Supernet, image_size: int | None = None) -> np.ndarray:
         float32 [distinct cells, E, O]: millions of parameters, or millions of MACs per image; for a
         cell that occurs several times, the mean over its positions.
     """
+    return tabulate(net, image_size, _primitive_cost).astype(np.float32) / 1e6
+
+
+class Place(NamedTuple):
+    """A primitive where it is in a network: what its cost depends on.
+
+    Attributes:
+        primitive: its name.
+        channels: of its input and output.
+        stride: 1 or 2.
+        size: pixels per side of its input; None where they do not matter.
+    """
+
+    primitive: str
+    channels: int
+    stride: int
+    size: int | None
+
+
+def places(net: Supernet, image_size: int | None = None) -> list[list[list[Place]]]:
+    """Walks through a supernet: the place of every candidate, by position, edge and primitive.
+
+    Args:
+        net: the supernet.
+        image_size: pixels per side of the images; None leaves the places without sizes.
+    """
     size = None
     if image_size is not None:
         size = -(-image_size // 4) if net.strided_stem else image_size
-    places = [[] for _ in set(net.seq)]
-    for position, distinct in enumerate(net.seq):
+    found = []
+    for position, channels in enumerate(net.channels):
         reduction = position in net.reductions
         rows = []
         for source, _ in edges(net.num_nodes):
             stride = 2 if reduction and source < 2 else 1
             here = size if size is None or not reduction or source < 2 else -(-size // 2)
-            rows.append(
-                [_primitive_cost(n, net.channels[position], stride, here) for n in net.primitives]
-            )
-        places[distinct].append(rows)
+            rows.append([Place(name, channels, stride, here) for name in net.primitives])
+        found.append(rows)
         if size is not None and reduction:
             size = -(-size // 2)
-    return np.array([np.mean(rows, 0) for rows in places], np.float32) / 1e6
+    return found
+
+
+def tabulate(net: Supernet, image_size: int | None, price: Callable) -> np.ndarray:
+    """Prices every candidate on every edge of a supernet.
+
+    Args:
+        net: the supernet.
+        image_size: see `places`.
+        price: `(primitive, channels, stride, size) -> float`.
+
+    Returns:
+        float64 [distinct cells, E, O]; for a cell that occurs several times, the mean over its
+        positions.
+    """
+    prices = np.array(
+        [[[price(*p) for p in row] for row in rows] for rows in places(net, image_size)]
+    )
+    seq = np.array(net.seq)
+    return np.array([prices[seq == cell].mean(0) for cell in range(len(set(net.seq)))])
 
 
 @functools.cache

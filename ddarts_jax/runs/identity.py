@@ -26,6 +26,7 @@ INCIDENTAL = {
     "search.ddarts.microbatch",
     "search.authors_program.microbatch",
     "search.gap_images",
+    "search.budget.table",  # what it says for the search is compared, see searching.budget
     "evaluate.batch_sizes",
     "profile",
     "checkpoint.every_minutes",

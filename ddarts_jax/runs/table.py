@@ -360,6 +360,20 @@ CHARTS = (
     ),
     Chart(
         "search",
+        "Expected latency",
+        "What the primitives of the network that is trained are expected to take by the table of "
+        "`search.budget`, which penalises what is above its limit.",
+        (
+            Metric(
+                "expected_latency",
+                "Expected latency",
+                "Milliseconds of the primitives of a network drawn by the probabilities.",
+                unit="ms",
+            ),
+        ),
+    ),
+    Chart(
+        "search",
         "Beta decay",
         "What beta-DARTS adds to the loss of each cell, without its weight: the smaller, the smaller are "
         "the gates.",

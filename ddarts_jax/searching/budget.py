@@ -1,8 +1,9 @@
-"""A budget of parameters or multiply-accumulates: a penalty in the search, a limit for what it finds.
+"""A budget of parameters, multiply-accumulates or time: a penalty in the search, a limit for its result.
 
-Both are of the network that is trained: at its channels, its image size, and its depth if it is
+All are of the network that is trained: at its channels, its image size, and its depth if it is
 deepened (Algorithm 1). What a network costs is a sum over its primitives and a fixed rest, so that a
-table says it.
+table says it. Of time only the primitives count, by a table that was measured (`models.latency`): no
+rest is measured.
 
 The penalty is `weight * max(0, expected / limit - 1)`. The expectation is that of a network that keeps
 two edges of every node, with a chance in proportion to the edges' strengths where there are any, and on
@@ -10,10 +11,12 @@ each of them one primitive, with a chance in proportion to its probability.
 
 The limit: while the network that the alphas give costs too much, the primitive is replaced whose
 replacement by a cheaper one of the same edge loses the least probability for what it saves. Where a
-threshold is in force, a primitive below it cannot replace another, but the edge may be given up.
+threshold is in force, a primitive below it cannot replace another, but the edge may be given up. Limits
+are dealt with in turn, and no replacement exceeds one that was dealt with before.
 """
 
 import dataclasses
+import hashlib
 import logging
 from typing import NamedTuple
 
@@ -21,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import (
     Genotype,
@@ -30,23 +34,25 @@ from ddarts_jax.genotypes.genotype import (
     incoming_edges,
     nodes_of_edges,
 )
-from ddarts_jax.models import cost, stems, supernet
+from ddarts_jax.models import cost, latency, stems, supernet
 from ddarts_jax.models.relaxation import Relaxation
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.training import train
 
 _logger = logging.getLogger(__name__)
 
+UNITS = {"params": "million", "macs": "million", "latency": "ms"}  # of each kind of cost
+
 
 class Budget(NamedTuple):
-    """A limit for one kind of cost; all numbers are in millions.
+    """A limit for one kind of cost; all numbers are in its unit.
 
     Attributes:
-        kind: "params", or "macs" (multiply-accumulates per image).
+        kind: "params", "macs" (multiply-accumulates per image) or "latency" (of a batch).
         limit: the largest cost that a network may have.
         weight: of the penalty.
-        fixed: what every network costs: stem, preprocessing, classifier.
-        table: float32 [distinct cells, E, O], what each primitive adds in all the cells of its kind.
+        fixed: what every network costs: stem, preprocessing, classifier; 0 for a latency.
+        table: float64 [distinct cells, E, O], what each primitive adds in all the cells of its kind.
     """
 
     kind: str
@@ -54,6 +60,11 @@ class Budget(NamedTuple):
     weight: float
     fixed: float
     table: np.ndarray
+
+    @property
+    def unit(self) -> str:
+        """What the numbers are counted in, for messages."""
+        return UNITS[self.kind]
 
     def cost(self, genotype: Genotype, primitives: tuple[str, ...]) -> float:
         """The cost of a network, if all its nodes have inputs; else at most that."""
@@ -68,10 +79,10 @@ def of(config, net: Supernet, dataset) -> tuple[Budget, ...]:
     """The budgets that a config sets for a search; empty if there are none.
 
     Raises:
-        UserError: no network can be so cheap, or the parsing does not choose two edges of each node.
+        UserError: no network can be so cheap, the parsing does not choose two edges of each node, or the
+            table of latencies cannot be used, see `latency.load` and `latency.Table.of`.
     """
-    limits = {"params": config.search.budget.params, "macs": config.search.budget.macs}
-    limits = {kind: limit for kind, limit in limits.items() if limit}
+    limits = {kind: config.search.budget[kind] for kind in UNITS if config.search.budget[kind]}
     if not limits:
         return ()
     if config.parse.method not in ("sparse", "darts", "pairs"):
@@ -79,25 +90,43 @@ def of(config, net: Supernet, dataset) -> tuple[Budget, ...]:
             f"config.search.budget counts two edges of every node, but config.parse.method is "
             f"{config.parse.method!r}: set it to 'sparse' or 'darts', or the budget to 0."
         )
-    tables = _tables(config, net, dataset)
+    order, size = trained(config, net, dataset)
+    times = np.bincount(order.seq)[:, None, None]
     found = []
     for kind, limit in limits.items():
-        table = tables[kind]
+        table = times * _table(kind, config, order, size)
+        own = Budget(kind, limit, config.search.budget.weight, 0.0, table)
         cheapest = _cheapest(table, net)
-        whole = getattr(train.cost(config, _deepened(config, cheapest), dataset), kind) / 1e6
-        rest = Budget(kind, limit, config.search.budget.weight, 0.0, table)
-        fixed = whole - rest.cost(cheapest, net.primitives)
-        if whole > limit:
+        least = own.cost(cheapest, net.primitives)
+        if kind != "latency":
+            counted = train.cost(config, _deepened(config, cheapest), dataset)
+            own = own._replace(fixed=getattr(counted, kind) / 1e6 - least)
+        if own.fixed + least > limit:
             raise UserError(
-                f"config.search.budget.{kind} is {limit:g} million, but the cheapest network of this "
-                f"space has {whole:.4g} million: allow more, or set a smaller config.train.channels."
+                f"config.search.budget.{kind} is {limit:g} {own.unit}, but the cheapest network of this "
+                f"space has {own.fixed + least:.4g} {own.unit}: allow more, or set a smaller "
+                "config.train.channels."
             )
-        found.append(rest._replace(fixed=fixed))
+        found.append(own)
     return tuple(found)
 
 
+def identity(budgets: tuple[Budget, ...]) -> dict[str, float | str]:
+    """What a search depends on besides its config, as JSON: with other values it is another one.
+
+    Of a table of latencies only what the search reads counts, wherever the file lies and whatever else
+    is in it.
+    """
+    found = {each.kind: round(float(each.fixed), 6) for each in budgets if each.kind != "latency"}
+    for each in budgets:
+        if each.kind == "latency":
+            content = each.table.astype("<f8").tobytes()
+            found["table_checksum"] = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return found
+
+
 def expected(budget: Budget, rule: Relaxation, alphas):
-    """The expected cost of the network, in millions: scalar, differentiable by the alphas."""
+    """The expected cost of the network, in the budget's unit: scalar, differentiable by the alphas."""
     shares = rule.probabilities(alphas)
     shares = shares / shares.sum(-1, keepdims=True)
     if rule.weighs_edges:
@@ -112,7 +141,7 @@ def expected(budget: Budget, rule: Relaxation, alphas):
 
 
 def penalty(budgets: tuple[Budget, ...], rule: Relaxation, alphas):
-    """The sum of all penalties, and {metric: expected cost in millions}."""
+    """The sum of all penalties, and {metric: expected cost in the budget's unit}."""
     metrics = {f"expected_{b.kind}": expected(b, rule, alphas) for b in budgets}
     total = sum(
         b.weight * jax.nn.relu(cost / b.limit - 1) for b, cost in zip(budgets, metrics.values())
@@ -133,21 +162,25 @@ def within(
         threshold: the lowest probability of a primitive that may be kept; 0: any.
     """
     genes, replaced = [list(cell) for cell in genotype.genes], 0
-    for budget in budgets:
+    for number, budget in enumerate(budgets):
         while budget.cost(genotype, primitives) > budget.limit:
+            spare = [
+                (each.table, max(0.0, each.limit - each.cost(genotype, primitives)))
+                for each in budgets[:number]
+            ]
             moves = [
                 move
                 for cell, own in enumerate(genes)
                 for place in range(len(own))
                 for move in _moves(
-                    *(budget.table, probabilities, primitives, threshold, own, cell, place)
+                    *(budget.table, spare, probabilities, primitives, threshold, own, cell, place)
                 )
             ]
             if not moves:
                 _logger.warning(
-                    "search: nothing that reaches parse.threshold is cheap enough for "
-                    "search.budget.%s=%g; the network has up to %.4g million",
-                    *(budget.kind, budget.limit, budget.cost(genotype, primitives)),
+                    "search: nothing that reaches parse.threshold and keeps to the other limits is cheap "
+                    "enough for search.budget.%s=%g; the network has up to %.4g %s",
+                    *(budget.kind, budget.limit, budget.cost(genotype, primitives), budget.unit),
                 )
                 break
             _, cell, place, gene = min(moves, key=lambda move: move[0])
@@ -159,27 +192,45 @@ def within(
     return genotype
 
 
-def _moves(table, probabilities, primitives, threshold, genes, cell, place):
-    """Yields (probability lost for a million saved, cell, place, other gene or None to give it up)."""
+def _moves(table, spare, probabilities, primitives, threshold, genes, cell, place):
+    """Yields (probability lost for what is saved, cell, place, other gene or None to give it up).
+
+    `spare` has the tables of other budgets, each with what a move may add by it.
+    """
     name, node, source = genes[place]
     edge, own = edge_index(source, node), primitives.index(name)
     costs, chances = table[cell, edge], probabilities[cell, edge]
     taken = {other for other, *rest in genes if tuple(rest) == (node, source)}
     for o, other in enumerate(primitives):
         saved = costs[own] - costs[o]
-        if saved > 0 and chances[o] >= threshold and other not in taken:
+        added = ((t[cell, edge, o] - t[cell, edge, own], most) for t, most in spare)
+        if (
+            saved > 0
+            and chances[o] >= threshold
+            and other not in taken
+            and all(more <= most for more, most in added)
+        ):
             yield (chances[own] - chances[o]) / saved, cell, place, (other, node, source)
     # A node that loses its last input would be gone, and with it what reads from it.
     if threshold and costs[own] > 0 and sum(n == node for _, n, _ in genes) > 1:
         yield chances[own] / costs[own], cell, place, None
 
 
-def _tables(config, net: Supernet, dataset) -> dict[str, np.ndarray]:
-    """The tables of `cost.cost_table` of the network that is trained, for each kind of cost."""
+def trained(config, net: Supernet, dataset) -> tuple[Supernet, int]:
+    """The network that is trained, with all candidates on all edges.
+
+    Args:
+        config: the whole config.
+        net: the supernet of the search.
+        dataset: images, of which the shape counts.
+
+    Returns:
+        Its structure, and the pixels per side of the images that its first cell gets.
+    """
     count = len(set(net.seq))
     order = _deepened(config, _cheapest(np.zeros((count, *net.alphas_shape[1:])), net))
     seq = tuple(range(count)) if order.seq is None else order.seq
-    trained, _ = supernet.build(
+    structure, _ = supernet.build(
         num_cells=order.num_cells,
         num_nodes=net.num_nodes,
         channels=config.train.channels,
@@ -190,11 +241,20 @@ def _tables(config, net: Supernet, dataset) -> dict[str, np.ndarray]:
         seq=seq,
         key=None,
     )
-    times = np.bincount(seq)[:, None, None]
     # No primitive is in the stem: of it only the size matters that it leaves to the cells.
-    size = -(-dataset.image_size // stems.STRIDES[config.train.stem][-1])
-    sizes = {"params": None, "macs": size}
-    return {kind: times * cost.cost_table(trained, size) for kind, size in sizes.items()}
+    return structure, -(-dataset.image_size // stems.STRIDES[config.train.stem][-1])
+
+
+def _table(kind: str, config, order: Supernet, size: int) -> np.ndarray:
+    """What each primitive of the network costs, [distinct cells, E, O]; see `cost.tabulate`."""
+    if kind != "latency":
+        return cost.cost_table(order, size if kind == "macs" else None)
+    path = config.search.budget.table
+    measured = processes.from_main(lambda: latency.load(path))
+    _logger.info(
+        "search: latencies of %s, %s, batch %d", measured.device, measured.dtype, measured.batch
+    )
+    return measured.of(order, size, path)
 
 
 def _cheapest(table, net: Supernet) -> Genotype:

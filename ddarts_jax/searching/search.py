@@ -248,7 +248,7 @@ def _run(
     if stage.kept is not None:  # the candidates that earlier stages have left
         identity["kept"] = stage.kept
     if budgets:  # which follow from the network that is trained, too
-        identity["budget"] = {each.kind: round(float(each.fixed), 6) for each in budgets}
+        identity["budget"] = budget.identity(budgets)
     if start is not None:
         # The distances, and so the early stop, depend on both.
         identity |= {"start": start.to_dict(), "parse": config.parse.to_dict()}

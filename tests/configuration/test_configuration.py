@@ -627,7 +627,7 @@ _ANYTHING = ("@@", "", "-1", "1.5", "None", "()", "(None,)", "('a', [1])", "1e99
     "name",
     [
         *("digits", "distance", "compare", "import", "export", "seeds", "score_operations"),
-        *("detect_digits", "sweep"),
+        *("detect_digits", "sweep", "latency"),
     ],
 )
 def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(name):

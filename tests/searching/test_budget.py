@@ -1,6 +1,8 @@
-"""A budget of parameters or MACs: what is counted, what is expected, and what the result keeps to."""
+"""A budget of parameters, MACs or time: what is counted, what is expected, what the result keeps to."""
 
+import contextlib
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,13 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import edge_index, parse
+from ddarts_jax.genotypes.genotype import Genotype, edge_index, parse
 from ddarts_jax.models.relaxation import Relaxation
+from ddarts_jax.runs import metrics
 from ddarts_jax.searching import budget, search
-from ddarts_jax.training import train
+from ddarts_jax.training import feeds, train
 
 PRIMITIVES = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
 
@@ -31,12 +35,34 @@ class Large(Data):
     image_size, image_shape = 36, (36, 36, 1)
 
 
+def milliseconds(table, genotype, channels):
+    """What a network takes on images of 8x8, primitive by primitive."""
+    entries = json.loads(table.read_text())["milliseconds"]
+    found = {tuple(entry.values())[:4]: entry["ms"] for entry in entries}
+    total, size = 0.0, 8
+    for position, genes in enumerate(genotype.cells):
+        reduction = position in genotype.reductions
+        channels *= 2 if reduction else 1
+        for name, _, source in genes:
+            strided = reduction and source < 2
+            here = size // 2 if reduction and not strided else size
+            total += found[name, channels, 2 if strided else 1, here]
+        size //= 2 if reduction else 1
+    return total
+
+
 @pytest.fixture(scope="module")
-def limited():
+def table(tmp_path_factory):
+    """A table of latencies."""
+    return tiny.write_latencies(tmp_path_factory.mktemp("latencies") / "latency.json")
+
+
+@pytest.fixture(scope="module")
+def limited(table):
     """A config with limits that nothing exceeds, its supernet, and its budgets."""
     config = tiny.config("")
     config.search.update(num_cells=5, num_nodes=2, space=",".join(PRIMITIVES))
-    config.search.budget.update(params=50.0, macs=50.0)
+    config.search.budget.update(params=50.0, macs=50.0, latency=50.0, table=str(table))
     config.train.update(num_cells=8, channels=6)
     net, _, _ = search.build(config, Data, "float32")
     return config, net, budget.of(config, net, Data)
@@ -44,14 +70,86 @@ def limited():
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
-def test_a_table_and_a_rest_are_what_a_network_costs(limited, seed):
+def test_a_table_and_a_rest_are_what_a_network_costs(limited, table, seed):
     """Of the deepened network at its own channels, by the count that runs report."""
     config, net, budgets = limited
     probabilities = np.random.default_rng(seed).uniform(size=(5, 5, 4))
     genotype = parse(probabilities, net.primitives, "darts", 0.0, net.reductions)
-    counted = train.cost(config, genotype.expand(8), Data)
-    for each, exact in zip(budgets, (counted.params, counted.macs), strict=True):
-        np.testing.assert_allclose(1e6 * each.cost(genotype, net.primitives), exact, rtol=1e-5)
+    for each, exact in zip(budgets, costs(config, genotype.expand(8), table), strict=True):
+        np.testing.assert_allclose(each.cost(genotype, net.primitives), exact, rtol=1e-5)
+
+
+def costs(config, genotype, table):
+    """What a network costs, counted and walked through, of each kind of budget in its unit."""
+    counted = train.cost(config, genotype, Data)
+    latency = milliseconds(table, genotype, config.train.channels)
+    return counted.params / 1e6, counted.macs / 1e6, latency
+
+
+def test_latencies_of_a_table_are_added(tmp_path):
+    """Of two reduction cells of one node: 8 channels on 8x8, then 16 on 4x4, both strided."""
+    path = tmp_path / "latency.json"
+    entries = [
+        ("max_pool_3x3", 8, 2, 8, 1.0),
+        ("sep_conv_3x3", 8, 2, 8, 10.0),
+        ("max_pool_3x3", 16, 2, 4, 0.25),
+        ("sep_conv_3x3", 16, 2, 4, 2.5),
+        ("sep_conv_3x3", 16, 1, 4, 1000.0),
+    ]
+    fields = ("primitive", "channels", "stride", "size", "ms")
+    document = {"device": "phone", "dtype": "int8", "batch": 4, "versions": {}}
+    document["milliseconds"] = [dict(zip(fields, entry)) for entry in entries]
+    path.write_text(json.dumps(document))
+    config = tiny.config("")
+    config.search.space = "max_pool_3x3,sep_conv_3x3"
+    config.search.budget.update(latency=14.0, table=str(path))
+    net, _, _ = search.build(config, Data, "float32")
+    (own,) = budget.of(config, net, Data)
+    assert (own.unit, own.fixed) == ("ms", 0.0)
+    np.testing.assert_array_equal(own.table, [[[1, 10], [1, 10]], [[0.25, 2.5], [0.25, 2.5]]])
+    genes = (
+        (("max_pool_3x3", 2, 0), ("sep_conv_3x3", 2, 1)),
+        (("sep_conv_3x3", 2, 0), ("sep_conv_3x3", 2, 1)),
+    )
+    genotype = Genotype(genes, (0, 1), (2,), None)
+    assert own.cost(genotype, net.primitives) == 16.0
+    # 2.25 ms for 0.1 is a better bargain than 9 ms for 0.8.
+    probabilities = np.array([[[0.1, 0.9], [0.1, 0.9]], [[0.5, 0.6], [0.1, 0.9]]])
+    found = budget.within((own,), genotype, probabilities, net.primitives, 0.0)
+    assert own.cost(found, net.primitives) == 13.75
+    assert found.genes[1][0][0] == "max_pool_3x3"
+
+    config.search.budget.latency = 2.0
+    with pytest.raises(UserError, match=r"is 2 ms, but the cheapest .* has 2.5 ms"):
+        budget.of(config, net, Data)
+    del document["milliseconds"][2]
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        UserError, match=r"no max_pool_3x3 of 16 channels, stride 2, on 4x4.* latency "
+    ):
+        budget.of(config, net, Data)
+
+
+def test_a_search_does_not_continue_with_other_latencies(tmp_path, monkeypatch):
+    """The file may be moved and extended, but what it says for the search stays."""
+    monkeypatch.setattr(feeds, "resident", tiny.stepless)
+    config = tiny.config(tiny.write_data(tmp_path / "digits.npz", 48))
+    config.search.epochs, config.search.gap_images = 1, 0
+    dataset = data.load(config.data)
+
+    def start(table):
+        config.search.budget.update(latency=9.0, table=str(table))
+        with contextlib.closing(metrics.MetricsWriter(tmp_path / "run")) as writer:
+            return search.run(config, dataset, tmp_path / "run", writer, "float32")
+
+    first = tiny.write_latencies(tmp_path / "latency.json")
+    start(first)
+    document = json.loads(first.read_text())
+    document["milliseconds"].append(document["milliseconds"][0] | {"channels": 99})
+    (tmp_path / "moved.json").write_text(json.dumps(document))
+    start(tmp_path / "moved.json")
+    with pytest.raises(UserError, match=r"budget\.table_checksum: '.*another --workdir"):
+        start(tiny.write_latencies(tmp_path / "slower.json", 1.5))
 
 
 @pytest.mark.parametrize("stem", ["half", "strided"])
@@ -138,6 +236,7 @@ def test_the_penalty_is_felt_above_the_limit_alone(limited):
 
     assert not np.any(descend(50.0))
     gradient = descend(1e-3)
+    assert np.all(np.isfinite(gradient))
     for each in budgets:
         before, after = (
             budget.expected(each, net.relaxation, a) for a in (alphas, alphas - 0.1 * gradient)
@@ -148,7 +247,7 @@ def test_the_penalty_is_felt_above_the_limit_alone(limited):
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000), strictness=st.floats(0.2, 1.0))
-def test_the_result_keeps_to_every_limit(limited, threshold, seed, strictness):
+def test_the_result_keeps_to_every_limit(limited, table, threshold, seed, strictness):
     """And keeps two edges of each node, or with a threshold only primitives that reach it."""
     config, net, budgets = limited
     probabilities = np.random.default_rng(seed).uniform(0, 1, (5, 5, 4))
@@ -164,9 +263,8 @@ def test_the_result_keeps_to_every_limit(limited, threshold, seed, strictness):
         for each in budgets
     )
     found = budget.within(tight, genotype, probabilities, net.primitives, threshold)
-    counted = train.cost(config, found.expand(8), Data)
-    for each, exact in zip(tight, (counted.params, counted.macs), strict=True):
-        assert exact <= 1e6 * each.limit * (1 + 1e-5)
+    for each, exact in zip(tight, costs(config, found.expand(8), table), strict=True):
+        assert exact <= each.limit * (1 + 1e-5)
     if all(each.cost(genotype, net.primitives) <= each.limit for each in tight):
         assert found == genotype
     for cell, genes in enumerate(found.genes):

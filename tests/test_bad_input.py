@@ -292,7 +292,8 @@ CASES = {
     ),
     "a budget of a broken table of latencies": (
         lambda p: [
-            *(p.npz(), "--config.task=search", "--config.search.budget.latency=1.0"),
+            *(p.npz(), "--config.task=search", "--config.data.batch_size=3"),
+            "--config.search.budget.latency=1.0",
             f"--config.search.budget.table={p.file('t.json', '{}')}",
         ],
         "t.json must be one JSON object",

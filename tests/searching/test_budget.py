@@ -286,6 +286,22 @@ def test_the_cheapest_loss_is_taken_first():
     assert found.genes == ((("sep_conv_3x3", 2, 0), ("skip_connect", 2, 1)),)
 
 
+def test_a_replacement_for_one_limit_exceeds_no_other():
+    """What is faster may have more weights: a limit that was kept to is not given up for the next."""
+    weights, times = np.zeros((2, 1, 2, 4))
+    weights[..., 2:], times[..., 2:] = (2.0, 1.0), (1.0, 3.0)
+    budgets = tuple(
+        budget.Budget(kind, limit, 1.0, 0.0, table)
+        for kind, limit, table in (("params", 1.5, weights), ("latency", 2.0, times))
+    )
+    probabilities = np.array([[[0.1, 0.2, 0.8, 0.9], [0.1, 0.9, 0.0, 0.0]]])
+    genotype = parse(probabilities, PRIMITIVES, "darts", 0.0, ())
+    assert genotype.genes[0][0][0] == "dil_conv_5x5"
+    alone = budget.within(budgets[1:], genotype, probabilities, PRIMITIVES, 0.0)
+    both = budget.within(budgets, genotype, probabilities, PRIMITIVES, 0.0)
+    assert [found.genes[0][0][0] for found in (alone, both)] == ["sep_conv_3x3", "skip_connect"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -85,7 +85,8 @@ def separable_joined(x, spatial, pointwise, stride, dilation):
     sources = x.shape[-1] // channels
     # All at once if the sources have several kernels, whose results lie side by side.
     block = sources if edges > sources else _block_of(sources, _BLOCK // channels)
-    kernels = spatial[..., 0, :, None] * pointwise  # [E, k, k, C, C']
+    wide = jnp.promote_types(x.dtype, spatial.dtype)
+    kernels = spatial[..., 0, :, None].astype(wide) * pointwise.astype(wide)  # [E, k, k, C, C']
     folded = fold(kernels, sources, sources // block)
     return convolve(x, folded, (stride, stride), dilation, groups=sources // block)
 

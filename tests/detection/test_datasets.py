@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_four_paths_or_a_root_as_coco_unpacks(data, tmp_path):
         assert one.identity == other.identity and one.class_names == ("bright", "dark")
 
 
-def test_outlines_are_kept_only_for_masks(data, monkeypatch):
+def test_outlines_are_kept_only_for_masks(data, tmp_path, monkeypatch):
     """They are gigabytes for COCO; another outline makes other data, but not for boxes alone."""
     monkeypatch.setattr(composed_digits, "NUM_TRAIN", 3)
     monkeypatch.setattr(composed_digits, "NUM_TEST", 2)
@@ -56,10 +57,16 @@ def test_outlines_are_kept_only_for_masks(data, monkeypatch):
     assert other.identity != whole[0].identity
     assert datasets.load_test(section, whole[0], masks=True).identity == whole[1].identity
     assert datasets.load_test(section, whole[0]).identity == bare[1].identity
+    files = named(data, "train", "test")
+    content = json.loads(Path(files["train_annotations"]).read_text())
+    for each in content["annotations"]:
+        del each["segmentation"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    files["train_annotations"] = str(tmp_path / "train.json")
     with pytest.raises(
         UserError, match=r"train\.json have no segmentation, the first is annotation 1"
     ):
-        datasets.load(settings(**named(data, "train", "test")), masks=True)
+        datasets.load(settings(**files), masks=True)
     with pytest.raises(UserError, match=r"'coco/2017' would be .* no masks: .*data\.name=coco"):
         datasets.load(settings(name="coco/2017"), masks=True)
 

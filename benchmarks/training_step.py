@@ -69,7 +69,8 @@ def detector(arguments):
     shape = (height, width, 3)
     images = jax.random.normal(jax.random.key(1), (batch, *shape), arguments.dtype)
     macs = sum(detectors.macs(net, variables, shape).values())
-    return jax.jit(step, donate_argnums=0), init(variables), (images, truth), macs
+    given = jax.random.key(0), images, truth
+    return jax.jit(step, donate_argnums=0), init(variables), given, macs
 
 
 def main():

@@ -158,10 +158,14 @@ def progress(description: str, images: int) -> tqdm:
 
     Call `update(n)` after n images; use it as a context manager.
     """
+    return bar(description, total=images, unit=" images")
+
+
+def bar(description: str, **options: Any) -> tqdm:
+    """Returns a bar of tqdm with these options; silent if not on a terminal, and gone at its end."""
     return tqdm(
-        total=images,
         desc=description,
-        unit=" images",
+        **options,
         disable=None if processes.is_main() else True,  # None: disabled unless stderr is a terminal
         leave=False,
         dynamic_ncols=True,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
+from ddarts_jax.runs import metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -83,13 +83,9 @@ def _said(expected: float | None) -> str:
 @contextlib.contextmanager
 def _bar(phase: str, expected: float | None) -> Iterator[None]:
     """Shows how much of the expected time has gone; the seconds alone where none is expected."""
-    bar = tqdm(
+    bar = metrics.bar(
+        f"{phase}: compiling",
         total=None if expected is None else round(expected, 1),
-        desc=f"{phase}: compiling",
-        unit=" s",
-        disable=None if processes.is_main() else True,  # None: disabled unless stderr is a terminal
-        leave=False,
-        dynamic_ncols=True,
         bar_format="{desc} {n:.0f} s"
         if expected is None
         else "{desc} {bar} {n:.0f} of {total:.0f} s",

@@ -13,6 +13,7 @@ import ddarts_jax as dd
 def get_config():
     """Returns the config."""
     config = dd.default_config()
+    config.dtype = "float32"  # so that results of CPUs and GPUs can stand in one table
     config.data.name = "npz:runs/mini_cifar/images.npz"
     config.data.batch_size = 32
 

@@ -52,9 +52,6 @@ METHODS = {
     "ddarts_no_ablation": Method(
         "D-DARTS, no ablation loss", {"search.ddarts.ablation.weight": 0.0}
     ),
-    "ddarts_constant": Method(
-        "D-DARTS, ablation loss without gradient", {"search.ddarts.ablation.gradient": "none"}
-    ),
     "ddarts_program": Method(
         "the authors' program", {"search.method": "authors_program", "parse.method": "darts"}
     ),

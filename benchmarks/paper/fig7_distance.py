@@ -20,9 +20,9 @@ from ddarts_jax.searching.early_stop import is_stable
 PAPER = {"ResNet18": "0.169", "ResNet50": "0.170"}
 NOTES = [
     "The curves of Figs. 7 and 8 could not be read; the paper's column is from the file of distances in "
-    "the authors' public repository. The rule of stability is that of the early stop: 5 changes in a "
-    "row of at most 0.001, from the tenth epoch with free alphas on (the others are shaded). The rule "
-    "looks at the distance only, not at the accuracy."
+    "the authors' public repository. The rule of stability is that of the early stop: from the tenth "
+    "epoch on (the shaded ones, with fixed alphas, are counted), the distances after five epochs in a "
+    "row are within 0.001 of the present one. It looks at the distance only, not at the accuracy."
 ]
 
 

@@ -49,6 +49,7 @@ METHODS = {
         {"search.method": "pc_darts", "parse.method": "darts", "search.warmup_epochs": 1},
     ),
     "ddarts": Method("D-DARTS", {}),
+    "ddarts_warm": Method("D-DARTS, alphas fixed in the first epoch", {"search.warmup_epochs": 1}),
     "ddarts_no_ablation": Method(
         "D-DARTS, no ablation loss", {"search.ddarts.ablation.weight": 0.0}
     ),

@@ -413,19 +413,17 @@ def _conflicts_of_pairs(values: Mapping[str, Any]) -> Sequence[tuple[Mapping[str
         instead = f", or config.{option}=True" if option in values else ""
         why = f"nothing compares pairs of edges here; set config.parse.method=darts{instead}"
         return [({"parse.method": ("pairs",)}, why)]
+    decided = "what is kept of a node is its best pair of edges; set config."
     others = tuple(each for each in _CHOICES["parse.method"] if each != "pairs")
-    rows = {
-        ("search.selection", ("perturbation",)): "pairs of edges themselves decide what is left of "
-        "a node; set config.search.selection=alphas",
-        ("search.start.genotype", _SET): "a search for pairs of edges does not start from a network; "
-        "leave config.search.start.genotype empty",
-        ("parse.method", others): "what is found is a pair of edges of each node; set "
-        "config.parse.method=pairs",
-        (f"search.{method}.edge_strengths", (True,)): "an edge has one strength, its own or that of "
-        "its pairs; set one of them to False",
-    }
+    alone = "pairs of edges do not start from a network; leave config.search.start.genotype empty"
+    once = "an edge has one strength, its own or that of its pairs; set one of them to False"
     pairs = {"search.method": ("dots",)} if method == "dots" else {option: (True,)}
-    return [(pairs | {key: those}, why) for (key, those), why in rows.items()]
+    return [
+        (pairs | {"search.selection": ("perturbation",)}, f"{decided}search.selection=alphas"),
+        (pairs | {"parse.method": others}, f"{decided}parse.method=pairs"),
+        (pairs | {"search.start.genotype": _SET}, alone),
+        (pairs | {f"search.{method}.edge_strengths": (True,)}, once),
+    ]
 
 
 def _refuse_conflicts(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

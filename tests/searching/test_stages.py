@@ -259,15 +259,20 @@ def test_what_does_not_go_with_dots_is_refused(key, value, message):
     ],
 )
 def test_what_does_not_go_with_pairs_is_refused(key, value, message):
-    """Of D-DARTS, where they are an option; without them it has no temperature either."""
+    """Of D-DARTS, where they are an option."""
     config = tiny.config("")
     config.search.ddarts.pairs, config.parse.method = True, "pairs"
-    config.search.ddarts.final_temperature = 0.1
     validate(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         validate(config)
-    config.search.ddarts.pairs, config.parse.method = False, "sparse"
+
+
+@pytest.mark.parametrize("key", ["temperature", "final_temperature"])
+def test_a_temperature_without_pairs_is_refused(key):
+    """D-DARTS has nothing else that it would change."""
+    config = tiny.config("")
+    config.search.ddarts[key] = 0.1
     with pytest.raises(UserError, match="only pairs of edges have a temperature"):
         validate(config)
 

@@ -154,7 +154,7 @@ _RELAXED = {
 def _add_network(page: Page, run: Run) -> None:
     """Adds the search's cells by epoch, and the network's cells if they are others."""
     page.heading("Backbone" if run.is_detector else "Network")
-    # Softly, as the betas are at the end of the search, too, when its own temperature is low.
+    # At the low temperature of the last epochs nearly all of them would be 0 or 1.
     paired = ", of pairs at a temperature of 1" if run.parsing.get("method") == "pairs" else ""
     if run.newest:
         page.settling(
@@ -162,7 +162,11 @@ def _add_network(page: Page, run: Run) -> None:
             f"{_RELAXED.get(run.relaxation, 'softmax(alpha)')} of every candidate, from 0 (white) to 1 "
             "(dark); kept candidates are framed. Rows are edges, source → node."
             + (" The zero-one loss pushes towards 0 and 1." if run.relaxation == "sigmoid" else "")
-            + (f" {STRENGTH!r} is the strength of the edge{paired}." if STRENGTH in run.columns else ""),
+            + (
+                f" {STRENGTH!r} is the strength of the edge{paired}."
+                if STRENGTH in run.columns
+                else ""
+            ),
             run.genotypes,
             run.probabilities,
             run.columns,

@@ -141,27 +141,6 @@ _SET = None
 
 _CONFLICTS = (
     (
-        {"search.method": ("dots",), "search.selection": ("perturbation",)},
-        "what DOTS finds is the pair of edges that is left of each node; set "
-        "config.search.selection=alphas, or choose another config.search.method",
-    ),
-    (
-        {"search.method": ("dots",), "search.start.genotype": _SET},
-        "a search in two stages does not start from a network; leave config.search.start.genotype "
-        "empty, or choose another config.search.method",
-    ),
-    (
-        {"search.method": ("dots",), "parse.method": ("sparse", "edge", "complete", "darts")},
-        "what DOTS finds is a pair of edges of each node; set config.parse.method=pairs",
-    ),
-    (
-        {
-            "parse.method": ("pairs",),
-            "search.method": tuple(method for method in METHODS if method != "dots"),
-        },
-        "only DOTS compares pairs of edges; set config.parse.method=darts, or config.search.method=dots",
-    ),
-    (
         {"search.method": ("random",), "search.start.genotype": _SET},
         "a random search starts from nothing; leave config.search.start.genotype empty, or choose "
         "another config.search.method",
@@ -221,6 +200,14 @@ _CONFLICTS = (
         {"search.start.genotype": _SET, "search.ddarts.share_cells": _SET},
         "the start itself defines which cells share an architecture; set "
         "config.search.ddarts.share_cells=False, or leave config.search.start.genotype empty",
+    ),
+    *(
+        (
+            {f"search.ddarts.{key}": _SET, "search.ddarts.pairs": (False,)},
+            "only pairs of edges have a temperature; set config.search.ddarts.pairs=True, or leave it at "
+            "its default",
+        )
+        for key in ("temperature", "final_temperature")
     ),
     (
         {
@@ -418,6 +405,27 @@ def _check_stages(values: Mapping[str, Any]) -> None:
             )
 
 
+def _conflicts_of_pairs(values: Mapping[str, Any]) -> Sequence[tuple[Mapping[str, Any], str]]:
+    """Rows as of `_CONFLICTS`, for a method that compares pairs of edges and for one that does not."""
+    method = values.get("search.method")
+    option = f"search.{method}.pairs"
+    if method != "dots" and not values.get(option):
+        instead = f", or config.{option}=True" if option in values else ""
+        why = f"nothing compares pairs of edges here; set config.parse.method=darts{instead}"
+        return [({"parse.method": ("pairs",)}, why)]
+    decided = "what is kept of a node is its best pair of edges; set config."
+    others = tuple(each for each in _CHOICES["parse.method"] if each != "pairs")
+    alone = "pairs of edges do not start from a network; leave config.search.start.genotype empty"
+    once = "an edge has one strength, its own or that of its pairs; set one of them to False"
+    pairs = {"search.method": ("dots",)} if method == "dots" else {option: (True,)}
+    return [
+        (pairs | {"search.selection": ("perturbation",)}, f"{decided}search.selection=alphas"),
+        (pairs | {"parse.method": others}, f"{decided}parse.method=pairs"),
+        (pairs | {"search.start.genotype": _SET}, alone),
+        (pairs | {f"search.{method}.edge_strengths": (True,)}, once),
+    ]
+
+
 def _refuse_conflicts(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises UserError if two values {dotted key: value} are a pair of `_CONFLICTS`."""
 
@@ -426,7 +434,7 @@ def _refuse_conflicts(values: Mapping[str, Any], defaults: Mapping[str, Any]) ->
             return False
         return values[key] != defaults[key] if those is _SET else values[key] in those
 
-    for pair, why in _CONFLICTS:
+    for pair, why in (*_conflicts_of_pairs(values), *_CONFLICTS):
         if all(counts(key, those) for key, those in pair.items()):
             named = " and ".join(f"config.{key} is {values[key]!r}" for key in pair)
             raise UserError(f"{named}: {why}.")

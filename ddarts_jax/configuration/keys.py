@@ -35,6 +35,10 @@ METHODS: dict[str, dict[str, Any]] = {
         "microbatch": 0,  # ablated networks run at once: fewer need less memory; 0: all
         "partial_channels": 1,  # K: one of every K channels is mixed (PC-DARTS)
         "edge_strengths": False,  # gates are multiplied by a softmax over a node's edges (PC-DARTS)
+        # Gates are multiplied by the shares of the pairs of a node's edges that hold the edge (DOTS).
+        "pairs": False,
+        "temperature": 10.0,  # between pairs of edges, in the first epoch with moving alphas
+        "final_temperature": 0.02,  # in the last epoch; between them it falls by the same factor
         "auxiliary_skip": 0.0,  # gate of a further skip connection at first, linear to 0 (DARTS-)
         "beta_decay_weight": 0.0,  # of beta decay at the end, linear from 0 (beta-DARTS)
         **_STAGES,
@@ -142,7 +146,7 @@ def default_config() -> ConfigDict:
     config.search = _search()
 
     config.parse = ConfigDict()  # from alphas to a genotype
-    # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS), 'pairs' (DOTS)
+    # 'sparse', 'edge', 'complete' (D-DARTS), 'darts' (DARTS), 'pairs' (pairs of edges: DOTS)
     config.parse.method = "sparse"
     # Lowest sigmoid(alpha) of a kept primitive; unused by 'darts' and 'pairs'.
     config.parse.threshold = 0.85

@@ -41,7 +41,8 @@ def by_rule(
         reductions: positions of the reduction cells.
         seq: indices of the distinct cells in network order; None when every cell is distinct.
         strengths: see `genotype.parse`.
-        betas: see `dots_topology`; by 'pairs' they alone choose the edges, without them it is 'darts'.
+        betas: see `dots_topology`; by 'pairs' they alone choose a node's two edges, each of which keeps
+            its most probable primitive, however improbable. Without them 'pairs' is 'darts'.
 
     Raises:
         UserError: see `genotype.parse`.

@@ -6,6 +6,7 @@ absence of the edge, takes its share of a softmax but computes nothing. Where ed
 (PC-DARTS), the last column holds those: the betas, a softmax over the edges that lead into a node.
 Where pairs of edges compete (DOTS), there is a column for each node that an edge can be paired by: in row
 "edge from i to n" and the column of j, later than i, is the beta of the edges into n from i and from j.
+How the candidates of an edge compete and how the edges do are independent choices.
 
 Gates [distinct cells, E, G] are what a mixed operation multiplies its parts by: the primitives, then the
 auxiliary skip connection (DARTS-), then the channels that pass by (PC-DARTS), where there are any. The
@@ -39,19 +40,21 @@ class Relaxation:
         kind: "sigmoid" of every alpha (FairDARTS, D-DARTS); "softmax" over an edge's candidates (DARTS);
             "gumbel", one candidate at a time, drawn from that softmax (GDAS); "dirichlet", shares
             drawn from a Dirichlet distribution (DrNAS); "groups", a softmax over the candidates without
-            weights and one over the others (DOTS, first stage); or "pairs", a softmax over what is left
-            of them, times the share of the pairs of edges that hold the edge (its second stage).
+            weights and one over the others (DOTS, first stage); or "balance", a softmax at a low
+            temperature over what is left of them (its second stage).
         primitives: names of the candidates besides `none`.
         none: whether `none` is a candidate; only of a softmax, for with sigmoids it competes with
             nothing.
-        edge_strengths: whether the gates of an edge are multiplied by its strength.
+        topology: what the gates of an edge are multiplied by: nothing ("all" edges are alike); its
+            share of a softmax over the "edges" into its node (PC-DARTS); or the shares of the "pairs" of
+            these edges that hold it (DOTS).
         auxiliary_skip: gate of a further skip connection on every edge at the first epoch, from which it
             falls linearly to 0; 0: there is none.
         partial_channels: K; only one of every K channels is mixed, the others pass by. 1: all are mixed.
         temperature: of "gumbel" at the first epoch; the gradient is that of a softmax at it. Of "pairs"
-            in the first epoch in which the alphas move.
-        final_temperature: of "gumbel" after the last epoch, reached linearly; of "pairs" in the last
-            epoch, by the same factor in each.
+            and "balance" in the first epoch in which the alphas move.
+        final_temperature: of "gumbel" after the last epoch, reached linearly; of "pairs" and "balance"
+            in the last epoch, by the same factor in each.
         first_noise: largest change of a share that the weights see at the first epoch (SDARTS-RS).
         noise: after the last epoch, reached linearly; 0: there is none.
         kept: for every distinct cell, edge and candidate whether it is still there (P-DARTS); None: all
@@ -60,7 +63,7 @@ class Relaxation:
             at the first of `epochs`; see `dropout`. 0: there is no dropout.
         epochs: first epochs, in which the alphas are fixed, and all; what the dropout and the
             temperature of "pairs" follow.
-        num_nodes: of a cell; only of "pairs".
+        num_nodes: of a cell; only "pairs" need it.
 
     Raises:
         UserError: `none` is a candidate of sigmoids, or "groups" has no candidate with weights.
@@ -69,7 +72,7 @@ class Relaxation:
     kind: str
     primitives: tuple[str, ...]
     none: bool = False
-    edge_strengths: bool = False
+    topology: str = "all"
     auxiliary_skip: float = 0.0
     partial_channels: int = 1
     temperature: float = 1.0
@@ -101,15 +104,15 @@ class Relaxation:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of the alphas."""
-        if self.kind == "pairs":
+        if self.topology == "pairs":
             others = range(1, self.num_nodes + 1)
             return self.candidates + tuple(f"{STRENGTH} with {other}" for other in others)
-        return self.candidates + (STRENGTH,) * self.edge_strengths
+        return self.candidates + (STRENGTH,) * (self.topology == "edges")
 
     @property
     def weighs_edges(self) -> bool:
         """Whether the gates of an edge are multiplied by its strength."""
-        return self.edge_strengths or self.kind == "pairs"
+        return self.topology != "all"
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ class Relaxation:
 
         Args:
             alphas: [distinct cells, E, columns].
-            temperature: of "pairs".
+            temperature: of "balance".
         """
         own = self.of_candidates(alphas)
         if self.kind == "sigmoid":
@@ -148,7 +151,7 @@ class Relaxation:
         if self.kind == "groups":
             groups = derivation.groups(self.candidates)
             shares = sum(jax.nn.softmax(jnp.where(group, own, -jnp.inf)) for group in groups)
-        elif self.kind == "pairs":
+        elif self.kind == "balance":
             shares = jax.nn.softmax(own / (derivation.BALANCE_TEMPERATURE * temperature))
         else:
             shares = jax.nn.softmax(own)
@@ -165,10 +168,13 @@ class Relaxation:
     def strengths(self, alphas, temperature=1.0):
         """The strength of each edge: [distinct cells, E].
 
-        Those into one node sum to 1; of "pairs", two of which are kept, to 2. Arguments as for
-        `probabilities`.
+        Those into one node sum to 1; of "pairs", as two edges are kept, to 2, and none is above 1.
+
+        Args:
+            alphas: [distinct cells, E, columns].
+            temperature: of "pairs".
         """
-        if self.kind == "pairs":
+        if self.topology == "pairs":
             nodes = incoming_edges(self.num_nodes)
             found = []
             for betas, pairs, node in zip(
@@ -192,7 +198,8 @@ class Relaxation:
             key: random key of what is drawn; None: what is most probable, without noise.
             noisy: whether these are the gates that the weights see.
         """
-        temperature = self._annealed(progress) if self.kind == "pairs" else 1.0
+        annealed = self.kind == "balance" or self.topology == "pairs"
+        temperature = self._annealed(progress) if annealed else 1.0
         gates = self.probabilities(alphas, temperature)
         if self.kind == "gumbel":
             gates = self._drawn(alphas, progress, key)
@@ -230,7 +237,7 @@ class Relaxation:
         return self.skip_dropout * jnp.where(epoch < fixed, linear, falling)
 
     def _annealed(self, progress):
-        """The temperature of "pairs", by the share of the epochs that are over."""
+        """The temperature of "pairs" and "balance", by the share of the epochs that are over."""
         fixed, total = self.epochs
         epoch = jnp.round(progress * total)
         over = jnp.clip((epoch - fixed) / max(total - fixed - 1, 1), 0, 1)
@@ -286,9 +293,14 @@ class Relaxation:
     def initial(self, key, shape):
         """The alphas at the start of a search: normal numbers near 0, as if all were equal.
 
-        Those of "pairs" are 0: at its low temperatures they would not be equal.
+        What a low temperature divides is 0, or it would not be equal: the betas of "pairs", and all of
+        "balance".
         """
-        return jnp.zeros(shape) if self.kind == "pairs" else 1e-3 * jax.random.normal(key, shape)
+        if self.kind == "balance":
+            return jnp.zeros(shape)
+        alphas = 1e-3 * jax.random.normal(key, shape)
+        betas = len(self.candidates)
+        return alphas.at[..., betas:].set(0) if self.topology == "pairs" else alphas
 
     def encode(self, genotype: Genotype, strength: float):
         """Writes a genotype as alphas, see `genotype.encode`; all edges are equally strong.
@@ -298,7 +310,6 @@ class Relaxation:
         """
         alphas = jnp.asarray(encode(genotype, self.primitives, strength))
         none = jnp.full_like(alphas[..., :1], -strength)
-        betas = jnp.zeros_like(alphas[..., :1])
-        return jnp.concatenate(
-            [none] * self.none + [alphas] + [betas] * self.edge_strengths, axis=-1
-        )
+        count = len(self.columns) - len(self.candidates)
+        betas = jnp.zeros((*alphas.shape[:-1], count), alphas.dtype)
+        return jnp.concatenate([none] * self.none + [alphas, betas], axis=-1)

@@ -199,8 +199,7 @@ def build(
     Raises:
         UserError: `partial_channels` does not divide the channels; or see `Relaxation`.
     """
-    paired = num_nodes if relaxation == "pairs" else 0
-    rule = Relaxation(relaxation, tuple(primitives), num_nodes=paired, **mixing)
+    rule = Relaxation(relaxation, tuple(primitives), num_nodes=num_nodes, **mixing)
     parts = rule.partial_channels
     if channels % parts:  # strided primitives, which halve them, meet twice as many
         raise UserError(

@@ -154,13 +154,17 @@ _RELAXED = {
 def _add_network(page: Page, run: Run) -> None:
     """Adds the search's cells by epoch, and the network's cells if they are others."""
     page.heading("Backbone" if run.is_detector else "Network")
+    edge = f" {STRENGTH!r} is the strength of the edge." if STRENGTH in run.columns else ""
+    if edge and run.parsing.get("method") == "pairs":
+        # At the low temperature of the last epochs nearly all of them would be 0 or 1.
+        edge = f"{edge[:-1]}, among pairs of edges at a temperature of 1."
     if run.newest:
         page.settling(
             "Genotype parsed from the alphas after each epoch. " + _CELLS,
             f"{_RELAXED.get(run.relaxation, 'softmax(alpha)')} of every candidate, from 0 (white) to 1 "
             "(dark); kept candidates are framed. Rows are edges, source → node."
             + (" The zero-one loss pushes towards 0 and 1." if run.relaxation == "sigmoid" else "")
-            + (f" {STRENGTH!r} is the strength of the edge." if STRENGTH in run.columns else ""),
+            + edge,
             run.genotypes,
             run.probabilities,
             run.columns,

@@ -31,7 +31,7 @@ class Run:
         columns: what these are, empty if it is not known: the candidates of the search, then, of some
             methods, the edge's strength.
         relaxation: how alphas become probabilities: "sigmoid", or by a softmax; of "groups" over those
-            of two groups, of "pairs" over two candidates and over pairs of edges.
+            of two groups, of "balance" over the two that are left.
         network: genotype that is trained, or the newest genotype of the search.
         evaluation: content of `evaluation.json`.
         detection: content of `detection.json`.
@@ -223,8 +223,8 @@ def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str, kep
     alphas = alphas.astype(np.float64)
     candidates = list(filter(is_candidate, columns))
     own, further = np.split(alphas, [len(candidates)], axis=-1)
-    pairs = relaxation == "pairs"
-    if not candidates or further.shape[-1] not in ((genotype.num_nodes,) if pairs else (0, 1)):
+    pairs = STRENGTH not in columns
+    if not candidates or further.shape[-1] not in (0, genotype.num_nodes if pairs else 1):
         raise UserError(f"File {layout.SUPERNET} of alphas {path} does not describe their columns.")
     if kept is not None:
         own = np.where(_mask(kept, own.shape, path), own, -np.inf)
@@ -233,7 +233,7 @@ def _probabilities(path: Path, genotype: Genotype, columns, relaxation: str, kep
             shares = _sigmoid(own)
         case "groups":
             shares = derivation.softmax_in_groups(own, candidates)
-        case "pairs":  # at their temperature of 1
+        case "balance" | "pairs":  # at a temperature of 1; the latter in older runs
             shares = derivation.softmax(own / derivation.BALANCE_TEMPERATURE)
         case _:
             shares = derivation.softmax(own)

@@ -131,7 +131,7 @@ def expected(budget: Budget, rule: Relaxation, alphas):
     shares = shares / shares.sum(-1, keepdims=True)
     if rule.weighs_edges:
         kept = rule.strengths(alphas)
-        kept = 2 * kept if rule.edge_strengths else kept
+        kept = 2 * kept if rule.topology == "edges" else kept
     else:
         incoming = np.array([node for _, node in edges(nodes_of_edges(shares.shape[1]))])
         kept = jnp.asarray(

@@ -19,9 +19,9 @@ class Method(NamedTuple):
             columns]; metrics are scalars or [cells], among them the scalars `loss` and `accuracy`.
         relaxation: how alphas become gates: "sigmoid", "softmax" (over the candidates of an edge),
             "gumbel" (one of them, drawn), "dirichlet" (shares, drawn) or "groups" (a softmax over each
-            of two groups). The rest follows from options that any method may have: the further fields of
-            `models.relaxation.Relaxation`, from `none` on, and `beta_decay_weight` at the end of the
-            search, rising linearly from 0.
+            of two groups). The rest follows from options that any method may have: `edge_strengths` or
+            `pairs` for the topology, the further fields of `models.relaxation.Relaxation` from `none`
+            on, and `beta_decay_weight` at the end of the search, rising linearly from 0.
         share_cells: `(options) -> bool`: one architecture for all normal cells and one for the
             reduction cells (True), or one for every cell.
         make_step: see `bilevel.make_step`.

@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 # Options of any method that say how alphas become gates.
 _OF_RELAXATION = (
-    *("none", "edge_strengths", "auxiliary_skip", "partial_channels"),
+    *("none", "auxiliary_skip", "partial_channels"),
     *("temperature", "final_temperature", "first_noise", "noise"),
 )
 _FEW_STEPS = 100  # fewer than any search that has been seen to decide
@@ -107,7 +107,7 @@ def build(
         unroll=settings.unroll,
         remat=settings.remat,
         relaxation=stage.relaxation or methods.find(settings.method).relaxation,
-        **mixing(settings),
+        **mixing(settings, stage.topology),
         kept=stage.kept,
         skip_dropout=stage.skip_dropout,
         epochs=(settings.warmup_epochs, settings.epochs),
@@ -125,21 +125,24 @@ def _shared(settings) -> bool:
     return methods.find(settings.method).share_cells(options_of(settings))
 
 
-def mixing(settings) -> dict:
-    """Those options of the chosen method that say how alphas become gates; see `Relaxation`.
+def mixing(settings, topology: str = "") -> dict:
+    """What the options of the chosen method say of how alphas become gates; see `Relaxation`.
 
     Args:
         settings: section `search` of the config.
+        topology: that of a stage; empty: that of the options.
     """
     options = options_of(settings)
-    return {name: options[name] for name in _OF_RELAXATION if name in options}
+    found = {name: options[name] for name in _OF_RELAXATION if name in options}
+    edges = "edges" if options.get("edge_strengths") else "all"
+    return found | {"topology": topology or ("pairs" if options.get("pairs") else edges)}
 
 
 def derive(alphas, net: Supernet, settings) -> Genotype:
     """Parses alphas [cells, E, columns] by the config's `parse` section."""
     rule = net.relaxation
-    strengths = rule.strengths(jnp.asarray(alphas)) if rule.edge_strengths else None
-    betas = np.concatenate(rule.betas(np.asarray(alphas)), -1) if rule.kind == "pairs" else None
+    strengths = rule.strengths(jnp.asarray(alphas)) if rule.topology == "edges" else None
+    betas = np.concatenate(rule.betas(np.asarray(alphas)), -1) if rule.topology == "pairs" else None
     return derivation.by_rule(
         *(settings, _probabilities(alphas, net), rule.primitives, net.reductions, net.sharing),
         strengths=jax.device_get(strengths),

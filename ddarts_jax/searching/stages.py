@@ -34,6 +34,7 @@ class Stage(NamedTuple):
         keep: the candidates that an edge has left after it, unless they compete in groups (DOTS), each of
             which keeps its best; 0 of the last stage.
         relaxation: see `Relaxation.kind`; empty: that of the method.
+        topology: see `Relaxation.topology`; empty: that of the method's options.
         one_level: whether alphas and weights step on the same batches of all training images, in place
             of those of a half each.
         changes: pairs (dotted key of section `search`, value) that hold in this stage.
@@ -44,6 +45,7 @@ class Stage(NamedTuple):
     skip_dropout: float = 0.0
     keep: int = 0
     relaxation: str = ""
+    topology: str = ""
     one_level: bool = False
     changes: tuple[tuple[str, Any], ...] = ()
 

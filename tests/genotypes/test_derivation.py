@@ -161,6 +161,19 @@ def test_the_best_pair_of_edges():
     }
 
 
+def test_the_best_pair_of_edges_with_sigmoids():
+    """Where candidates do not compete the betas choose the edges too, and no threshold is in force."""
+    names = NAMES[1:]
+    probabilities = np.array([[[0.9, 0.8], [0.1, 0.2], [0.3, 0.05], [0.99, 0.9], [0.1, 0.4]]])
+    betas = np.array([[-5, 0.3, 0.4, 0.2]])  # as above
+    rule = SimpleNamespace(method="pairs", threshold=0.85, max_skips=-1)
+    found = derivation.by_rule(rule, probabilities, names, (), betas=betas)
+    assert entries(found) == {
+        *(("skip_connect", 2, 0), ("conv", 2, 1)),
+        *(("skip_connect", 3, 0), ("conv", 3, 2)),
+    }
+
+
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_without_none_darts_is_the_rule_of_parse(num_nodes, seed):
     """One group, equal betas and all candidates kept change nothing either."""

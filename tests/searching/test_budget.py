@@ -207,7 +207,7 @@ def test_strong_edges_count_more():
     """With strengths an edge counts twice its strength: two edges of a node are kept."""
     table = np.zeros((1, 5, 4), np.float32)
     table[0, 3] = 1.0
-    rule = Relaxation("softmax", PRIMITIVES, edge_strengths=True)
+    rule = Relaxation("softmax", PRIMITIVES, topology="edges")
     alphas = jnp.zeros((1, 5, 5)).at[0, 3, 4].set(1.0)
     own = budget.Budget("macs", 1.0, 1.0, 0.0, table)
     expected = 2 * np.e / (np.e + 2)
@@ -218,7 +218,7 @@ def test_an_edge_of_a_strong_pair_counts_more():
     """Of three pairs of edges two hold an edge, whose strength is the chance that it is kept."""
     table = np.zeros((1, 5, 4), np.float32)
     table[0, 3] = 1.0
-    rule = Relaxation("pairs", PRIMITIVES, num_nodes=2)
+    rule = Relaxation("softmax", PRIMITIVES, topology="pairs", num_nodes=2)
     alphas = jnp.zeros((1, 5, 6)).at[0, 3, 5].set(1.0)  # of the edges from 1 and 2 into node 3
     own = budget.Budget("macs", 1.0, 1.0, 0.0, table)
     expected = (np.e + 1) / (np.e + 2)

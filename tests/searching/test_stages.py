@@ -11,7 +11,6 @@ import tiny
 from ddarts_jax.configuration import validate
 from ddarts_jax.data import dataset as data
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models import edges
 from ddarts_jax.models.relaxation import Relaxation
@@ -191,13 +190,30 @@ def test_a_search_by_dots(tmp_path, monkeypatch):
     np.testing.assert_allclose(last.probabilities[2][..., 4], [[1, 1, 2 / 3, 2 / 3, 2 / 3]])
 
 
-def test_the_report_knows_strengths_of_pairs():
-    """As the supernet has them, at a temperature of 1."""
-    rule = Relaxation("pairs", NAMES, none=True, num_nodes=3)
-    alphas = tiny.normal(0, 2, 9, 7).astype(np.float32)
+@pytest.mark.parametrize("written", ["sigmoid", "balance", "pairs"])
+def test_the_report_knows_strengths_of_pairs(tmp_path, written):
+    """As the supernet has them, at a temperature of 1; older runs of DOTS call their balance "pairs"."""
+    kind = "balance" if written == "pairs" else written
+    none = kind != "sigmoid"
+    rule = Relaxation(kind, NAMES, none=none, topology="pairs", num_nodes=3)
+    alphas = tiny.normal(0, 2, 9, len(rule.columns)).astype(np.float32)
+    for folder in ("alphas", "genotypes"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "alphas" / "epoch_0001.npy", alphas)
+    genes = [("skip_connect", node, 0) for node in (2, 3, 4)]
+    Genotype([genes] * 2, (1,), (4,), None).save(tmp_path / "genotypes" / "epoch_0001.json")
+    described = {"relaxation": written, "columns": rule.columns}
+    (tmp_path / "supernet.json").write_text(json.dumps(described))
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config("").to_dict()))
+
+    run = read_run(tmp_path)
+    assert run.columns == (*rule.candidates, "edge")
+    *shares, strengths = np.moveaxis(run.probabilities[1], -1, 0)
     ours = rule.strengths(jnp.asarray(alphas))
-    np.testing.assert_allclose(derivation.pair_strengths(alphas[..., 4:]), ours, rtol=1e-5)
+    np.testing.assert_allclose(strengths, ours, rtol=1e-5)
     np.testing.assert_allclose(np.add.reduceat(ours, [0, 2, 5], -1), 2, rtol=1e-6)
+    own = np.moveaxis(rule.probabilities(jnp.asarray(alphas)), -1, 0)
+    np.testing.assert_allclose(shares[none:], own, rtol=1e-4, atol=1e-7)
 
 
 def test_a_group_without_weights_alone_is_refused():
@@ -210,9 +226,9 @@ def test_a_group_without_weights_alone_is_refused():
     ("key", "value", "message"),
     [
         ("parse.method", "darts", "config.parse.method=pairs"),
-        ("search.method", "darts", "only DOTS compares pairs"),
-        ("search.selection", "perturbation", "the pair of edges that is left"),
-        ("search.start.genotype", "ResNet18", "does not start from a network"),
+        ("search.method", "darts", "nothing compares pairs of edges here"),
+        ("search.selection", "perturbation", "config.search.selection=alphas"),
+        ("search.start.genotype", "ResNet18", "do not start from a network"),
         (
             "search.dots.operations.warmup_epochs",
             30,
@@ -228,6 +244,36 @@ def test_what_does_not_go_with_dots_is_refused(key, value, message):
     validate(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("parse.method", "sparse", "config.parse.method=pairs"),
+        ("search.ddarts.pairs", False, "config.search.ddarts.pairs=True"),
+        ("search.ddarts.edge_strengths", True, "set one of them to False"),
+        ("search.selection", "perturbation", "config.search.selection=alphas"),
+        ("search.start.genotype", "ResNet18", "do not start from a network"),
+        ("search.ddarts.temperature", 0.0, "greater than 0"),
+    ],
+)
+def test_what_does_not_go_with_pairs_is_refused(key, value, message):
+    """Of D-DARTS, where they are an option."""
+    config = tiny.config("")
+    config.search.ddarts.pairs, config.parse.method = True, "pairs"
+    validate(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize("key", ["temperature", "final_temperature"])
+def test_a_temperature_without_pairs_is_refused(key):
+    """D-DARTS has nothing else that it would change."""
+    config = tiny.config("")
+    config.search.ddarts[key] = 0.1
+    with pytest.raises(UserError, match="only pairs of edges have a temperature"):
         validate(config)
 
 

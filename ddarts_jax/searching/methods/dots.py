@@ -31,7 +31,7 @@ def stages(settings) -> tuple[Stage, Stage]:
     }
     return (
         Stage(settings.num_cells, changes=tuple(changes.items())),
-        Stage(settings.num_cells, relaxation="pairs", one_level=True),
+        Stage(settings.num_cells, relaxation="balance", topology="pairs", one_level=True),
     )
 
 
@@ -40,7 +40,7 @@ def make_step(method, net: Supernet, settings, *args, **options):
 
     That for the topology takes one batch: `step(state, key, batch)`.
     """
-    build = one_level_step if net.relaxation.kind == "pairs" else bilevel.make_step
+    build = one_level_step if net.relaxation.kind == "balance" else bilevel.make_step
     return build(method, net, settings, *args, **options)
 
 

@@ -92,7 +92,8 @@ class Program:
             return {"kind": "groups"}
         temperatures = {"temperature": 10.0, "final_temperature": 0.02, "epochs": (20, 40)}
         kept = hashable(self.mask.tolist())
-        return {"kind": "pairs", "kept": kept, "num_nodes": 4, **temperatures}
+        kind = {"kind": "balance", "topology": "pairs", "num_nodes": 4}
+        return {**kind, "kept": kept, **temperatures}
 
     @property
     def last(self):
@@ -171,7 +172,7 @@ class Program:
         ("darts_none", {}, 0.0),
         ("p_darts_stage2", {}, 0.0),
         pytest.param("p_darts_stage3", {}, 0.0, marks=pytest.mark.slow),
-        ("pc_darts", {"partial_channels": 4, "edge_strengths": True}, 0.0),
+        ("pc_darts", {"partial_channels": 4, "topology": "edges"}, 0.0),
         ("darts_minus", {"auxiliary_skip": 1.0}, 17 / 50),
         ("beta_darts", {}, 20 / 50),
         ("dots_operations", {}, 0.0),
@@ -196,7 +197,7 @@ def test_loss_and_gradient_of_the_public_program(name, options, progress):
         _of_any_relaxation(net), variables, program.last, gates, *batch
     )
     (by_alphas,) = pull_back(by_gates)
-    if rule.kind == "pairs":
+    if rule.topology == "pairs":
         assert rule._annealed(progress) == pytest.approx(program.meta["T"], rel=1e-12)
         weighed = rule.strengths(alphas, program.meta["T"])
         np.testing.assert_allclose(weighed, program.both("edges")[..., 0], **EXACT)
@@ -205,7 +206,7 @@ def test_loss_and_gradient_of_the_public_program(name, options, progress):
     if net.relaxation.kept is not None:
         assert not by_alphas[~program.kept].any()
         by_alphas = by_alphas[program.kept].reshape(gradient.shape)
-    if net.relaxation.edge_strengths:
+    if net.relaxation.topology == "edges":
         gradient = jnp.concatenate([gradient, program.both("ce_grad_betas")], -1)
     np.testing.assert_allclose(by_alphas, gradient, **EXACT)
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(by_weights)))
@@ -371,9 +372,13 @@ PIECES = {
 CASES = {name: {} for name in ("darts", "darts_second", "pc_darts", "fairdarts")}
 CASES |= {"darts_minus": {}, "beta_darts": {}, "gdas": {}, "sdarts_rs": {}, "ddarts": PIECES}
 CASES |= {"drnas": {"kl_weight": 0.1}, "dots": {}}
+# Behind the method's name, what else is tested of it.
+CASES |= {"ddarts with pairs": PIECES | {"edge_strengths": False, "pairs": True}}
 # The second stage of DOTS; the first is a step of DARTS with other gates.
 LEFT = ((False, True, False, True), (True, False, False, True), (False, False, True, True))
-STAGES = {"dots": Stage(1, (LEFT + LEFT[:2],), relaxation="pairs", one_level=True)}
+STAGES = {
+    "dots": Stage(1, (LEFT + LEFT[:2],), relaxation="balance", topology="pairs", one_level=True)
+}
 TOTAL, EPOCHS = 12, 4
 
 
@@ -386,7 +391,8 @@ def method(request):
 class Case:
     """A method on noise."""
 
-    def __init__(self, name, options):
+    def __init__(self, case, options):
+        name, *_ = case.split()
         config = tiny.config("")
         config.search.update(method=name, num_cells=1, num_nodes=2, channels=8)
         config.search.space = ",".join(PRIMITIVES)
@@ -461,7 +467,7 @@ def test_every_method_steps_closely_in_bfloat16(method):
 
 
 def test_every_method_has_gates_in_range_and_a_genotype(method):
-    """Softmax shares sum to at most 1, strengths of a node's edges to 1; no genotype has `none`."""
+    """Softmax shares sum to at most 1, strengths of edges to 1 or 2 a node; no genotype has `none`."""
     net, alphas = method.net, method.state.alphas
     gates = np.asarray(net.gates(alphas, 0.25))
     assert gates.shape == (
@@ -475,28 +481,32 @@ def test_every_method_has_gates_in_range_and_a_genotype(method):
     if net.relaxation.kind == "softmax":
         total = probabilities.sum(-1)
         assert (total < 1).all() if net.relaxation.none else np.allclose(total, 1)
-    if net.relaxation.edge_strengths:
-        strengths = np.asarray(net.relaxation.strengths(alphas))
-        np.testing.assert_allclose(strengths[:, :2].sum(-1), 1, rtol=1e-6)
-        np.testing.assert_allclose(strengths[:, 2:].sum(-1), 1, rtol=1e-6)
-        np.testing.assert_allclose(gates[..., -1], strengths)
-        np.testing.assert_allclose(gates[..., :3], probabilities * strengths[..., None])
-    if net.relaxation.kind == "pairs":
-        strengths = np.asarray(net.relaxation.strengths(alphas, 2.0))
-        np.testing.assert_allclose(strengths[:, :2], 1)  # the only pair of the first node
-        np.testing.assert_allclose(strengths[:, 2:].sum(-1), 2, rtol=1e-6)
+    paired = net.relaxation.topology == "pairs"
+    if net.relaxation.weighs_edges:
+        strengths = np.asarray(net.relaxation.strengths(alphas, net.relaxation._annealed(0.25)))
+        sums = np.add.reduceat(strengths, [0, 2], -1)
+        np.testing.assert_allclose(sums, 2 if paired else 1, rtol=1e-6)
+        if net.relaxation.kind != "balance":  # whose shares have a temperature, too
+            np.testing.assert_allclose(gates[..., -1], strengths, rtol=1e-6)
+            weighed = probabilities * strengths[..., None]
+            np.testing.assert_allclose(gates[..., :3], weighed, rtol=1e-6)
+    if net.relaxation.kept is not None:
         assert not gates[~net.relaxation.kept_primitives].any()
     if net.relaxation.auxiliary_skip:
         np.testing.assert_allclose(gates[..., 3], 0.75)
         assert not np.asarray(net.gates(alphas))[..., 3].any()
     parse = method.config.parse
-    parse.method = "pairs" if net.relaxation.kind == "pairs" else "darts"
+    parse.method = "pairs" if paired else "darts"
     genotype = search.derive(alphas, net, parse)
     assert genotype.num_cells == 1
     assert {name for cell in genotype.genes for name, _, _ in cell} <= set(PRIMITIVES)
     kept = np.asarray(discretisation.masked(gates, genotype, net.primitives))
     assert kept.shape == gates.shape and ((kept == gates) | (kept == 0)).all()
-    if net.relaxation.kind != "pairs":  # by which a gate may be 0 beside `none`
+    if paired:  # which choose the edges alone
+        best = [(0, 1), (0, 2), (1, 2)][int(net.relaxation.betas(alphas)[1].argmax())]
+        sources = [source for _, node, source in genotype.genes[0] if node == 3]
+        assert sorted(sources) == list(best)
+    if net.relaxation.kind != "balance":  # by which a gate may be 0 beside `none`
         assert (kept > 0).any(-1).sum() == sum(map(len, genotype.genes))
 
 

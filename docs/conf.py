@@ -24,7 +24,7 @@ project = "ddarts_jax"
 author = copyright = "The ddarts_jax authors"
 release = version = ddarts_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # other pages link to headings
 exclude_patterns = ["_build"]

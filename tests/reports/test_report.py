@@ -36,7 +36,8 @@ class Reader(HTMLParser):
         super().__init__()
         self.text, self.attributes, self.data, self.titles = {}, [], None, []
         self._open = []
-        self.feed(path.read_text(encoding="utf-8"))
+        # Without the links to terms a text is in one piece.
+        self.feed(re.sub(r"</?a\b[^>]*>", "", path.read_text(encoding="utf-8")))
         self.close()
 
     def handle_starttag(self, tag, attributes):

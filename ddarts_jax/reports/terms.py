@@ -1,4 +1,4 @@
-"""The words of the reports that need an explanation: `terms.md`, which is a page of the documentation too.
+"""The words of the reports that need an explanation: `terms.md`, a page of the documentation too.
 
 A report brings the entries along that it uses: it may be read without a network, and far from here.
 """

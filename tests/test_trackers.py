@@ -39,10 +39,10 @@ def track(package, error, monkeypatch, tmp_path):
 def test_weights_and_biases(error, code, monkeypatch, tmp_path):
     """Config, numbers and how it ended are in the files of an offline run."""
     wandb = pytest.importorskip("wandb", reason="needs pip install wandb")
-    wandb.teardown()  # a process keeps the folder of its first run
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     track("wandb", error, monkeypatch, tmp_path)
+    wandb.teardown()  # what runs beside writes its last; and a process keeps its first run's folder
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     content = file.read_bytes()
     assert b"search/loss" in content and b"1.375" in content and b"zero_one_weight" in content

@@ -29,6 +29,7 @@ from .models.cost import cost as cost
 from .models.cost import cost_table as cost_table
 from .models.layers import BatchNorm as BatchNorm
 from .models.layers import ConvBN as ConvBN
+from .reports.cells import draw_genotype as draw_genotype
 from .runs.callbacks import Callback as Callback
 from .searching.contributions import contributions as contributions
 from .searching.method import Method as Method

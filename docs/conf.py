@@ -24,8 +24,9 @@ project = "ddarts_jax"
 author = copyright = "The ddarts_jax authors"
 release = version = ddarts_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
+nb_execution_mode = "off"  # notebooks are kept with what they show; a test runs them
 myst_heading_anchors = 3  # other pages link to headings
 exclude_patterns = ["_build"]
 smartquotes_action = "D"  # dashes; quotes are often those of values

@@ -41,6 +41,7 @@ API = {
     "errors": "Errors",
     "genotypes": "Architectures",
     "models": "Networks",
+    "reports": "Pictures",
     "runs": "Callbacks",
     "searching": "Search methods",
     "training": "Trained networks",

@@ -217,6 +217,11 @@ def test_training_evaluation_and_a_saved_network(searched, data, images, tmp_pat
     assert (logits.argmax(-1) == data.test_labels).mean() == pytest.approx(tested["accuracy"])
     normalised = dd.preprocess(data.test_images, data)
     np.testing.assert_allclose(network(np.asarray(normalised)), logits, rtol=1e-5, atol=1e-5)
+    module = network.module()
+    np.testing.assert_allclose(module(normalised), logits, rtol=1e-5, atol=1e-5)
+    module(normalised, train=True)  # updates the running statistics, but not the network's
+    assert not np.allclose(module(normalised), logits, atol=1e-3)
+    np.testing.assert_array_equal(network(data.test_images), logits)
     network.save(tmp_path / "network")
     for folder in (tmp_path / "network", result.workdir):
         loaded = dd.load_network(folder)
@@ -315,7 +320,7 @@ def test_the_page_on_the_library_runs(searched, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, fake)
     configs = []
 
-    def search(config, dataset, workdir, *, callbacks=()):
+    def search(config, dataset, workdir, *, alpha_loss=None, callbacks=()):
         assert isinstance(dataset, dd.Dataset)
         configs.append(config)
         for callback in callbacks:
@@ -336,6 +341,8 @@ def test_the_page_on_the_library_runs(searched, tmp_path, monkeypatch):
     assert {len(f) for f in page["features"]} == {len(page["logits"])}
     own = nnx.eval_shape(lambda: page["ConvGelu"](4, 2, affine=False)(jnp.ones((2, 7, 7, 4)), True))
     assert own.shape == (2, 4, 4, 4)
+    gates = found.supernet.gates(jnp.asarray(found.alphas))
+    assert page["cheap"](gates, found.supernet).shape == (len(gates),)
     assert {config.search.method for config in configs[1:]} == {"decayed"}
     batch = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, jnp.int32)
     context = SimpleNamespace(options=SimpleNamespace(decay=0.1))

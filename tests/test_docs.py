@@ -83,6 +83,10 @@ def test_the_files_that_a_page_links_exist(page):
     """Pages, pictures and sources."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", text):
+        # A badge, with an address relative to that of the repository on a forge.
+        link = re.sub(
+            r"^\.\./\.\./actions/(workflows/\w+\.yml)(/badge\.svg)?$", r".github/\1", link
+        )
         assert (page.parent / link).is_file(), link
 
 

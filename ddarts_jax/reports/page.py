@@ -1,7 +1,8 @@
 """One self-contained HTML page of charts, drawn cells and tables; it opens without a network.
 
 `page.html.j2` is its markup. Charts are plotly's, whose script is part of the page; cells and heatmaps
-are drawn by `cells`, as in the pictures of a genotype.
+are drawn by `cells`, as in the pictures of a genotype. Words that need an explanation lead to their entry
+at the end of the page, see `terms`.
 """
 
 import base64
@@ -22,7 +23,7 @@ from plotly.offline import get_plotlyjs
 from ddarts_jax.files import writing
 from ddarts_jax.genotypes.genotype import Cell, Genotype
 from ddarts_jax.reports import cells as drawn
-from ddarts_jax.reports import charts
+from ddarts_jax.reports import charts, terms
 from ddarts_jax.reports.palette import styles
 
 
@@ -181,8 +182,12 @@ class Page:
             names, primitives = self._settling["names"], self._settling["primitives"]
             return Markup(drawn.heat_svg(heats[index], primitives, num_nodes, names[index]))
 
+        used: set[str] = set()  # grows from the top of the page to the entries at its end
         content = template.render(
             title=self._title,
+            linked=lambda text: terms.link(text, used),
+            used=used,
+            terms=terms.entries(),
             parts=self._parts,
             draw=draw,
             shade=shade,

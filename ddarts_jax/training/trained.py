@@ -86,6 +86,15 @@ class Network:
         parts = [self._features(self.variables, part) for part in self._batches(images)]
         return [np.concatenate(arrays) for arrays in zip(*parts)]
 
+    def module(self) -> nnx.Module:
+        """Returns the network as a Flax module with these weights, to train on in a loop of one's own.
+
+        It is what `dd.build` returns, and takes normalised images as `dd.preprocess` makes them. This
+        object keeps its own weights, whatever is done to the module's.
+        """
+        variables = jax.tree.map(jnp.asarray, self.variables)
+        return nnx.merge(self.structure.graph, *variables)
+
     def _batches(self, images) -> Iterator[jax.Array]:
         images = np.asarray(images)
         shape = tuple(self.data.get("image_shape", images.shape[1:]))

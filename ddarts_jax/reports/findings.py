@@ -1,6 +1,7 @@
 """A run in words: its progress, its findings, and warnings."""
 
 from collections import Counter
+from statistics import median
 
 from ddarts_jax.genotypes.effect import without_effect, working
 from ddarts_jax.genotypes.genotype import Genotype
@@ -9,6 +10,7 @@ from ddarts_jax.runs import rows
 from ddarts_jax.runs.run import Run
 
 PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
+_OUTBURST = 10  # times the gradient of the cross-entropy; later it is about as large
 
 
 def findings(run: Run) -> list[str]:
@@ -40,7 +42,7 @@ def warnings(run: Run) -> list[str]:
             "connections. This is the usual sign of collapse: the search favours operations without "
             "parameters."
         )
-    sentences += without_effect(run.network) + _climbing(run)
+    sentences += without_effect(run.network) + _climbing(run) + _held_up(run)
     now = {key: run.config.get(f"parse.{key}") for key in run.parsing}
     if run.parsing != now:
         sentences.append(
@@ -71,6 +73,27 @@ def _climbing(run: Run) -> list[str]:
     return [
         f"In most epochs the alphas of {', '.join(climbing)} climbed the cross-entropy: the ablation "
         "loss there counts the full network's gradient negatively."
+    ]
+
+
+def _held_up(run: Run) -> list[str]:
+    """Says that an early outburst of the ablation loss made all later steps of the alphas small."""
+    decided = rows.last(run.search, "decided")
+    fixed = int(rows.number(run.config.get("search.warmup_epochs")) or 0)
+    first = next((row for row in run.search if row["epoch"] > fixed), None)
+    if first is None or decided is None or decided > 0.5:
+        return []
+    cells = range(rows.num_cells([first], "gradient_norm_ablation"))
+    norms = ("gradient_norm_ablation", "gradient_norm_cross_entropy")
+    pairs = [[rows.series([first], norm, cell)[0] for norm in norms] for cell in cells]
+    times = [ablation / entropy for ablation, entropy in pairs if ablation and entropy]
+    if not times or median(times) < _OUTBURST:
+        return []
+    return [
+        f"In epoch {first['epoch']} the ablation loss, which divides by a mean contribution that is near "
+        f"0 at first, had {median(times):.0f} times the gradient of the cross-entropy (median of the "
+        "cells). Adam remembers it for a thousand steps, in which the alphas hardly move: "
+        f"{decided:.0%} of the candidates are decided. Try search.warmup_epochs={fixed + 1} or more."
     ]
 
 

@@ -431,6 +431,27 @@ def test_a_cell_that_climbs_the_cross_entropy_is_warned_of(tmp_path):
     assert "climbed" not in report_of(write_run(tmp_path / "other")).words
 
 
+def test_an_outburst_of_the_ablation_loss_is_warned_of(tmp_path):
+    """Seen in short searches: Adam remembered the first epoch's gradient, and nothing was decided."""
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    searched = [line for line in lines if line["phase"] == "search"]
+    searched[-1]["decided"] = 0.1
+
+    def words():
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return report_of(run).words
+
+    assert "mean contribution that is near 0" not in words()
+    entropies = searched[0]["gradient_norm_cross_entropy"]
+    searched[0]["gradient_norm_ablation"] = [40 * norm for norm in entropies]
+    found = words()
+    assert "had 40 times the gradient of the cross-entropy (median of the cells)" in found
+    assert "10% of the candidates are decided. Try search.warmup_epochs=1 or more" in found
+    searched[-1]["decided"] = 0.9
+    assert "mean contribution that is near 0" not in words()
+
+
 def test_the_report_says_what_it_knows_of_time_and_parsing(tmp_path):
     """Time of compiling apart; epochs that were parsed by another rule than the result."""
     workdir = write_run(tmp_path / "run", parse__threshold=0.5)

@@ -121,6 +121,34 @@ def sum_over_batch(function: Callable, *batches) -> jax.Array:
     )(*batches)
 
 
+def on_own_images(function: Callable, batches: tuple, others: tuple = ()):
+    """Applies a function on each device to its own images, which XLA by itself might gather first.
+
+    It does so where a further axis, such as that of `vmap`, becomes one with the axis of images, as in a
+    convolution. What is applied must treat every image by itself. It has no gradient of its own: for use
+    in rules of differentiation.
+
+    Args:
+        function: maps the images of some arrays, and the others, to an array or a tree of them.
+        batches: arrays [B, ...], with equally many images per device.
+        others: arrays that all devices have.
+
+    Returns:
+        What `function(*batches, *others)` returns, [B, ...].
+    """
+    mesh = _shared_mesh()
+    if mesh is None:
+        return function(*batches, *others)
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(split,) * len(batches) + (whole,) * len(others),
+        out_specs=split,
+        check_vma=False,
+    )(*batches, *others)
+
+
 def map_images(function: Callable, *batches):
     """Applies a function to one image after another, on each device to its own images.
 

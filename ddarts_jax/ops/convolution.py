@@ -82,7 +82,7 @@ def block_matrix(blocks, sources):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(rule, x, kernel):
     """Applies a convolution by one of the rules below."""
-    return rule.forward(x, kernel.astype(x.dtype))
+    return sharding.on_own_images(rule.forward, (x,), (kernel.astype(x.dtype),))
 
 
 def _convolve_forward(rule, x, kernel):
@@ -94,7 +94,11 @@ def _convolve_backward(rule, residuals, cotangent):
     x, kernel, wanted = residuals
     to_x = to_kernel = None
     if wanted.to_input:
-        to_x = rule.to_input(cotangent, kernel.astype(x.dtype), x)
+        to_x = sharding.on_own_images(
+            lambda cotangent, x, kernel: rule.to_input(cotangent, kernel, x),
+            (cotangent, x),
+            (kernel.astype(x.dtype),),
+        )
     if wanted.to_kernels:
         to_kernel = sharding.sum_over_batch(
             lambda x, cotangent: rule.to_kernel(x, cotangent, kernel.shape), x, cotangent

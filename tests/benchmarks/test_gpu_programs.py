@@ -235,7 +235,7 @@ def test_eight_devices(few, phase):
     """Data parallelism: no device gets another's images, and all sums over devices are of float32.
 
     XLA adds the devices' parts in the dtype of the product that they belong to: weights' gradients
-    would be added in bfloat16.
+    would be added in bfloat16. And it gathers images whose axis becomes one with that of `vmap`.
     """
     config = small_config()
     if phase == "search":
@@ -248,6 +248,7 @@ def test_eight_devices(few, phase):
     assert "f32" in kinds
     assert "bf16" not in kinds, counts
     assert not any(kind == "u8" for _, kind in counts), counts
+    assert not any(operation == "all-gather" for operation, _ in counts), counts
 
 
 # Reading a compiled program.

@@ -254,7 +254,7 @@ def test_eight_canvases_are_found_again(tmp_path, monkeypatch, head):
     assert found["ap50"].keys() == ({"bbox", "segm"} if head == "mask_rcnn" else {"bbox"})
     assert all(ap50 >= 0.95 for ap50 in found["ap50"].values()), printed
     assert len(found["losses"]) == 300
-    assert found["losses"][-1] < 0.1 * found["losses"][0], printed
+    assert np.mean(found["losses"][-5:]) < 0.1 * found["losses"][0], printed
 
 
 def learn_eight(directory, head):
@@ -290,7 +290,7 @@ def learn_eight(directory, head):
     print(json.dumps({"ap50": ap50, "ap": ap, "losses": losses}))
 
 
-@pytest.mark.parametrize("head", _HEADS)
+@pytest.mark.parametrize("head", ["retinanet", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
 def test_four_devices_give_the_result_of_one(tmp_path, head):
     """Losses of 20 steps to rounding, and the same detections."""
     code = f"import test_training; test_training.compare_devices({str(tmp_path)!r}, {head!r})"
@@ -309,6 +309,10 @@ def compare_devices(directory, head):
     """Prints losses and detections on one device and on four."""
     # Small steps: training enlarges differences of rounding, those of large steps beyond the bar.
     changes = {"data__canvases": ((64, 64),), "train__learning_rate": 0.0003}
+    if head == "mask_rcnn":
+        # Rounding decides the order of proposals that are equally good, and so which of them are drawn:
+        # here all of them are, and steps are so small that the same ones are proposed.
+        changes |= {"train__learning_rate": 0.00003, "roi__samples": 128}
     own = parts(Path(directory), head, **changes)
     result = {"devices": [], "losses": [], "detections": []}
     for count in (1, 4):
@@ -368,5 +372,6 @@ def test_the_programs_compile_for_two_gpus(tmp_path, what, head):
     # Only suppression has rounds of any number; the training of RetinaNet has none.
     suppresses = what == "detection" or head == "mask_rcnn"
     assert ("bf16[" in text) and bool(found["unknown_loops"]) == suppresses
-    kinds = {kind for _, kind in gpu_program.collectives(text)}
-    assert "bf16" not in kinds, kinds
+    found = set(gpu_program.collectives(text))
+    print(found)
+    assert "bf16" not in {kind for _, kind in found}, found

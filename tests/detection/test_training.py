@@ -32,7 +32,7 @@ class _Head(NamedTuple):
 
     Attributes:
         changes: of the tiny config.
-        digits: the config that finds digits with it.
+        digits: the config that finds digits with it, and changes of that for few of them.
         module: whose loss reads all levels of the pyramid.
         stride: of the finest of them.
         of_objects: parts of the loss that are 0 without objects.
@@ -40,7 +40,7 @@ class _Head(NamedTuple):
     """
 
     changes: dict
-    digits: str
+    digits: tuple[str, dict]
     module: ModuleType
     stride: int
     of_objects: set[str]
@@ -48,10 +48,32 @@ class _Head(NamedTuple):
 
 
 _HEADS = {
-    "retinanet": _Head({}, "detect_digits.py", retinanet, 8, {"boxes"}, 0.5),
+    "retinanet": _Head(
+        changes={},
+        digits=(
+            "detect_digits.py",
+            {
+                "fpn.channels": 32,
+                "head.convs": 1,
+                "train.learning_rate": 0.02,
+                "train.warmup_steps": 100,
+            },
+        ),
+        module=retinanet,
+        stride=8,
+        of_objects={"boxes"},
+        left=0.5,
+    ),
     "mask_rcnn": _Head(
-        *(tiny_detector.TWO_STAGES, "detect_digits_masks.py", rpn, 4),
-        *({"proposals", "boxes", "masks"}, 0.6),
+        changes=tiny_detector.TWO_STAGES,
+        digits=(
+            "detect_digits_masks.py",
+            {"fpn.channels": 16, "train.learning_rate": 0.04, "train.warmup_steps": 20},
+        ),
+        module=rpn,
+        stride=4,
+        of_objects={"proposals", "boxes", "masks"},
+        left=0.6,
     ),
 }
 
@@ -259,20 +281,17 @@ def test_eight_canvases_are_found_again(tmp_path, monkeypatch, head):
 
 def learn_eight(directory, head):
     """Prints the losses of 300 steps on eight canvases of digits, and what is found in these then."""
-    config = configuration.load(tiny.ROOT / "configs" / _HEADS[head].digits)
-    config.update_from_flattened_dict(
-        {
-            "backbone.genotype": tiny_detector.values(Path(directory))["backbone.genotype"],
-            "backbone.levels": (0, 1, 2),
-            "backbone.channels": 8,
-            "fpn.channels": 16,
-            "train.epochs": 300,  # of one step
-            "train.batch_images": 8,
-            "train.learning_rate": 0.04,
-            "train.warmup_steps": 20,
-            "train.decay_epochs": (240,),
-        }
-    )
+    name, changes = _HEADS[head].digits
+    config = configuration.load(tiny.ROOT / "configs" / name)
+    changes = changes | {
+        "backbone.genotype": tiny_detector.values(Path(directory))["backbone.genotype"],
+        "backbone.levels": (0, 1, 2),
+        "backbone.channels": 8,
+        "train.epochs": 300,  # of one step
+        "train.batch_images": 8,
+        "train.decay_epochs": (240,),
+    }
+    config.update_from_flattened_dict(changes)
     train, _ = datasets.load(config.data, datasets.with_masks(config))
     own = made_of(config, *[train.select(np.arange(8))] * 2)
     feed = feed_of(own)
@@ -372,6 +391,5 @@ def test_the_programs_compile_for_two_gpus(tmp_path, what, head):
     # Only suppression has rounds of any number; the training of RetinaNet has none.
     suppresses = what == "detection" or head == "mask_rcnn"
     assert ("bf16[" in text) and bool(found["unknown_loops"]) == suppresses
-    found = set(gpu_program.collectives(text))
-    print(found)
-    assert "bf16" not in {kind for _, kind in found}, found
+    kinds = {kind for _, kind in gpu_program.collectives(text)}
+    assert "bf16" not in kinds, kinds

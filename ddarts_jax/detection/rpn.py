@@ -164,9 +164,9 @@ def proposals(settings: Settings, outputs: Sequence[Output], sizes, per_level: i
         boxes, logits = (jnp.concatenate(parts) for parts in zip(*levels))
         logits, best = lax.top_k(logits, min(settings.limit, len(logits)))
         padding = (0, settings.limit - len(best))
-        valid = logits > -jnp.inf
-        boxes = jnp.where(valid[:, None], boxes[best], 0)
-        return Proposals(jnp.pad(boxes, (padding, (0, 0))), jnp.pad(valid, padding))
+        # Not the boxes themselves: the converter to ONNX gives padding of float32 another dtype.
+        best, valid = jnp.pad(best, padding), jnp.pad(logits > -jnp.inf, padding)
+        return Proposals(jnp.where(valid[:, None], boxes[best], 0), valid)
 
     with jax.named_scope("proposals"):
         flat = lax.stop_gradient([output.flat() for output in outputs])

@@ -1,4 +1,7 @@
-"""The detector's programs compile for described GPUs, over which images are split (no GPU is needed)."""
+"""Programs of heads compile for described GPUs, over which images are split (no GPU is needed).
+
+Those of whole detectors, of Mask R-CNN too, are in `test_training`.
+"""
 
 import gpu_program
 import jax
@@ -24,11 +27,12 @@ def retina():
 
 
 def two_stages():
-    """A small Mask R-CNN."""
+    """A small Faster R-CNN."""
     config = configuration.detection_config()
     config.rpn.limit, config.roi.samples, config.roi.width = 20, 16, 8
     sections = {"proposing": config.rpn, "looking": config.roi}
-    return mask_rcnn.build((8,), (8,), 3, **sections, channels=8, levels=1, key=None)
+    sizes = {"channels": 8, "levels": 1}
+    return mask_rcnn.build((8,), (8,), 3, masks=False, **sections, **sizes, key=None)
 
 
 def compiled(function, build) -> str:
@@ -87,12 +91,13 @@ def test_losses_and_gradients(build):
 
 
 @needs_compiler
-def test_detections():
+@pytest.mark.parametrize("build", [retina, two_stages])
+def test_detections(build):
     """Each device finds the objects of its own images, in rounds whose number depends on them."""
 
     def detect(net, variables, features, truth):
         return net.detect(variables, features, truth.sizes, Options(per_level=16, limit=10))
 
-    text = compiled(detect, retina)
+    text = compiled(detect, build)
     assert gpu_program.describe(text)["unknown_loops"]
     assert not gpu_program.collectives(text)

@@ -74,6 +74,11 @@ def unbroken(place):
     return place / "unbroken"
 
 
+def masks(flags):
+    """The flags for a detector of masks."""
+    return [*(f"--config.{k}={v}" for k, v in tiny_detector.TWO_STAGES.items()), *flags]
+
+
 def read(path):
     return json.loads(Path(path).read_text())
 
@@ -147,9 +152,8 @@ def truth_of(place, part):
 
 def test_a_detector_of_masks(place, tmp_path, capsys):
     """Numbers of boxes and of masks in every file and line, and masks beside boxes in the detections."""
-    flags = [f"--config.{key}={value}" for key, value in tiny_detector.TWO_STAGES.items()]
     workdir = tmp_path / "run"
-    assert start(place, workdir, *flags) == 0
+    assert start(place, workdir, *masks([])) == 0
     summary, evaluation = read(workdir / "summary.json"), read(workdir / "detection.json")
     for name in ("AP", "AP50", "AP75"):
         assert summary[f"box_{name.lower()}"] == evaluation["numbers"][name]
@@ -222,19 +226,20 @@ def test_a_stopped_run_ends_bit_equal(place, unbroken, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_equal(place):
-    """SIGKILL at three moments, in processes of their own."""
+@pytest.mark.parametrize("flags", [[], masks([])], ids=["retinanet", "mask_rcnn"])
+def test_a_killed_run_ends_bit_equal(place, tmp_path, flags):
+    """SIGKILL within the first epoch, at its end, and within the second, in processes of their own."""
     import time
 
     def process(workdir):
         arguments = ["-m", "ddarts_jax.main", f"--config={place / 'tiny_detector.py'}"]
-        return tiny.start([*arguments, f"--workdir={workdir}"], place / "cache")
+        return tiny.start([*arguments, f"--workdir={workdir}", *flags], place / "cache")
 
-    whole = process(place / "whole")
-    output, _ = whole.communicate(timeout=300)
+    whole = process(tmp_path / "whole")
+    output, _ = whole.communicate(timeout=900)
     assert whole.returncode == 0, output
-    workdir = place / "killed"
-    for step in (1, 3, 6):
+    workdir = tmp_path / "killed"
+    for step in (1, 4, 6):
         running, directory = process(workdir), workdir / "checkpoints" / "detect"
         while not any(
             path.name.isdecimal() and int(path.name) >= step for path in directory.glob("*")
@@ -243,12 +248,13 @@ def test_a_killed_run_ends_bit_equal(place):
             time.sleep(0.005)
         running.kill()
         running.communicate()
+        assert not (workdir / "detector.npz").exists(), "it was killed too late"
     last = process(workdir)
-    output, _ = last.communicate(timeout=300)
+    output, _ = last.communicate(timeout=900)
     assert last.returncode == 0, output
     assert "detect: continues after step" in output
     for name in ("detector.npz", "detections.json"):
-        assert (workdir / name).read_bytes() == (place / "whole" / name).read_bytes(), name
+        assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_an_evaluation_repeats_the_results(place, unbroken, tmp_path, monkeypatch):
@@ -484,11 +490,6 @@ def spoilt(content):
     """Every box is bad."""
     for each in content["annotations"]:
         each["bbox"] = [1, 1, 0, 5]
-
-
-def masks(flags):
-    """The flags for a detector of masks."""
-    return [*(f"--config.{k}={v}" for k, v in tiny_detector.TWO_STAGES.items()), *flags]
 
 
 def outlined(place, name, outline, part="train"):

@@ -35,9 +35,20 @@ def commands(page):
 
 @each_page
 def test_the_python_of_a_page_is_python(page):
-    """A block has no error of syntax; those of README.md and library.md run in test_api."""
+    """A block has no error of syntax.
+
+    Those of README.md and library.md run in test_api, of export.md in test_export, of start.md in
+    `.ci/run`; that of article.md, which downloads, runs nowhere.
+    """
     for block in pages.blocks(page):
         compile(textwrap.dedent(block), str(page), "exec")
+
+
+def test_the_page_on_budgets_prints_the_cost_of_a_network(capsys):
+    """DARTS_V2 with 20 cells and 36 channels has the article's 3.3 million parameters."""
+    (block,) = pages.blocks(DOCS / "guides" / "budget.md")
+    exec(block, {})
+    assert re.search(r"params=33\d{5}\b", capsys.readouterr().out)
 
 
 @each_page

@@ -1,6 +1,6 @@
 """The trackers of docs/library.md with the packages themselves, offline: what they are told is on disk.
 
-The packages are no part of the tests' extra, being large; `.ci/run` installs them.
+The packages are no part of the tests' extra, being large; `.ci/run` installs them for this file alone.
 """
 
 import json

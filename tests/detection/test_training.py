@@ -361,8 +361,15 @@ _REASON = gpu_program.unavailable()
 
 
 @pytest.mark.skipif(bool(_REASON), reason=_REASON)
-@pytest.mark.parametrize("head", _HEADS)
-@pytest.mark.parametrize("what", ["training", "detection"])
+@pytest.mark.parametrize(
+    "what, head",
+    [
+        *[("training", head) for head in _HEADS],
+        ("detection", "retinanet"),
+        # In test_gpu but for the masks.
+        pytest.param("detection", "mask_rcnn", marks=pytest.mark.slow),
+    ],
+)
 def test_the_programs_compile_for_two_gpus(tmp_path, what, head):
     """The whole step from bytes to new weights, and from bytes to what is found, in bfloat16."""
     own = parts(tmp_path, head)

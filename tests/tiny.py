@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,11 @@ def last_line(
 
 # Sums of at most a few hundred products in float64.
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
+
+
+def markup(report: Path) -> str:
+    """The markup of a report without the links of its terms, so that sentences are in one piece."""
+    return re.sub(r"</?a\b[^>]*>", "", report.read_text(encoding="utf-8"))
 
 
 def normal(seed, *shape, dtype=np.float64):

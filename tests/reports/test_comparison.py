@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import write_run
@@ -75,7 +76,7 @@ def test_the_distance_matrix_is_that_of_the_networks(runs, tmp_path):
 def test_the_page_draws_every_run(runs, tmp_path):
     """One curve per run, the networks cell by cell, and a warning on the group without a spread."""
     compare(tmp_path / "out", runs)
-    text = (tmp_path / "out" / "report.html").read_text()
+    text = tiny.markup(tmp_path / "out" / "report.html")
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     # Accuracy over two kinds of cost, with the two groups and the front; then curves.
     assert [len(chart["data"]) for chart in data["charts"][:4]] == [3, 3, 4, 4]
@@ -94,7 +95,7 @@ def test_latency_is_compared_where_it_was_measured(tmp_path):
     measured = found["groups"][0]["statistics"]["latency"]
     assert measured == {"mean": 1.5, "std": None, "n": 1}
     assert "1.50 ms (n = 1)" in (tmp_path / "out" / "comparison.md").read_text()
-    assert "Accuracy and latency of one image" in (tmp_path / "out" / "report.html").read_text()
+    assert "Accuracy and latency of one image" in tiny.markup(tmp_path / "out" / "report.html")
 
 
 def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):
@@ -124,7 +125,7 @@ def test_unfinished_runs_and_runs_without_networks_are_compared(runs, tmp_path):
     young = write_run(tmp_path / "young", search_epochs=0, train_epochs=0, ended=False)
     found = compare(tmp_path / "out", [runs[0], young])
     assert found["networks"] == [1]
-    assert "Not ended yet: run 2." in (tmp_path / "out" / "report.html").read_text()
+    assert "Not ended yet: run 2." in tiny.markup(tmp_path / "out" / "report.html")
 
 
 def test_runs_on_different_images_have_no_winner(tmp_path, capsys):
@@ -137,7 +138,7 @@ def test_runs_on_different_images_have_no_winner(tmp_path, capsys):
     assert "cannot be compared" not in capsys.readouterr().out
     assert not compare(tmp_path / "out", runs)["comparable"]
     assert "tested on different images (run 1, 2, 3; run 4)" in capsys.readouterr().out
-    text = (tmp_path / "out" / "report.html").read_text()
+    text = tiny.markup(tmp_path / "out" / "report.html")
     assert "cannot be compared" in text and "The best mean" not in text
     older = [write_run(tmp_path / f"o{k}", data__test_fraction=0.2 + k / 10) for k in range(2)]
     assert not compare(tmp_path / "older", older)["comparable"]

@@ -131,7 +131,7 @@ def test_a_run_leaves_what_is_promised(place, unbroken):
     data = read(unbroken / "dataset.json")
     assert data["category_ids"] == [3, 7] and len(data["mean"]) == 3
     assert any((unbroken / "tensorboard" / "detect").iterdir())
-    page = (unbroken / "report.html").read_text()
+    page = tiny.markup(unbroken / "report.html")
     for part in (
         "Detector",
         "AP by class",
@@ -206,7 +206,7 @@ def test_a_stopped_run_ends_bit_equal(place, unbroken, tmp_path, monkeypatch, ca
         patch.setattr(detection, "Checkpoints", killing(step))
         assert start(place, tmp_path / "run") == 128 + signal.SIGTERM
     assert f"SIGTERM in detect, saved at step {step}:" in capsys.readouterr().err
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = tiny.markup(tmp_path / "run" / "report.html")
     said = "no finished epoch yet" if step == 1 else "epoch 1 of 2 of the detector"
     assert said in page and "The workdir holds no genotype yet" not in page
     moved = tmp_path / "moved"
@@ -451,11 +451,11 @@ def test_the_report_of_a_running_detector(place, unbroken, tmp_path):
     shutil.copytree(unbroken, workdir)
     for name in ("summary.json", "detection.json", "detections.json", "detector.npz"):
         (workdir / name).unlink()
-    page = report.write(workdir).read_text()
+    page = tiny.markup(report.write(workdir))
     assert "epoch 2 of 2 of the detector" in page and "Average precision" in page
     assert "has reached a box AP of" in page
     (workdir / "metrics.jsonl").unlink()
-    assert "no finished epoch yet" in report.write(workdir).read_text()
+    assert "no finished epoch yet" in tiny.markup(report.write(workdir))
 
 
 def changed(place, name, change, part="train"):

@@ -1,7 +1,5 @@
 """Tests of random search."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tiny
@@ -65,7 +63,7 @@ def test_the_best_candidate_wins_and_a_second_call_trains_nothing(config, tmp_pa
     # The workdir says whose it is: report and comparison read that, another config is refused.
     read = read_run(tmp_path / "run")
     assert read.config["search.random.candidates"] == 2 and read.candidates == rows
-    words = Path(report.write(tmp_path / "run")).read_text()
+    words = tiny.markup(report.write(tmp_path / "run"))
     assert "candidate 2 of 2 of the random search" in words
     config.train.learning_rate = 0.5
     with pytest.raises(UserError, match=r"candidates of another config .*train\.learning_rate"):

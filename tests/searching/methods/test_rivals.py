@@ -265,7 +265,9 @@ def _hypergradients(net, settings, difference, variables, alphas, state, batches
 
 
 @needs_arrays
-@pytest.mark.parametrize("name", ["second_order", "second_order_momentum"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("second_order", marks=pytest.mark.slow), "second_order_momentum"]
+)
 @pytest.mark.usefixtures("library", "x64")
 def test_hypergradient_of_the_public_program(name):
     """As published, by a finite difference, and exact: the two differ by as much as their size."""

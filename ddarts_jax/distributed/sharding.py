@@ -125,12 +125,12 @@ def on_own_images(function: Callable, batches: tuple, others: tuple = ()):
     """Applies a function on each device to its own images, which XLA by itself might gather first.
 
     It does so where a further axis, such as that of `vmap`, becomes one with the axis of images, as in a
-    convolution. What is applied must treat every image by itself. It has no gradient of its own: for use
-    in rules of differentiation.
+    convolution. What is applied must treat every image by itself. With several devices it has a gradient
+    by the batches only, not by the others or what the function refers to otherwise.
 
     Args:
         function: maps the images of some arrays, and the others, to an array or a tree of them.
-        batches: arrays [B, ...], with equally many images per device.
+        batches: trees of arrays [B, ...], with equally many images per device.
         others: arrays that all devices have.
 
     Returns:
@@ -169,11 +169,7 @@ def map_images(function: Callable, *batches):
             return jax.tree.map(lambda found: found[None], function(*only))
         return jax.lax.map(lambda image: function(*image), batches)
 
-    mesh = _shared_mesh()
-    if mesh is None:
-        return own(*batches)
-    split = PartitionSpec("data")
-    return jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*batches)
+    return on_own_images(own, batches)
 
 
 def _shared_mesh():

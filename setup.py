@@ -94,6 +94,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "setuptools>=77",
+            "slipcover>=1.1",
             "submitit>=1.5.4",
         ],
     },

@@ -27,8 +27,10 @@ _CHOICES = {
     "train.augment.auto_augment": ("", "cifar10", "imagenet"),
     "search.ddarts.ablation.gradient": ("full", "none"),
     "search.ddarts.ablation.mean_gradient": ("full", "stopped"),
-    "search.ddarts.ablation.removal": ("zero", "random"),
-    "search.authors_program.ablation.removal": ("zero", "random"),
+    "search.ddarts.ablation.removal": ("zero", "bypass", "random"),
+    "search.ddarts.ablation.mean_of": ("all", "but_last"),
+    "search.ddarts.ablation.relative_to": ("mean", "spread"),
+    "search.authors_program.ablation.removal": ("zero", "bypass", "random"),
     "parse.method": ("sparse", "edge", "complete", "darts", "pairs"),
     "launcher": ("local", "slurm"),
 }

@@ -29,7 +29,11 @@ METHODS: dict[str, dict[str, Any]] = {
             "gradient": "full",  # 'none': report the loss without differentiating it
             # 'full': as in the article; 'stopped': the mean contribution is treated as a constant.
             "mean_gradient": "full",
-            "removal": "zero",  # a removed cell's output; 'random': randomly scaled
+            # A removed cell's output; 'bypass': its inputs are handed on; 'random': randomly scaled.
+            "removal": "zero",
+            # Cells of the mean contribution; 'but_last': all but the last, which contributes most.
+            "mean_of": "all",
+            "relative_to": "mean",  # what the distance from the mean is divided by; or 'spread'
         },
         "share_cells": False,  # one architecture for all normal cells, one for all reduction cells
         "microbatch": 0,  # ablated networks run at once: fewer need less memory; 0: all

@@ -25,7 +25,7 @@ from ddarts_jax.models.classification import Head, cross_entropy
 from ddarts_jax.models.edges import StackedEdges
 from ddarts_jax.models.layers import Variables, apply
 from ddarts_jax.models.relaxation import Relaxation
-from ddarts_jax.ops import backend
+from ddarts_jax.ops import backend, pooling
 
 PyTree = Any
 
@@ -68,6 +68,7 @@ class Cell(nnx.Module):
                 remat=remat,
             )
 
+        self.num_nodes = num_nodes
         self.strided = stack(strided, 2) if strided else None
         self.plain = stack(plain, 1) if plain else None
         self.strided_edges, self.plain_edges = tuple(strided), tuple(plain)
@@ -87,6 +88,16 @@ class Cell(nnx.Module):
         inputs = self.preprocess0(s0, train), self.preprocess1(s1, train)
         parts = gates[jnp.array(self.strided_edges, int)], gates[jnp.array(self.plain_edges, int)]
         return backend.choose("edges")(self.strided, self.plain, inputs, parts, train)
+
+    def bypass(self, s0, s1, train):
+        """Hands the inputs on without any edge: every node is their mean, pooled in a reduction cell.
+
+        Arguments and result are those of `__call__`, without gates.
+        """
+        node = (self.preprocess0(s0, train) + self.preprocess1(s1, train)) / 2
+        if self.strided is not None:
+            node = pooling.avg_pool(node, 2)
+        return jnp.concatenate([node] * self.num_nodes, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +154,12 @@ class Supernet:
             return apply(
                 self.cells[position], _part(variables, "cells", position), s0, s1, gates, train
             )
+
+    def bypass_cell(self, position: int, variables: Variables, s0, s1):
+        """What stands for the output of the cell at `position` where it is passed by."""
+        with jax.named_scope(f"cell/{position}"):
+            part = _part(variables, "cells", position)
+            return apply(self.cells[position], part, s0, s1, True, method="bypass")[0]
 
     def run_head(self, variables: Variables, features):
         """Maps the last cell's output to logits [B, num_classes]."""

@@ -1,8 +1,9 @@
 r"""Marginal contributions: the change of the loss due to each cell (D-DARTS section 3.2).
 
 `M_i = L_CE(C) - L_CE(C \ {C_i})`: below zero where cell i helps. Removing a cell makes its output zero
-(`removal="zero"`); `removal="random"`, as in the authors' program, replaces the cell's gates with random
-numbers instead.
+(`removal="zero"`), hands its inputs on (`removal="bypass"`), or replaces its gates with random numbers,
+as in the authors' program (`removal="random"`). With a last cell of zero a network answers the same to
+every image, so that cell's contribution dwarfs the others; that of a cell passed by need not.
 
 The N ablated networks run as a `vmap` over *streams*: stream d is the network without distinct cell d.
 Up to the position of cell d, its stream equals the full network, so a cell only sees the streams that
@@ -31,6 +32,7 @@ class Contributions(NamedTuple):
         ablated_gradient: [cells, E, columns], h = d mean_j L_CE(C \ {C_j}) / dalpha; None if not
             requested.
         accuracy: accuracy of the full network, a fraction.
+        mean_shares: [cells], share of each cell in mean(M) and mean_j; None: all have the same.
     """
 
     loss: jax.Array
@@ -38,15 +40,36 @@ class Contributions(NamedTuple):
     gradient: jax.Array
     ablated_gradient: jax.Array | None
     accuracy: jax.Array
+    mean_shares: jax.Array | None = None
 
     @property
     def marginal(self):
         """M [cells] (D-DARTS equation 3)."""
         return self.loss - self.ablated_losses
 
+    @property
+    def mean(self):
+        """The mean contribution, mean(M), a scalar."""
+        return self._averaged(self.marginal)
+
+    @property
+    def spread(self):
+        """Standard deviation of M over the cells of the mean, a scalar."""
+        return jnp.sqrt(self._averaged((self.marginal - self.mean) ** 2))
+
+    def _averaged(self, values):
+        return values.mean() if self.mean_shares is None else jnp.sum(self.mean_shares * values)
+
 
 def ablated_losses(
-    supernet: Supernet, variables: Variables, gates, outputs, labels, table=None, microbatch=0
+    supernet: Supernet,
+    variables: Variables,
+    gates,
+    outputs,
+    labels,
+    table=None,
+    bypass=False,
+    microbatch=0,
 ):
     """Cross-entropy of the network without each of its distinct cells.
 
@@ -57,6 +80,7 @@ def ablated_losses(
         outputs: outputs of the full network, from `supernet.forward`, which the streams share.
         labels: [B].
         table: None removes a cell by a zero output; [cells, E, G] replaces its gates with these numbers.
+        bypass: a removed cell hands its inputs on, see `supernet.Cell.bypass`; not with a table.
         microbatch: see `contributions`.
 
     Returns:
@@ -67,7 +91,7 @@ def ablated_losses(
     for position, distinct in enumerate(supernet.seq):
         if distinct not in streams:
             streams.append(distinct)
-        # If its output is zero, the removed cell itself need not be computed.
+        # Without a table the removed cell itself need not be computed.
         running = [d for d in streams if table is not None or d != distinct]
         removed = None if table is not None else distinct
         rows = None
@@ -80,7 +104,11 @@ def ablated_losses(
                 return supernet.run_cell(position, variables, s0, s1, own, True)[0]
 
             rows = _over_streams(run, (before_last, last), running, own, microbatch)
-        before_last, last = last, Outputs(outputs[position + 1], running, rows, removed)
+        instead = None
+        if bypass:
+            inputs = before_last.of(distinct), last.of(distinct)
+            instead = supernet.bypass_cell(position, variables, *inputs)
+        before_last, last = last, Outputs(outputs[position + 1], running, rows, removed, instead)
     features = jnp.stack([last.of(d) for d in sorted(streams)])
     logits = jax.vmap(lambda x: supernet.run_head(variables, x))(features)
     return jax.vmap(cross_entropy, in_axes=(0, None))(logits, labels)
@@ -93,18 +121,20 @@ class Outputs(NamedTuple):
         full: the output in the full network, and so in every stream that does not differ yet.
         streams: the streams that differ.
         rows: their outputs [streams, ...]; None if there are no such streams.
-        removed: the stream in which this cell's output is zero; None if there is none.
+        removed: the stream in which this cell is removed; None if there is none.
+        instead: its output there; None: zero.
     """
 
     full: jax.Array
     streams: list[int]
     rows: jax.Array | None
     removed: int | None = None
+    instead: jax.Array | None = None
 
     def of(self, stream):
         """The output in one stream."""
         if stream == self.removed:
-            return jnp.zeros_like(self.full)
+            return jnp.zeros_like(self.full) if self.instead is None else self.instead
         return self.rows[self.streams.index(stream)] if stream in self.streams else self.full
 
     def place(self, stream) -> int:
@@ -115,7 +145,8 @@ class Outputs(NamedTuple):
     def at(self, place):
         """The output at a place that is known only at run time."""
         count = len(self.streams)
-        other = jnp.where(place == count, 0, self.full)
+        instead = 0 if self.instead is None else self.instead
+        other = jnp.where(place == count, instead, self.full)
         return jnp.where(place < count, self.rows[place], other) if count else other
 
 
@@ -149,6 +180,8 @@ def contributions(
     ablate: bool = True,
     gradient: str = "full",
     table=None,
+    bypass: bool = False,
+    mean_shares=None,
     microbatch: int = 0,
 ) -> Contributions:
     """Measures every cell's contribution on one batch, with exact gradients for all cells.
@@ -169,6 +202,8 @@ def contributions(
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
         table: see `ablated_losses`.
+        bypass: likewise.
+        mean_shares: see `Contributions`.
         microbatch: number of ablated networks run at once; their activations are rematerialised,
             trading time for memory. 0: all run at once, by `vmap`, without rematerialisation.
 
@@ -185,21 +220,33 @@ def contributions(
     def ablated(alphas, outputs):
         with jax.named_scope("marginal_contributions"):
             gates = supernet.gates(alphas, progress, key)
-            return ablated_losses(supernet, variables, gates, outputs, labels, table, microbatch)
+            return ablated_losses(
+                supernet,
+                variables,
+                gates,
+                outputs,
+                labels,
+                table=table,
+                bypass=bypass,
+                microbatch=microbatch,
+            )
 
     differentiated = ablate and gradient == "full"
     if microbatch and differentiated:
         # Keeps its activations out of memory while the ablated networks run.
         full = jax.checkpoint(full)
     (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
+    if mean_shares is not None:
+        mean_shares = jnp.asarray(mean_shares, loss.dtype)
     no_outputs = jax.tree.map(jnp.zeros_like, outputs)
     if not differentiated:
         losses = ablated(alphas, outputs) if ablate else None
         (g,) = pull_back((jnp.ones_like(loss), no_outputs))
-        return sharding.mean(Contributions(loss, losses, g, None, accuracy))
+        return sharding.mean(Contributions(loss, losses, g, None, accuracy, mean_shares))
 
     losses, pull_back_ablated = jax.vjp(ablated, alphas, outputs)
-    h_ablated, through_outputs = pull_back_ablated(jnp.full_like(losses, 1 / len(losses)))
+    shares = jnp.full_like(losses, 1 / len(losses)) if mean_shares is None else mean_shares
+    h_ablated, through_outputs = pull_back_ablated(shares)
     cotangents = (
         jnp.array([1, 0], loss.dtype),
         jax.tree.map(lambda *pair: jnp.stack(pair), no_outputs, through_outputs),
@@ -208,4 +255,5 @@ def contributions(
         (both,) = jax.lax.map(pull_back, cotangents)
     else:
         (both,) = jax.vmap(pull_back)(cotangents)
-    return sharding.mean(Contributions(loss, losses, both[0], both[1] + h_ablated, accuracy))
+    h = both[1] + h_ablated
+    return sharding.mean(Contributions(loss, losses, both[0], h, accuracy, mean_shares))

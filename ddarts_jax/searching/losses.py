@@ -24,7 +24,7 @@ def zero_one_loss(alphas):
     return -jnp.mean((jax.nn.sigmoid(alphas) - 0.5) ** 2, axis=(1, 2))
 
 
-def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON):
+def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON, spread=None):
     """L_AB of a cell: how much less than the average it helps, relative to the average.
 
     `(M_i - mean(M)) / (|mean(M)| + epsilon)`: equation 4 of D-DARTS with the absolute value in the
@@ -35,11 +35,13 @@ def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON):
         contribution: M_i, [...].
         mean_contribution: mean over all cells, broadcast against `contribution`.
         epsilon: see `EPSILON`.
+        spread: standard deviation of the contributions, to divide by in place of |mean(M)|.
 
     Returns:
-        [...]; its mean over all cells is 0.
+        [...]; its mean over the cells of the mean is 0.
     """
-    return (contribution - mean_contribution) / (jnp.abs(mean_contribution) + epsilon)
+    scale = jnp.abs(mean_contribution) if spread is None else spread
+    return (contribution - mean_contribution) / (scale + epsilon)
 
 
 def beta_decay(relaxation, alphas):

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.models import supernet
 from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.contributions import contributions
@@ -48,10 +50,28 @@ def problem(seq, remat=True):
     return net, variables, alphas, images, labels
 
 
-def plain_loss(seq, alphas, removed, table):
+def plain_bypass(net, variables, position, before_last, last):
+    """The mean of a cell's two inputs for every node; in a reduction cell that of 3x3 pixels."""
+    parts = (own["cells"][position] for own in (variables.weights, variables.statistics))
+    cell = nnx.merge(net.cells[position], *parts)
+    node = (cell.preprocess0(before_last, True) + cell.preprocess1(last, True)) / 2
+    if position in net.reductions:
+        ones, sums = jnp.ones(node.shape[1:3]), []
+        for x in (node, ones[None, :, :, None]):
+            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            rows, columns = x.shape[1:3]
+            shifts = [(a, b) for a in range(3) for b in range(3)]
+            summed = sum(padded[:, a : a + rows, b : b + columns] for a, b in shifts)
+            sums.append(summed[:, ::2, ::2])
+        node = sums[0] / sums[1]
+    return jnp.tile(node, (1, 1, 1, net.num_nodes))
+
+
+def plain_loss(seq, alphas, removed, table, bypass=False):
     """L_CE of the network without the distinct cell `removed` (-1: with all).
 
-    Its output is zero; with numbers in `table`, in place of NaN, they are its gates instead.
+    Its output is zero, or with `bypass` its inputs; with numbers in `table`, in place of NaN, they are
+    its gates instead.
     """
     net, variables, _, images, labels = problem(seq)
     before_last = last = net.run_stem(variables, images, True)[0]
@@ -60,26 +80,30 @@ def plain_loss(seq, alphas, removed, table):
         gates = jnp.where(distinct == removed, jnp.nan_to_num(table[distinct]), gates)
         output = net.run_cell(position, variables, before_last, last, gates, True)[0]
         zero = (distinct == removed) & jnp.isnan(table).any()
-        before_last, last = last, jnp.where(zero, 0, output)
+        instead = plain_bypass(net, variables, position, before_last, last) if bypass else 0
+        before_last, last = last, jnp.where(zero, instead, output)
     log_p = jax.nn.log_softmax(net.run_head(variables, last))
     return -log_p[jnp.arange(len(labels)), labels].mean()
 
 
 @functools.cache
-def plain_program(seq, stopped=False):
+def plain_program(seq, stopped=False, bypass=False, but_last=False, spread=False):
     """Compiled: (alphas, table, w_AB) to the gradients, L_T and M of all cells.
 
     L_T is written as in D-DARTS section 3.2 (with the absolute value of the mean) and differentiated
-    as a whole: for each cell i, dL_T_i/dalpha_i; if `stopped` the mean is a constant.
+    as a whole: for each cell i, dL_T_i/dalpha_i; if `stopped` the mean is a constant. The mean may be
+    of all cells but the last one's, and what it divides by the spread, which is a constant.
     """
 
     def total(alphas, table, ablation_weight):
         removed = jnp.arange(-1, len(alphas))
-        full, *without = jax.lax.map(lambda i: plain_loss(seq, alphas, i, table), removed)
+        full, *without = jax.lax.map(lambda i: plain_loss(seq, alphas, i, table, bypass), removed)
         marginal = full - jnp.stack(without)
-        mean = marginal.mean()
+        of_mean = [m for cell, m in enumerate(marginal) if not (but_last and cell == seq[-1])]
+        mean = sum(of_mean) / len(of_mean)
         mean = jax.lax.stop_gradient(mean) if stopped else mean
-        ablation = (marginal - mean) / (abs(mean) + EPSILON)
+        scale = jax.lax.stop_gradient(jnp.stack(of_mean).std()) if spread else abs(mean)
+        ablation = (marginal - mean) / (scale + EPSILON)
         zero_one = -jnp.mean((jax.nn.sigmoid(alphas) - 0.5) ** 2, axis=(1, 2))
         losses = full + ZERO_ONE_WEIGHT * zero_one + ablation_weight * ablation
         return losses, (losses, marginal)
@@ -107,7 +131,7 @@ def program(seq, **ablation):
     """Compiled: a random key to the gradient and the metrics of `architecture_gradient`."""
     net, variables, alphas, images, labels = problem(seq)
     default = {"weight": ABLATION_WEIGHT, "gradient": "full", "removal": "zero"}
-    default |= {"mean_gradient": "full"}
+    default |= {"mean_gradient": "full", "mean_of": "all", "relative_to": "mean"}
     settings = ConfigDict(
         {"zero_one_weight": ZERO_ONE_WEIGHT, "ablation": default | ablation} | {"microbatch": 0}
     )
@@ -195,15 +219,20 @@ def test_random_removal_depends_on_the_key_alone():
 
 @pytest.mark.parametrize(
     ("seq", "removal", "microbatch", "remat"),
-    [(DISTINCT, "zero", 1, False), (DISTINCT, "random", 2, True), (SHARED, "zero", 1, True)],
+    [
+        (DISTINCT, "zero", 1, False),
+        (DISTINCT, "random", 2, True),
+        (SHARED, "zero", 1, True),
+        (SHARED, "bypass", 1, True),
+    ],
 )
 def test_less_memory_gives_the_same(seq, removal, microbatch, remat):
     """Some ablated networks at a time, edges kept or computed again: only rounding differs."""
     net, variables, alphas, images, labels = problem(seq, remat)
     table = jax.random.uniform(jax.random.key(0), alphas.shape, alphas.dtype)
-    grouped = jax.jit(functools.partial(contributions, net, microbatch=microbatch))(
-        variables, alphas, images, labels, table=table if removal == "random" else None
-    )
+    grouped = jax.jit(
+        functools.partial(contributions, net, microbatch=microbatch, bypass=removal == "bypass")
+    )(variables, alphas, images, labels, table=table if removal == "random" else None)
     expected, measured = architecture_gradient(seq, removal=removal)
     np.testing.assert_allclose(grouped.marginal, measured["marginal_contribution"], atol=1e-12)
     gradient = ddarts.gradient_parts(grouped, alphas, ABLATION_WEIGHT, ZERO_ONE_WEIGHT).total
@@ -222,6 +251,38 @@ def test_a_mean_that_is_a_constant(seq):
     assert (measured["factor_ablated"] == 0).all()
     full = architecture_gradient(seq)[1]
     assert (full["factor_ablated"] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("seq", "plain", "options"),
+    [
+        (DISTINCT, {"bypass": True}, {"removal": "bypass"}),
+        (SHARED, {"but_last": True}, {"mean_of": "but_last"}),
+        (DISTINCT, {"spread": True}, {"relative_to": "spread"}),
+        (
+            SHARED,
+            {"bypass": True, "but_last": True, "spread": True},
+            {"removal": "bypass", "mean_of": "but_last", "relative_to": "spread"},
+        ),
+    ],
+)
+def test_other_ablation_losses_equal_the_plainly_written_ones(seq, plain, options):
+    """A cell passed by, the last cell left out of the mean, the spread in place of the mean."""
+    alphas = problem(seq)[2]
+    table = jnp.full(alphas.shape, jnp.nan)
+    expected, losses, marginal = plain_program(seq, **plain)(alphas, table, ABLATION_WEIGHT)
+    gradient, measured = architecture_gradient(seq, **options)
+    np.testing.assert_allclose(measured["marginal_contribution"], marginal, atol=1e-11)
+    np.testing.assert_allclose(measured["loss_total"], losses, atol=1e-9)
+    np.testing.assert_allclose(gradient, expected, atol=1e-9 * np.abs(expected).max())
+    usual = plain_answers(seq)[0]
+    assert np.abs(usual - expected).max() > 1e-3 * np.abs(expected).max()
+
+
+def test_a_mean_of_no_cell_is_refused():
+    """Where all cells share one architecture there is none but the last."""
+    with pytest.raises(UserError, match="leaves no cell for the mean"):
+        architecture_gradient((0, 0), mean_of="but_last")
 
 
 @pytest.mark.parametrize("mean_gradient", ["full", "stopped"])

@@ -3,12 +3,15 @@
 `L_T_i = L_CE + w_01 L_01_i + w_AB L_AB_i`, and alpha_i gets exactly dL_T_i / dalpha_i.
 """
 
+import functools
 import logging
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.searching import bilevel
@@ -42,12 +45,47 @@ class Parts(NamedTuple):
         return self.cross_entropy + self.zero_one + self.ablation
 
 
+def mean_shares(net: Supernet, mean_of: str) -> np.ndarray | None:
+    """The share of each distinct cell in the mean contribution, [cells]; None: equal ones.
+
+    Args:
+        net: structure.
+        mean_of: `config.search.ddarts.ablation.mean_of`.
+
+    Raises:
+        UserError: the mean would be of no cell.
+    """
+    if mean_of == "all":
+        return None
+    cells = np.arange(net.alphas_shape[0]) != net.seq[-1]
+    if not cells.any():
+        raise UserError(
+            "config.search.ddarts.ablation.mean_of='but_last' leaves no cell for the mean, as all cells "
+            "share one architecture: use 'all'."
+        )
+    return cells / cells.sum()
+
+
+def relative_loss(measured: Contributions, relative_to: str, contribution, mean):
+    """L_AB of a cell with a contribution, both [...].
+
+    Args:
+        measured: contributions of all cells; their spread counts as a constant.
+        relative_to: "mean" or "spread", what the distance from the mean is divided by.
+        contribution: M_i.
+        mean: mean(M).
+    """
+    spread = measured.spread if relative_to == "spread" else None
+    return ablation_loss(contribution, mean, spread=spread)
+
+
 def gradient_parts(
     measured: Contributions,
     alphas,
     ablation_weight,
     zero_one_weight,
     mean_gradient="full",
+    relative_to="mean",
     of_candidates=lambda alphas: alphas,
 ) -> Parts:
     """Differentiates every cell's own loss by its own alphas.
@@ -59,6 +97,7 @@ def gradient_parts(
         zero_one_weight: w_01.
         mean_gradient: "full" differentiates mean(M) too, which needs `measured.ablated_gradient`: without
             it L_AB has no gradient. "stopped" takes mean(M) as a constant.
+        relative_to: see `relative_loss`.
         of_candidates: takes the alphas of candidates, which alone have a zero-one loss.
     """
     # L_01 of a cell depends only on that cell's alphas, so the sum's gradient contains each cell's own.
@@ -67,10 +106,8 @@ def gradient_parts(
     if measured.ablated_losses is None or (h is None and mean_gradient == "full"):
         none = jnp.zeros(len(alphas), g.dtype)
         return Parts(g, zero_one, jnp.zeros_like(g), 1 + none, none)
-    marginal = measured.marginal
-    by_own, by_mean = jax.vmap(jax.grad(ablation_loss, argnums=(0, 1)), in_axes=(0, None))(
-        marginal, marginal.mean()
-    )
+    differentiated = jax.grad(functools.partial(relative_loss, measured, relative_to), (0, 1))
+    by_own, by_mean = jax.vmap(differentiated, in_axes=(0, None))(measured.marginal, measured.mean)
     per_cell = (slice(None), None, None)
     if mean_gradient == "stopped":
         by_mean = jnp.zeros_like(by_mean)
@@ -91,6 +128,8 @@ def measure(
     key,
     gradient,
     progress=1.0,
+    mean_of="all",
+    relative_to="mean",
 ):
     """Measures the full and, unless w_AB is 0, the ablated networks on one batch.
 
@@ -105,6 +144,8 @@ def measure(
         key: random key of what is drawn: dropout, and the gates of `ablation.removal = "random"`.
         gradient: gradient of the ablated networks, "full" or "none"; see `contributions`.
         progress: see `Relaxation.gates`.
+        mean_of: see `mean_shares`.
+        relative_to: see `relative_loss`.
 
     Returns:
         `Contributions`, and a dict of metrics: scalars `loss` (L_CE on this split) and `accuracy`;
@@ -129,6 +170,8 @@ def measure(
         ablate=ablation.weight != 0,
         gradient=gradient,
         table=table,
+        bypass=ablation.removal == "bypass",
+        mean_shares=mean_shares(net, mean_of),
         microbatch=options.microbatch,
     )
     zero_one = zero_one_loss(net.relaxation.of_candidates(alphas))
@@ -136,7 +179,7 @@ def measure(
     metrics = {"loss": measured.loss, "accuracy": measured.accuracy, "loss_zero_one": zero_one}
     if ablation.weight != 0:
         marginal = measured.marginal
-        relative = ablation_loss(marginal, marginal.mean())
+        relative = relative_loss(measured, relative_to, marginal, measured.mean)
         total += ablation.weight * relative
         metrics |= {"marginal_contribution": marginal, "loss_ablation": relative}
     metrics["loss_total"] = total
@@ -157,11 +200,14 @@ def architecture_gradient(net: Supernet, variables, alphas, images, labels, cont
         *(net, variables, alphas, images, labels, options, context.key),
         "full" if through_mean else "none",
         context.progress,
+        mean_of=ablation.mean_of,
+        relative_to=ablation.relative_to,
     )
     stopped = "stopped" if ablation.gradient == "full" and not through_mean else "full"
     parts = gradient_parts(
         *(measured, alphas, ablation.weight, options.zero_one_weight),
         mean_gradient=stopped,
+        relative_to=ablation.relative_to,
         of_candidates=net.relaxation.of_candidates,
     )
     metrics |= {

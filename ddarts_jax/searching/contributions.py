@@ -49,7 +49,7 @@ class Contributions(NamedTuple):
 
     @property
     def mean(self):
-        """The mean contribution, mean(M), a scalar."""
+        """The mean contribution, a scalar."""
         return self._averaged(self.marginal)
 
     @property

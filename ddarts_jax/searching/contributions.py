@@ -179,10 +179,9 @@ def contributions(
     key=None,
     ablate: bool = True,
     gradient: str = "full",
-    table=None,
-    bypass: bool = False,
     mean_shares=None,
     microbatch: int = 0,
+    **removal,
 ) -> Contributions:
     """Measures every cell's contribution on one batch, with exact gradients for all cells.
 
@@ -201,11 +200,10 @@ def contributions(
         key: likewise.
         ablate: False skips the ablated networks (w_AB = 0).
         gradient: "full", or "none" to measure the ablated networks without differentiating them.
-        table: see `ablated_losses`.
-        bypass: likewise.
         mean_shares: see `Contributions`.
         microbatch: number of ablated networks run at once; their activations are rematerialised,
             trading time for memory. 0: all run at once, by `vmap`, without rematerialisation.
+        **removal: `table` or `bypass` of `ablated_losses`.
 
     Returns:
         `Contributions`.
@@ -220,24 +218,14 @@ def contributions(
     def ablated(alphas, outputs):
         with jax.named_scope("marginal_contributions"):
             gates = supernet.gates(alphas, progress, key)
-            return ablated_losses(
-                supernet,
-                variables,
-                gates,
-                outputs,
-                labels,
-                table=table,
-                bypass=bypass,
-                microbatch=microbatch,
-            )
+            network = supernet, variables, gates, outputs
+            return ablated_losses(*network, labels, microbatch=microbatch, **removal)
 
     differentiated = ablate and gradient == "full"
     if microbatch and differentiated:
         # Keeps its activations out of memory while the ablated networks run.
         full = jax.checkpoint(full)
     (loss, outputs), pull_back, accuracy = jax.vjp(full, alphas, has_aux=True)
-    if mean_shares is not None:
-        mean_shares = jnp.asarray(mean_shares, loss.dtype)
     no_outputs = jax.tree.map(jnp.zeros_like, outputs)
     if not differentiated:
         losses = ablated(alphas, outputs) if ablate else None

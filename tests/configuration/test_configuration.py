@@ -324,6 +324,8 @@ def test_the_resolved_config_is_readable_json(tmp_path):
     assert read["search"]["ddarts"]["ablation"] == {
         "gradient": "full",
         "mean_gradient": "full",
+        "mean_of": "all",
+        "relative_to": "mean",
         "removal": "zero",
         "weight": 0.5,
     }

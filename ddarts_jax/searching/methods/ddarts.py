@@ -45,12 +45,13 @@ class Parts(NamedTuple):
         return self.cross_entropy + self.zero_one + self.ablation
 
 
-def mean_shares(net: Supernet, mean_of: str) -> np.ndarray | None:
+def mean_shares(net: Supernet, mean_of: str, dtype):
     """The share of each distinct cell in the mean contribution, [cells]; None: equal ones.
 
     Args:
         net: structure.
         mean_of: `config.search.ddarts.ablation.mean_of`.
+        dtype: of the losses.
 
     Raises:
         UserError: the mean would be of no cell.
@@ -63,7 +64,7 @@ def mean_shares(net: Supernet, mean_of: str) -> np.ndarray | None:
             "config.search.ddarts.ablation.mean_of='but_last' leaves no cell for the mean, as all cells "
             "share one architecture: use 'all'."
         )
-    return cells / cells.sum()
+    return jnp.asarray(cells / cells.sum(), dtype)
 
 
 def relative_loss(measured: Contributions, relative_to: str, contribution, mean):
@@ -171,7 +172,7 @@ def measure(
         gradient=gradient,
         table=table,
         bypass=ablation.removal == "bypass",
-        mean_shares=mean_shares(net, mean_of),
+        mean_shares=mean_shares(net, mean_of, alphas.dtype),
         microbatch=options.microbatch,
     )
     zero_one = zero_one_loss(net.relaxation.of_candidates(alphas))

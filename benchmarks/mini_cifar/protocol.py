@@ -1,4 +1,4 @@
-"""What the parts of mini-CIFAR share: the methods, where runs and results are, networks of equal cost."""
+"""What the parts of mini-CIFAR share: methods, factors, where results are, networks of equal cost."""
 
 import hashlib
 import json
@@ -62,16 +62,47 @@ METHODS = {
     ),
 }
 
+# What of D-DARTS makes it so: one change at a time of this method, with which they are compared. Its
+# alphas stand still in the first epoch, as without that no form of the losses decides anything here.
+BASE = "ddarts_warm"
+
+
+def _factor(title: str, key: str, value: Any) -> Method:
+    return Method(title, METHODS[BASE].changes | {f"search.{key}": value})
+
+
+_ABLATION = "ddarts.ablation"
+FACTORS = {
+    "cold": _factor("alphas move from the start", "warmup_epochs", 0),
+    "bypass": _factor("a removed cell hands its inputs on", f"{_ABLATION}.removal", "bypass"),
+    "but_last": _factor("a mean without the last cell", f"{_ABLATION}.mean_of", "but_last"),
+    "mean_stopped": _factor("the mean is a constant", f"{_ABLATION}.mean_gradient", "stopped"),
+    "spread": _factor("relative to the spread", f"{_ABLATION}.relative_to", "spread"),
+    **{
+        f"ablation_{weight:g}": _factor(f"w_AB = {weight:g}", f"{_ABLATION}.weight", weight)
+        for weight in (0.0, 0.25, 1.0)  # and 0.5
+    },
+    **{
+        f"zero_one_{weight:g}": _factor(f"w_01 = {weight:g}", "ddarts.zero_one_weight", weight)
+        for weight in (0.0, 0.5, 1.0, 3.0)  # and 7
+    },
+    **{
+        f"alphas_{rate:g}": _factor(f"alphas' rate {rate:g}", "alphas.learning_rate", rate)
+        for rate in (0.01, 0.04)  # and 0.02; at the end 0.008 for all
+    },
+}
+ALL = METHODS | FACTORS
+
 
 def config_of(method: str, seed: int, changes: dict[str, Any] | None = None) -> ConfigDict:
     """Returns the config of a method.
 
     Args:
-        method: key of `METHODS`.
+        method: key of `ALL`.
         seed: of all randomness; of one seed all methods see the same halves and the same order of images.
         changes: {dotted key: value} besides.
     """
-    return configuration.load(CONFIG, METHODS[method].changes | {"seed": seed} | (changes or {}))
+    return configuration.load(CONFIG, ALL[method].changes | {"seed": seed} | (changes or {}))
 
 
 def fingerprint() -> str:
@@ -88,7 +119,7 @@ def fingerprint() -> str:
 
 def is_current(result: dict) -> bool:
     """Whether a result is of the present protocol, and of the method as it is now."""
-    changes = METHODS[result["method"]].changes if result["method"] in METHODS else None
+    changes = ALL[result["method"]].changes if result["method"] in ALL else None
     return (result["protocol"], result["changes"]) == (fingerprint(), changes)
 
 
@@ -108,19 +139,21 @@ def nearest_channels(params_of: Callable[[int], int]) -> int:
 
 def result_file(method: str, seed: int) -> Path:
     """Returns where the result of a method with a seed is, once there is one."""
-    return RESULTS / f"{method}_{seed}.json"
+    folder = RESULTS / "factors" if method in FACTORS else RESULTS
+    return folder / f"{method}_{seed}.json"
 
 
 def read_results() -> dict[str, dict[int, dict]]:
     """Reads all results.
 
     Returns:
-        {method: {seed: result}}, in the order of `METHODS`; methods without a result are left out.
+        {method: {seed: result}}, in the order of `ALL`; methods without a result are left out.
 
     Raises:
         UserError: they are not all of the present protocol, or not of the same images.
     """
-    found = {path: read_json(path, "Result") for path in sorted(RESULTS.glob("*.json"))}
+    paths = sorted([*RESULTS.glob("*.json"), *RESULTS.glob("factors/*.json")])
+    found = {path: read_json(path, "Result") for path in paths}
     if former := [path for path, result in found.items() if not is_current(result)]:
         raise UserError(f"{former[0]} is of another protocol than the present one: delete it.")
     if len(images := {result["images"] for result in found.values()}) > 1:
@@ -128,7 +161,7 @@ def read_results() -> dict[str, dict[int, dict]]:
             f"The results in {RESULTS} are of different images (checksums {', '.join(sorted(images))}), "
             "so they cannot be compared: delete those of one."
         )
-    grouped = {method: {} for method in METHODS}
+    grouped = {method: {} for method in ALL}
     for each in found.values():
         grouped[each["method"]][each["seed"]] = each
     return {method: dict(sorted(own.items())) for method, own in grouped.items() if own}

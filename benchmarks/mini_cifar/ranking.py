@@ -125,7 +125,7 @@ def text() -> str:
     lines += ["| supernet | networks | measure | Kendall's tau | 95% interval |", "|" + "---|" * 5]
     for path in found:
         content = read_json(path, "Ranking")
-        title = f"{protocol.METHODS[content['method']].title}, seed {content['seed']}"
+        title = f"{protocol.ALL[content['method']].title}, seed {content['seed']}"
         for key, name in MEASURES.items():
             tau, low, high = (content["correlations"][key][k] for k in ("tau", "low", "high"))
             cells = (

@@ -94,7 +94,7 @@ def measured(method: str, seed: int) -> dict:
         "method": method,
         "seed": seed,
         "protocol": protocol.fingerprint(),
-        "changes": protocol.METHODS[method].changes,
+        "changes": protocol.ALL[method].changes,
         "images": run.data["images_checksum"],
         "genotype": repr(genotype),
         "channels": config.train.channels,
@@ -108,7 +108,7 @@ def measured(method: str, seed: int) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("method", choices=protocol.METHODS)
+    parser.add_argument("method", choices=protocol.ALL)
     parser.add_argument("seed", type=int)
     arguments = parser.parse_args(argv)
     path = protocol.result_file(arguments.method, arguments.seed)
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Stopped, KeyboardInterrupt):
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     write_json(path, result | harness.record() | {"load_after": round(os.getloadavg()[0], 1)})
     print(f"{path}: test accuracy {100 * result['test_accuracy']:.2f}%")
     return 0

@@ -1,10 +1,10 @@
 """Makes all results that are missing, one after the other, until the hours are over.
 
-    python benchmarks/mini_cifar/run_all.py [--seeds 6] [--hours 8] [--jobs 1]
+    python benchmarks/mini_cifar/run_all.py [--factors] [--seeds 6] [--hours 8] [--jobs 1]
 
 All methods with seed 0, then all with seed 1 and so on, so that the table fills evenly; at last the
-random networks of ranking.py. Each is a process of run.py, whose output goes to
-`runs/mini_cifar/METHOD_SEED.log`. When the hours are over, or after a signal, what is in progress is
+random networks of ranking.py. With --factors, the factor study and what it is compared with, 4 seeds.
+Each is a process of run.py, whose output goes to `runs/mini_cifar/METHOD_SEED.log`. When the hours are over, or after a signal, what is in progress is
 saved; the same command continues.
 """
 
@@ -35,10 +35,12 @@ class Pair(NamedTuple):
         return f"{self.method}_{self.seed}"
 
 
-def planned(seeds: int) -> Iterator[Pair]:
+def planned(seeds: int, factors: bool = False) -> Iterator[Pair]:
     """Yields what there is to run, in this order, whether it has a result or not."""
-    yield from (Pair(method, seed) for seed in range(seeds) for method in protocol.METHODS)
-    yield from (Pair(protocol.CHANCE, seed) for seed in range(seeds, protocol.NETWORKS))
+    methods = (protocol.BASE, *protocol.FACTORS) if factors else protocol.METHODS
+    yield from (Pair(method, seed) for seed in range(seeds) for method in methods)
+    if not factors:
+        yield from (Pair(protocol.CHANCE, seed) for seed in range(seeds, protocol.NETWORKS))
 
 
 def missing(pairs: Iterable[Pair]) -> list[Pair]:
@@ -90,7 +92,8 @@ def run(pairs: list[Pair], jobs: int, over: Callable[[], bool]) -> list[Pair]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 1 if a run failed, 2 without images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=6, help="of each method (default: 6)")
+    parser.add_argument("--factors", action="store_true", help="the factor study")
+    parser.add_argument("--seeds", type=int, help="of each (default: 6; 4 of each factor)")
     parser.add_argument("--hours", type=float, default=8, help="to run (default: 8)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     arguments = parser.parse_args(argv)
@@ -98,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: there is no {protocol.IMAGES}: images.py makes it.", file=sys.stderr)
         return 2
     deadline = time.monotonic() + 3600 * arguments.hours
-    pairs = missing(planned(arguments.seeds))
+    seeds = arguments.seeds or (4 if arguments.factors else 6)
+    pairs = missing(planned(seeds, arguments.factors))
     with Signals() as signals:
         failed = run(pairs, arguments.jobs, lambda: signals.received or time.monotonic() > deadline)
     print(f"{len(missing(pairs))} of {len(pairs)} results are still missing")

@@ -2,7 +2,7 @@
 
     python benchmarks/mini_cifar/table.py
 
-Writes `results/README.md`, `results/accuracy.svg` and `results/accuracy.png`.
+Writes `results/README.md`, and `accuracy.svg` and `accuracy.png` in `results/` and `results/factors/`.
 """
 
 import statistics
@@ -22,23 +22,24 @@ from ddarts_jax.files import write_text
 from ddarts_jax.reports.palette import COLOURS, INK
 
 HEADER = (
-    *("method", "n", "test accuracy, %", "difference to chance", "95% interval", "p, corrected"),
-    *("its n", "best epoch, %", "parameters off, %", "million MACs", "search, s", "search, CPU s"),
-    *("supernet, %", "its mask, %"),
+    *("", "n", "test accuracy, %", "difference", "95% interval", "p, corrected", "its n"),
+    *("best epoch, %", "parameters off, %", "million MACs", "search, s", "search, CPU s"),
+    *("supernet, %", "its mask, %", "decided, %"),
 )
 NOTES = """\
 Accuracy after the last epoch on all test images: mean ± sample standard deviation over n seeds; "best
-epoch" is the mean of the largest of all epochs, a maximum over the test images. Differences are of the
-same seeds, in points; their interval is Student's t, and p (two-sided, paired t test) is corrected for
-all comparisons of this table by Holm. "Parameters off": mean size of the deviation from the target.
+epoch" is the mean of the largest of all epochs, a maximum over the test images. Differences are to the
+first row, of the same seeds, in points; their interval is Student's t, and p (two-sided, paired t test)
+is corrected for all comparisons of a table by Holm. "Parameters off": mean size of the deviation from the target.
 "Search": seconds of all epochs on the machine as it was, then CPU seconds with compiling, of runs that
 were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half of the training images, with
 all gates and with those of the found network alone; of random search that of the best candidate there.
+"Decided": share of the gates above 0.9 or below 0.1.
 """
 
 
 class Comparison(NamedTuple):
-    """A method against chance, over the seeds that both have; in fractions.
+    """A method against another, over the seeds that both have; in fractions.
 
     Attributes:
         count: of these seeds.
@@ -54,10 +55,10 @@ class Comparison(NamedTuple):
     p: float | None = None
 
 
-def compared(own: dict[int, dict], chance: dict[int, dict]) -> Comparison | None:
+def compared(own: dict[int, dict], other: dict[int, dict]) -> Comparison | None:
     """Compares two methods' test accuracies seed by seed; None where they share no seed."""
     differences = [
-        own[seed]["test_accuracy"] - chance[seed]["test_accuracy"] for seed in own if seed in chance
+        own[seed]["test_accuracy"] - other[seed]["test_accuracy"] for seed in own if seed in other
     ]
     if not differences:
         return None
@@ -80,13 +81,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def comparisons(results: dict[str, dict[int, dict]]) -> dict[str, tuple[Comparison, float | None]]:
-    """Returns of every method but chance its comparison and, where it has one, the corrected p."""
-    chance = results.get(protocol.CHANCE, {})
+def comparisons(
+    results: dict[str, dict[int, dict]], reference: str
+) -> dict[str, tuple[Comparison, float | None]]:
+    """Returns of every method but one its comparison with that and, where it has one, the corrected p."""
     found = {
         method: comparison
         for method, own in results.items()
-        if method != protocol.CHANCE and (comparison := compared(own, chance))
+        if method != reference and (comparison := compared(own, results.get(reference, {})))
     }
     tested = [method for method, comparison in found.items() if comparison.p is not None]
     corrected = dict(zip(tested, holm([found[method].p for method in tested])))
@@ -121,7 +123,7 @@ def row(method: str, own: dict[int, dict], comparison: tuple | None) -> list[str
         best = [{"best": max(run["search"]["candidates"])} for run in runs]
         supernet = mean_of(best, "best", scale=100)
     return [
-        *(protocol.METHODS[method].title, str(len(runs)), said, *against),
+        *(protocol.ALL[method].title, str(len(runs)), said, *against),
         mean_of(runs, "test_accuracy_best_epoch", scale=100, digits=2),
         mean_of(runs, "params_off", scale=100),
         mean_of(runs, "macs", scale=1e-6, digits=2),
@@ -129,27 +131,55 @@ def row(method: str, own: dict[int, dict], comparison: tuple | None) -> list[str
         mean_of(runs, "search", "cpu_seconds", digits=0),
         supernet,
         mean_of(runs, "search", "discrete_accuracy", scale=100),
+        mean_of(runs, "search", "decided", scale=100),
     ]
 
 
 def text_of(results: dict[str, dict[int, dict]]) -> str:
     """Returns the page of the results."""
-    against = comparisons(results)
+    some = next(iter(next(iter(results.values())).values()))
+    machines = sorted(
+        {
+            f"{run['versions']['device']} (JAX {run['versions']['jax']})"
+            for own in results.values()
+            for run in own.values()
+        }
+    )
+    sections = [
+        "# Mini-CIFAR: the methods\n",
+        lines_of(methods_in(results), protocol.CHANCE),
+        f"\n{NOTES}",
+        f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
+        "![Test accuracy by method](accuracy.svg)\n",
+    ]
+    if factors := factors_in(results):
+        sections += [
+            "## One change at a time\n",
+            "Each row changes one thing of the first, with which it is compared, columns as above.\n",
+            lines_of(factors, protocol.BASE),
+            "\n![Test accuracy by change](factors/accuracy.svg)\n",
+        ]
+    return "\n".join([*sections, ranking.text()])
+
+
+def methods_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]:
+    """Returns the results of methods alone."""
+    return {method: own for method, own in results.items() if method in protocol.METHODS}
+
+
+def factors_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]:
+    """Returns the results of the factor study, first what it is compared with; empty without any."""
+    own = {method: found for method, found in results.items() if method in protocol.FACTORS}
+    base = {protocol.BASE: results[protocol.BASE]} if own and protocol.BASE in results else {}
+    return base | own
+
+
+def lines_of(results: dict[str, dict[int, dict]], reference: str) -> str:
+    """Returns the table of some results, compared with those of one method."""
+    against = comparisons(results, reference)
     rows = [row(method, own, against.get(method)) for method, own in results.items()]
     lines = [HEADER, ["---"] * len(HEADER), *rows]
-    some = next(iter(next(iter(results.values())).values()))
-    versions = some["versions"]
-    return "\n".join(
-        [
-            "# Mini-CIFAR: the methods\n",
-            *(f"| {' | '.join(line)} |" for line in lines),
-            f"\n{NOTES}",
-            f"Images {some['images']}, protocol {some['protocol']}; JAX {versions['jax']}, "
-            f"{versions['device']}.\n",
-            "![Test accuracy by method](accuracy.svg)\n",
-            ranking.text(),
-        ]
-    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(results: dict[str, dict[int, dict]]) -> Figure:
@@ -162,7 +192,7 @@ def draw(results: dict[str, dict[int, dict]]) -> Figure:
         if len(found) > 1:
             half = scipy.stats.sem(found) * scipy.stats.t.ppf(0.975, len(found) - 1)
             axes.errorbar(found.mean(), place + 0.25, xerr=half, fmt="|", color=INK, capsize=3)
-    titles = [f"{protocol.METHODS[name].title}, n = {len(own)}" for name, own in results.items()]
+    titles = [f"{protocol.ALL[name].title}, n = {len(own)}" for name, own in results.items()]
     axes.set_yticks(range(len(results)), titles)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, %")
@@ -184,11 +214,15 @@ def main() -> int:
         return 2
     text = text_of(results)
     write_text(protocol.RESULTS / "README.md", text)
-    figure = draw(results)
-    # Text stays text. A fixed salt and no date: equal pictures, equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mini_cifar"}):
-        figure.savefig(protocol.RESULTS / "accuracy.svg", metadata={"Date": None})
-    figure.savefig(protocol.RESULTS / "accuracy.png", dpi=150)
+    for folder, own in (("", methods_in(results)), ("factors", factors_in(results))):
+        if not own:
+            continue
+        figure = draw(own)
+        # Text stays text. A fixed salt and no date: equal pictures, equal files.
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mini_cifar"}):
+            path = protocol.RESULTS / folder / "accuracy.svg"
+            figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), dpi=150)
     print(text)
     return 0
 

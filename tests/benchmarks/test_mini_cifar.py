@@ -53,7 +53,7 @@ def write_result(method, seed, accuracy, **changes):
         "method": method,
         "seed": seed,
         "protocol": protocol.fingerprint(),
-        "changes": protocol.METHODS[method].changes,
+        "changes": protocol.ALL[method].changes,
         "images": "0123",
         "genotype": repr(random_genotype(seed)),
         "params_off": -0.02,
@@ -63,7 +63,9 @@ def write_result(method, seed, accuracy, **changes):
         "search": {} if method == protocol.CHANCE else search,
         "versions": {"jax": "0.10.2", "device": "cpu"},
     }
-    protocol.result_file(method, seed).write_text(json.dumps(result | changes))
+    path = protocol.result_file(method, seed)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result | changes))
 
 
 # ---------------------------------------------------------------- images
@@ -144,6 +146,18 @@ def test_every_method_is_a_config_that_the_program_takes():
     assert {config.seed for config in found.values()} == {3}
     assert found["ddarts_partial"].search.channels % 4 == 0
     assert found["pc_darts"].search.warmup_epochs < found["pc_darts"].search.epochs
+
+
+def test_a_factor_changes_one_thing_of_the_base():
+    """Each another one, and all are values that the program takes."""
+    base = configuration.flatten(protocol.config_of(protocol.BASE, 3))
+    changes = set()
+    for name in protocol.FACTORS:
+        own = configuration.flatten(protocol.config_of(name, 3))
+        ((key, value),) = {key: value for key, value in own.items() if value != base[key]}.items()
+        changes.add((key, value))
+    assert len(changes) == len(protocol.FACTORS)
+    assert not set(protocol.FACTORS) & set(protocol.METHODS)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +255,8 @@ def test_the_queue_fills_the_table_evenly_and_skips_what_is_there(places):
     assert pairs[2 * len(methods) :] == [("random", seed) for seed in range(2, protocol.NETWORKS)]
     write_result("darts", 1, 0.5)
     assert set(pairs) - set(run_all.missing(pairs)) == {("darts", 1)}
+    factors = list(run_all.planned(2, factors=True))
+    assert factors[0] == (protocol.BASE, 0) and len(factors) == 2 * (1 + len(protocol.FACTORS))
 
 
 def started(monkeypatch, code):
@@ -302,7 +318,7 @@ def test_the_table_is_that_of_scipy(places):
             write_result(method, seed, value)
     results = protocol.read_results()
     p_values = {}
-    for method, (found, _) in table.comparisons(results).items():
+    for method, (found, _) in table.comparisons(results, "random").items():
         own = accuracies[method]
         test = scipy.stats.ttest_rel(own, accuracies["random"][: len(own)])
         interval = test.confidence_interval()
@@ -311,7 +327,7 @@ def test_the_table_is_that_of_scipy(places):
         p_values[method] = test.pvalue
     assert list(p_values) == ["darts", "ddarts"]
     smaller, larger = sorted(p_values.values())
-    corrected = sorted(p for _, p in table.comparisons(results).values())
+    corrected = sorted(p for _, p in table.comparisons(results, "random").values())
     assert corrected == pytest.approx([2 * smaller, max(2 * smaller, larger)])
     text = table.text_of(results)
     mean, deviation = 100 * accuracies["darts"].mean(), 100 * accuracies["darts"].std(ddof=1)
@@ -334,6 +350,21 @@ def test_one_run_has_no_spread_and_no_interval(places, capsys):
     assert "| random search | 1 |" in text and "| 30.0 | - |" in text
     assert (protocol.RESULTS / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert "DARTS, n = 2" in (protocol.RESULTS / "accuracy.svg").read_text()
+
+
+def test_factors_are_compared_with_their_base(places, capsys):
+    """In a table and a picture of their own, beside that of the methods."""
+    for seed, accuracy in enumerate((0.5, 0.6)):
+        write_result("random", seed, 0.4)
+        write_result(protocol.BASE, seed, accuracy)
+        write_result("bypass", seed, accuracy + 0.02)
+    assert table.main() == 0
+    methods, factors = capsys.readouterr().out.split("## One change at a time")
+    assert "hands its inputs on" not in methods and "| chance | 2 |" in methods
+    assert "chance" not in factors
+    assert "| a removed cell hands its inputs on | 2 | 57.00 ± 7.07 | +2.00 |" in factors
+    picture = (protocol.RESULTS / "factors" / "accuracy.svg").read_text()
+    assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
 
 
 # ---------------------------------------------------------------- ranking

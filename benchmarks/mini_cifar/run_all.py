@@ -4,8 +4,8 @@
 
 All methods with seed 0, then all with seed 1 and so on, so that the table fills evenly; at last the
 random networks of ranking.py. With --factors, the factor study and what it is compared with, 4 seeds.
-Each is a process of run.py, whose output goes to `runs/mini_cifar/METHOD_SEED.log`. When the hours are over, or after a signal, what is in progress is
-saved; the same command continues.
+Each is a process of run.py, whose output goes to `runs/mini_cifar/METHOD_SEED.log`. When the hours are
+over, or after a signal, what is in progress is saved; the same command continues.
 """
 
 import argparse

@@ -31,8 +31,8 @@ Accuracy after the last epoch on all test images: mean ± sample standard deviat
 epoch" is the mean of the largest of all epochs, a maximum over the test images. Differences are to the
 first row, of the same seeds, in points; their interval is Student's t, and p (two-sided, paired t test)
 is corrected for all comparisons of a table by Holm. "Parameters off": mean size of the deviation from
-the target. "Search": seconds of all epochs on the machine as it was, then CPU seconds with compiling, of runs that
-were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half of the training images, with
+the target. "Search": seconds of all epochs on the machine as it was, then CPU seconds with compiling, of
+runs that were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half of the training images, with
 all gates and with those of the found network alone; of random search that of the best candidate there.
 "Decided": share of the gates above 0.9 or below 0.1.
 """

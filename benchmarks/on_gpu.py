@@ -6,7 +6,7 @@
 
 Step K writes OUTPUT/K_name.json (machine, date, command, the last line that the command printed) and
 K_name.log. A step that has a result is skipped, so the same command continues after an interruption, also
-on another machine that sees the same OUTPUT. The search and the training stop by themselves after
+on another machine that sees the same OUTPUT. Searches, trainings and studies stop by themselves after
 `--seconds` and continue the next time, until they have ended. CIFAR-10 is read from --data, a directory
 of tensorflow-datasets; step 2 needs PyTorch.
 """
@@ -60,7 +60,8 @@ class Step(NamedTuple):
         name: of its files.
         what: description for the list.
         command: arguments of Python; "{output}" and "{data}" are replaced.
-        workdir: of a run that may take several calls to end; empty: the command ends by itself.
+        workdir: of a run that may take several calls to end; empty: it is not a run of the program.
+        study: whether it is many runs, which take several calls, in a folder of their own.
         devices: how many it needs at least.
     """
 
@@ -68,6 +69,7 @@ class Step(NamedTuple):
     what: str
     command: tuple[str, ...]
     workdir: str = ""
+    study: bool = False
     devices: int = 1
 
 
@@ -155,6 +157,28 @@ STEPS = (
         _run("cifar10_train", "train", _DATA, "--config.genotype={output}/search/genotype.json"),
         workdir="train",
     ),
+    Step("gap", "what makes the gap of that search", _benchmark("gap", "{output}/search")),
+    *(
+        Step(
+            f"train_{name.lower()}",
+            f"{name} of the article by its recipe, 600 epochs",
+            _run("cifar10_train", f"train_{name.lower()}", _DATA, f"--config.genotype={name}"),
+            workdir=f"train_{name.lower()}",
+        )
+        for name in ("DD-1", "DD-4")
+    ),
+    Step(
+        "evidence",
+        "the methods of mini_cifar at the article's size, 6 seeds (weeks)",
+        _benchmark("mini_cifar/run_all", "--full"),
+        study=True,
+    ),
+    Step(
+        "factors",
+        "its factor study at the article's size, 4 seeds (weeks)",
+        _benchmark("mini_cifar/run_all", "--full", "--factors"),
+        study=True,
+    ),
 )
 
 
@@ -175,7 +199,12 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
     begun = time.monotonic()
     with stem.with_suffix(".log").open("a") as log:
         process = subprocess.Popen(
-            command, cwd=_HERE.parent, stdout=subprocess.PIPE, stderr=log, text=True
+            command,
+            cwd=_HERE.parent,
+            env=os.environ | {"TFDS_DATA_DIR": str(arguments.data)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         try:
             printed, _ = process.communicate(timeout=arguments.seconds)
@@ -188,7 +217,7 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
                 printed, _ = process.communicate()
             log.write(printed)
             return f"stopped after {arguments.seconds} s" + (
-                "; the same command continues" if step.workdir else ""
+                "; the same command continues" if step.workdir or step.study else ""
             )
         log.write(printed)
     if process.returncode:
@@ -202,6 +231,7 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
     }
     if step.workdir:
         record |= epochs(arguments.output / step.workdir)
+    if step.workdir or step.study:
         record["printed"] = printed.splitlines()[-20:]
     else:
         # The record's description of the machine replaces the shorter one of the benchmark.

@@ -29,7 +29,7 @@ def get_config():
     config.search.augment.crop_padding = 2
 
     config.train.epochs = 12
-    config.train.channels = 11  # of random search's candidates; others have protocol.PARAMS
+    config.train.channels = 11  # of random search's candidates; others have the size's parameters
     config.train.learning_rate = 0.05
     config.train.drop_path = 0.0
     config.train.auxiliary_weight = 0.0

@@ -123,15 +123,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default="", metavar="DIR", help="where CIFAR-10 is")
     try:
         arrays = mini(read(parser.parse_args(argv).data))
-        protocol.IMAGES.parent.mkdir(parents=True, exist_ok=True)
-        with writing(protocol.IMAGES) as temporary, open(temporary, "wb") as file:
+        protocol.MINI.images.parent.mkdir(parents=True, exist_ok=True)
+        with writing(protocol.MINI.images) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     checksum = facts.of_images(Dataset.from_arrays(**arrays))["images_checksum"]
     counts = f"{len(arrays['images'])} training and {len(arrays['test_images'])} test images"
-    print(f"{protocol.IMAGES}: {counts}, checksum {checksum}")
+    print(f"{protocol.MINI.images}: {counts}, checksum {checksum}")
     return 0
 
 

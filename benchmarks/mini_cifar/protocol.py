@@ -12,12 +12,56 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json
 
-CONFIG = Path(__file__).with_name("config.py")
-RESULTS = Path(__file__).with_name("results")
-RUNS = Path("runs/mini_cifar")  # below the repository's root, where all commands start
-IMAGES = RUNS / "images.npz"  # as config.py has it
-PARAMS = 40_000  # of every network that is trained, as nearly as whole channels allow
 NETWORKS = 24  # random ones, whose accuracies are compared with what a supernet says of them
+
+
+class Size(NamedTuple):
+    """What the same methods run on.
+
+    Attributes:
+        config: file of the config.
+        results: folder of the results.
+        runs: folder of the runs, below the repository's root, where all commands start.
+        images: file of the images, as the config has it; None: tensorflow-datasets has them.
+        params: of every network that is trained, as nearly as whole channels allow.
+        changes: {method: {dotted key: value}}, where this size needs another than `ALL` says.
+    """
+
+    config: Path
+    results: Path
+    runs: Path
+    images: Path | None
+    params: int
+    changes: dict[str, dict[str, Any]]
+
+
+_HERE, _RUNS = Path(__file__).parent, Path("runs/mini_cifar")
+MINI = Size(
+    _HERE / "config.py", _HERE / "results", _RUNS, _RUNS / "images.npz", params=40_000, changes={}
+)
+# The article's, for a GPU. Random search's epochs take by estimate the 23 minutes of the 50 epochs of
+# D-DARTS on an H100; PC-DARTS waits for 15 epochs, as published; the parameters are those of DD-1.
+FULL = Size(
+    _HERE / "full.py",
+    _HERE / "results" / "full",
+    _RUNS / "full",
+    None,
+    params=3_300_000,
+    changes={
+        "random_search": {"search.epochs": 115},
+        "pc_darts": {"search.warmup_epochs": 15},
+        "ddarts_warm": {"search.warmup_epochs": 5},
+        "alphas_slow": {"search.alphas.learning_rate": 0.0015},
+        "alphas_fast": {"search.alphas.learning_rate": 0.006},
+    },
+)
+SIZE = MINI  # that of this process
+
+
+def select(full: bool) -> None:
+    """Chooses the size for all that this process does."""
+    global SIZE
+    SIZE = FULL if full else MINI
 
 
 class Method(NamedTuple):
@@ -25,7 +69,7 @@ class Method(NamedTuple):
 
     Attributes:
         title: for tables.
-        changes: {dotted key: value} of config.py.
+        changes: {dotted key: value} of the config; of a factor, of the config of `BASE`.
     """
 
     title: str
@@ -68,7 +112,7 @@ BASE = "ddarts_warm"
 
 
 def _factor(title: str, key: str, value: Any) -> Method:
-    return Method(title, METHODS[BASE].changes | {f"search.{key}": value})
+    return Method(title, {f"search.{key}": value})
 
 
 _ABLATION = "ddarts.ablation"
@@ -86,12 +130,17 @@ FACTORS = {
         f"zero_one_{weight:g}": _factor(f"w_01 = {weight:g}", "ddarts.zero_one_weight", weight)
         for weight in (0.0, 0.5, 1.0, 3.0)  # and 7
     },
-    **{
-        f"alphas_{rate:g}": _factor(f"alphas' rate {rate:g}", "alphas.learning_rate", rate)
-        for rate in (0.01, 0.04)  # and 0.02; at the end 0.008 for all
-    },
+    # At the end the rate is the same for all.
+    "alphas_slow": _factor("half the alphas' rate", "alphas.learning_rate", 0.01),
+    "alphas_fast": _factor("twice the alphas' rate", "alphas.learning_rate", 0.04),
 }
 ALL = METHODS | FACTORS
+
+
+def changes_of(method: str) -> dict[str, Any]:
+    """Returns what a key of `ALL` changes in the config of the size, {dotted key: value}."""
+    base = changes_of(BASE) if method in FACTORS else {}
+    return base | ALL[method].changes | SIZE.changes.get(method, {})
 
 
 def config_of(method: str, seed: int, changes: dict[str, Any] | None = None) -> ConfigDict:
@@ -102,7 +151,7 @@ def config_of(method: str, seed: int, changes: dict[str, Any] | None = None) -> 
         seed: of all randomness; of one seed all methods see the same halves and the same order of images.
         changes: {dotted key: value} besides.
     """
-    return configuration.load(CONFIG, ALL[method].changes | {"seed": seed} | (changes or {}))
+    return configuration.load(SIZE.config, changes_of(method) | {"seed": seed} | (changes or {}))
 
 
 def fingerprint() -> str:
@@ -111,35 +160,35 @@ def fingerprint() -> str:
     It covers those values that are not defaults, so that a new key of a later version changes nothing.
     """
     defaults = configuration.flatten(configuration.default_config())
-    own = configuration.flatten(configuration.load(CONFIG))
+    own = configuration.flatten(configuration.load(SIZE.config))
     changed = {key: value for key, value in own.items() if value != defaults[key]}
-    text = json.dumps(changed | {"params": PARAMS}, sort_keys=True)
+    text = json.dumps(changed | {"params": SIZE.params}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_current(result: dict) -> bool:
     """Whether a result is of the present protocol, and of the method as it is now."""
-    changes = ALL[result["method"]].changes if result["method"] in ALL else None
+    changes = changes_of(result["method"]) if result["method"] in ALL else None
     return (result["protocol"], result["changes"]) == (fingerprint(), changes)
 
 
 def nearest_channels(params_of: Callable[[int], int]) -> int:
-    """Returns the channels with which a network's parameters come nearest to `PARAMS`.
+    """Returns the channels with which a network's parameters come nearest to `SIZE.params`.
 
     Args:
         params_of: `(channels) -> parameters`, which rise; without the auxiliary head.
     """
     fewer, more = 0, params_of(1)
     channels = 1
-    while more < PARAMS:
+    while more < SIZE.params:
         channels += 1
         fewer, more = more, params_of(channels)
-    return channels - 1 if fewer and PARAMS - fewer <= more - PARAMS else channels
+    return channels - 1 if fewer and SIZE.params - fewer <= more - SIZE.params else channels
 
 
 def result_file(method: str, seed: int) -> Path:
     """Returns where the result of a method with a seed is, once there is one."""
-    folder = RESULTS / "factors" if method in FACTORS else RESULTS
+    folder = SIZE.results / "factors" if method in FACTORS else SIZE.results
     return folder / f"{method}_{seed}.json"
 
 
@@ -152,14 +201,14 @@ def read_results() -> dict[str, dict[int, dict]]:
     Raises:
         UserError: they are not all of the present protocol, or not of the same images.
     """
-    paths = sorted([*RESULTS.glob("*.json"), *RESULTS.glob("factors/*.json")])
+    paths = sorted([*SIZE.results.glob("*.json"), *SIZE.results.glob("factors/*.json")])
     found = {path: read_json(path, "Result") for path in paths}
     if former := [path for path, result in found.items() if not is_current(result)]:
         raise UserError(f"{former[0]} is of another protocol than the present one: delete it.")
     if len(images := {result["images"] for result in found.values()}) > 1:
         raise UserError(
-            f"The results in {RESULTS} are of different images (checksums {', '.join(sorted(images))}), "
-            "so they cannot be compared: delete those of one."
+            f"The results in {SIZE.results} are of different images (checksums "
+            f"{', '.join(sorted(images))}), so they cannot be compared: delete those of one."
         )
     grouped = {method: {} for method in ALL}
     for each in found.values():

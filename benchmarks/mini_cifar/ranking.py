@@ -1,6 +1,6 @@
 """How much a supernet knows: what it says of random networks, against their accuracy once trained.
 
-    python benchmarks/mini_cifar/ranking.py [--method ddarts] [--seed 0]
+    python benchmarks/mini_cifar/ranking.py [--method ddarts] [--seed 0] [--full]
 
 The networks are those of the results of "chance"; the supernet is that of a run of run.py, in its
 workdir. Writes `results/ranking/METHOD_SEED.json`, which table.py reports: Kendall's rank correlation of
@@ -94,7 +94,7 @@ def said(
 def measured(method: str, seed: int, results: list[dict]) -> dict[str, list[float]]:
     """Measures networks by the trained supernet of a run, on all images of the alphas' half."""
     config = protocol.config_of(method, seed, {"task": "search"})
-    workdir = protocol.RUNS / f"{method}_{seed}" / "search"
+    workdir = protocol.SIZE.runs / f"{method}_{seed}" / "search"
     if not protocol.result_file(method, seed).is_file() or not workdir.is_dir():
         raise UserError(
             f"There is no finished search in {workdir}, whose supernet could be asked: "
@@ -118,7 +118,7 @@ def measured(method: str, seed: int, results: list[dict]) -> dict[str, list[floa
 
 def text() -> str:
     """Returns the section of the results' page on all rankings that are there; empty without one."""
-    found = sorted((protocol.RESULTS / FOLDER).glob("*.json"))
+    found = sorted((protocol.SIZE.results / FOLDER).glob("*.json"))
     if not found:
         return ""
     lines = ["## What a supernet knows of random networks\n"]
@@ -150,7 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     supernets = [method for method in protocol.METHODS if method.startswith("ddarts")]
     parser.add_argument("--method", choices=supernets, default="ddarts")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", action="store_true", help="at the article's size, on a GPU")
     arguments = parser.parse_args(argv)
+    protocol.select(arguments.full)
     try:
         results = list(protocol.read_results().get(protocol.CHANCE, {}).values())
         if len(results) < 3:
@@ -162,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     accuracies = np.array([result["test_accuracy"] for result in results])
-    path = protocol.RESULTS / FOLDER / f"{arguments.method}_{arguments.seed}.json"
+    path = protocol.SIZE.results / FOLDER / f"{arguments.method}_{arguments.seed}.json"
     path.parent.mkdir(exist_ok=True)
     content = {
         **vars(arguments),

@@ -1,6 +1,6 @@
 """Finds a network by one method with one seed, trains it, and writes `results/METHOD_SEED.json`.
 
-    python benchmarks/mini_cifar/run.py METHOD SEED
+    python benchmarks/mini_cifar/run.py METHOD SEED [--full]
 
 From the repository's root, below which images.py has put the images. A result that is there is not made
 again; a run that was interrupted continues.
@@ -76,7 +76,7 @@ def found(method: str, seed: int, dataset, place: Path) -> tuple[Genotype, dict]
 
 def measured(method: str, seed: int) -> dict:
     """Searches, trains, and returns the content of the result."""
-    place = protocol.RUNS / f"{method}_{seed}"
+    place = protocol.SIZE.runs / f"{method}_{seed}"
     config = protocol.config_of(method, seed, {"task": "train"})
     dataset = dd.load_data(config.data)
     genotype, search = found(method, seed, dataset, place)
@@ -94,12 +94,12 @@ def measured(method: str, seed: int) -> dict:
         "method": method,
         "seed": seed,
         "protocol": protocol.fingerprint(),
-        "changes": protocol.ALL[method].changes,
+        "changes": protocol.changes_of(method),
         "images": run.data["images_checksum"],
         "genotype": repr(genotype),
         "channels": config.train.channels,
         **{key: run.summary[key] for key in numbers},
-        "params_off": run.summary["params"] / protocol.PARAMS - 1,
+        "params_off": run.summary["params"] / protocol.SIZE.params - 1,
         "search": search,
         "training": training,
     }
@@ -110,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("method", choices=protocol.ALL)
     parser.add_argument("seed", type=int)
+    parser.add_argument("--full", action="store_true", help="at the article's size, on a GPU")
     arguments = parser.parse_args(argv)
+    protocol.select(arguments.full)
     path = protocol.result_file(arguments.method, arguments.seed)
     if path.is_file():
         if not protocol.is_current(read_json(path, "Result")):

@@ -1,9 +1,10 @@
 """Makes all results that are missing, one after the other, until the hours are over.
 
-    python benchmarks/mini_cifar/run_all.py [--factors] [--seeds 6] [--hours 8] [--jobs 1]
+    python benchmarks/mini_cifar/run_all.py [--factors] [--full] [--seeds 6] [--hours 8] [--jobs 1]
 
 All methods with seed 0, then all with seed 1 and so on, so that the table fills evenly; at last the
-random networks of ranking.py. With --factors, the factor study and what it is compared with, 4 seeds.
+random networks of ranking.py. With --factors, the factor study and what it is compared with, 4 seeds;
+with --full at the article's size, for a GPU.
 Each is a process of run.py, whose output goes to `runs/mini_cifar/METHOD_SEED.log`. When the hours are
 over, or after a signal, what is in progress is saved; the same command continues.
 """
@@ -50,10 +51,11 @@ def missing(pairs: Iterable[Pair]) -> list[Pair]:
 
 def start(pair: Pair) -> subprocess.Popen:
     """Starts a run."""
-    protocol.RUNS.mkdir(parents=True, exist_ok=True)
+    protocol.SIZE.runs.mkdir(parents=True, exist_ok=True)
     script = Path(__file__).with_name("run.py")
     command = [sys.executable, str(script), pair.method, str(pair.seed)]
-    with open(protocol.RUNS / f"{pair.name}.log", "a") as log:
+    command += ["--full"] if protocol.SIZE is protocol.FULL else []
+    with open(protocol.SIZE.runs / f"{pair.name}.log", "a") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -93,12 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 1 if a run failed, 2 without images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--factors", action="store_true", help="the factor study")
+    parser.add_argument("--full", action="store_true", help="at the article's size, on a GPU")
     parser.add_argument("--seeds", type=int, help="of each (default: 6; 4 of each factor)")
     parser.add_argument("--hours", type=float, default=8, help="to run (default: 8)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     arguments = parser.parse_args(argv)
-    if not protocol.IMAGES.is_file():
-        print(f"error: there is no {protocol.IMAGES}: images.py makes it.", file=sys.stderr)
+    protocol.select(arguments.full)
+    if (images := protocol.SIZE.images) and not images.is_file():
+        print(f"error: there is no {images}: images.py makes it.", file=sys.stderr)
         return 2
     deadline = time.monotonic() + 3600 * arguments.hours
     seeds = arguments.seeds or (4 if arguments.factors else 6)

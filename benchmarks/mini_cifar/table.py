@@ -1,10 +1,11 @@
 """Makes the table and the picture of the results that are there.
 
-    python benchmarks/mini_cifar/table.py
+    python benchmarks/mini_cifar/table.py [--full]
 
 Writes `results/README.md`, and `accuracy.svg` and `accuracy.png` in `results/` and `results/factors/`.
 """
 
+import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -29,12 +30,12 @@ HEADER = (
 NOTES = """\
 Accuracy after the last epoch on all test images: mean ± sample standard deviation over n seeds; "best
 epoch" is the mean of the largest of all epochs, a maximum over the test images. Differences are to the
-first row, of the same seeds, in points; their interval is Student's t, and p (two-sided, paired t test)
-is corrected for all comparisons of a table by Holm. "Parameters off": mean size of the deviation from
-the target. "Search": seconds of all epochs on the machine as it was, then CPU seconds with compiling, of
-runs that were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half of the training images, with
-all gates and with those of the found network alone; of random search that of the best candidate there.
-"Decided": share of the gates above 0.9 or below 0.1.
+first row, of the same seeds, in points; their interval is Student's t, and p (two-sided, paired t
+test) is corrected for all comparisons of a table by Holm. "Parameters off": mean size of the deviation
+from the target. "Search": seconds of all epochs on the machine as it was, then CPU seconds with
+compiling, of runs that were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half
+of the training images, with all gates and with those of the found network alone; of random search that
+of the best candidate there. "Decided": share of the gates above 0.9 or below 0.1.
 """
 
 
@@ -146,7 +147,7 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
         }
     )
     sections = [
-        "# Mini-CIFAR: the methods\n",
+        f"# {'Mini-CIFAR' if protocol.SIZE is protocol.MINI else 'CIFAR-10'}: the methods\n",
         lines_of(methods_in(results), protocol.CHANCE),
         f"\n{NOTES}",
         f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
@@ -202,25 +203,28 @@ def draw(results: dict[str, dict[int, dict]]) -> Figure:
     return figure
 
 
-def main() -> int:
-    """Writes the table and the picture; returns the exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Writes the tables and the pictures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--full", action="store_true", help="those of the article's size")
+    protocol.select(parser.parse_args(argv).full)
     try:
         results = protocol.read_results()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not results:
-        print(f"error: there is no result in {protocol.RESULTS}.", file=sys.stderr)
+        print(f"error: there is no result in {protocol.SIZE.results}.", file=sys.stderr)
         return 2
     text = text_of(results)
-    write_text(protocol.RESULTS / "README.md", text)
+    write_text(protocol.SIZE.results / "README.md", text)
     for folder, own in (("", methods_in(results)), ("factors", factors_in(results))):
         if not own:
             continue
         figure = draw(own)
         # Text stays text. A fixed salt and no date: equal pictures, equal files.
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mini_cifar"}):
-            path = protocol.RESULTS / folder / "accuracy.svg"
+            path = protocol.SIZE.results / folder / "accuracy.svg"
             figure.savefig(path, metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), dpi=150)
     print(text)

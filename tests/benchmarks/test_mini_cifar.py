@@ -29,10 +29,12 @@ from ddarts_jax.runs import layout
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """Runs, results and images in a folder of the test."""
-    monkeypatch.setattr(protocol, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(protocol, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(protocol, "IMAGES", tmp_path / "images.npz")
-    protocol.RESULTS.mkdir()
+    size = protocol.MINI._replace(
+        results=tmp_path / "results", runs=tmp_path / "runs", images=tmp_path / "images.npz"
+    )
+    monkeypatch.setattr(protocol, "MINI", size)
+    monkeypatch.setattr(protocol, "SIZE", size)
+    protocol.SIZE.results.mkdir()
     return tmp_path
 
 
@@ -53,7 +55,7 @@ def write_result(method, seed, accuracy, **changes):
         "method": method,
         "seed": seed,
         "protocol": protocol.fingerprint(),
-        "changes": protocol.ALL[method].changes,
+        "changes": protocol.changes_of(method),
         "images": "0123",
         "genotype": repr(random_genotype(seed)),
         "params_off": -0.02,
@@ -148,8 +150,25 @@ def test_every_method_is_a_config_that_the_program_takes():
     assert found["pc_darts"].search.warmup_epochs < found["pc_darts"].search.epochs
 
 
-def test_a_factor_changes_one_thing_of_the_base():
+def test_the_articles_size_is_another_config_with_results_of_its_own(places, monkeypatch):
+    """Schedules of methods follow from its epochs; nothing of mini-CIFAR's is read or written."""
+    small = protocol.fingerprint()
+    protocol.select(full=True)
+    assert protocol.fingerprint() != small
+    assert protocol.result_file("darts", 0) == protocol.FULL.results / "darts_0.json"
+    found = {name: protocol.config_of(name, 0) for name in protocol.ALL}
+    assert {config.data.name for config in found.values()} == {"cifar10"}
+    assert {found[name].search.epochs for name in protocol.ALL if name != "random_search"} == {50}
+    assert found["bypass"].search.warmup_epochs == found[protocol.BASE].search.warmup_epochs == 5
+    assert found["cold"].search.warmup_epochs == 0
+    rates = [found[name].search.alphas.learning_rate for name in ("alphas_slow", protocol.BASE)]
+    assert rates[1] == 2 * rates[0] == found["alphas_fast"].search.alphas.learning_rate / 2
+
+
+@pytest.mark.parametrize("size", [protocol.MINI, protocol.FULL])
+def test_a_factor_changes_one_thing_of_the_base(size, monkeypatch):
     """Each another one, and all are values that the program takes."""
+    monkeypatch.setattr(protocol, "SIZE", size)
     base = configuration.flatten(protocol.config_of(protocol.BASE, 3))
     changes = set()
     for name in protocol.FACTORS:
@@ -165,7 +184,7 @@ def test_a_factor_changes_one_thing_of_the_base():
 )
 def test_channels_are_those_with_the_nearest_cost(target, channels, monkeypatch):
     """Of 10 C^2 parameters: on either side of the target, at it, and below the smallest."""
-    monkeypatch.setattr(protocol, "PARAMS", target)
+    monkeypatch.setattr(protocol, "SIZE", protocol.MINI._replace(params=target))
     assert protocol.nearest_channels(lambda c: 10 * c * c) == channels
 
 
@@ -336,20 +355,20 @@ def test_the_table_is_that_of_scipy(places):
 
 def test_one_run_has_no_spread_and_no_interval(places, capsys):
     """The page says so, has all columns in every row, and there is a picture."""
-    assert table.main() == 2
+    assert table.main([]) == 2
     assert "no result" in capsys.readouterr().err
     for method in protocol.METHODS:
         write_result(method, 0, 0.5)
     write_result("darts", 1, 0.6)  # without its partner of the same seed
-    assert table.main() == 0
-    text = (protocol.RESULTS / "README.md").read_text()
+    assert table.main([]) == 0
+    text = (protocol.SIZE.results / "README.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in lines} == {len(table.HEADER) + 1}
     assert text.count("one run: no spread") == len(protocol.METHODS) - 1
     assert text.count("one pair: none") == len(protocol.METHODS) - 1
     assert "| random search | 1 |" in text and "| 30.0 | - |" in text
-    assert (protocol.RESULTS / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert "DARTS, n = 2" in (protocol.RESULTS / "accuracy.svg").read_text()
+    assert (protocol.SIZE.results / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert "DARTS, n = 2" in (protocol.SIZE.results / "accuracy.svg").read_text()
 
 
 def test_factors_are_compared_with_their_base(places, capsys):
@@ -358,12 +377,12 @@ def test_factors_are_compared_with_their_base(places, capsys):
         write_result("random", seed, 0.4)
         write_result(protocol.BASE, seed, accuracy)
         write_result("bypass", seed, accuracy + 0.02)
-    assert table.main() == 0
+    assert table.main([]) == 0
     methods, factors = capsys.readouterr().out.split("## One change at a time")
     assert "hands its inputs on" not in methods and "| chance | 2 |" in methods
     assert "chance" not in factors
     assert "| a removed cell hands its inputs on | 2 | 57.00 ± 7.07 | +2.00 |" in factors
-    picture = (protocol.RESULTS / "factors" / "accuracy.svg").read_text()
+    picture = (protocol.SIZE.results / "factors" / "accuracy.svg").read_text()
     assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
 
 

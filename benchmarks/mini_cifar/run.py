@@ -71,6 +71,7 @@ def found(method: str, seed: int, dataset, place: Path) -> tuple[Genotype, dict]
     else:
         last = run.search[-1]
         numbers |= {key: last[key] for key in ("supernet_accuracy", "discrete_accuracy", "decided")}
+        numbers["accuracy_by_epoch"] = [round(row["accuracy"], 4) for row in run.search]
     return Genotype.load(workdir / layout.GENOTYPE), numbers
 
 

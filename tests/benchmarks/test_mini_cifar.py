@@ -218,7 +218,7 @@ def test_a_run_searches_trains_and_is_not_repeated(places, monkeypatch, capsys):
         workdir.mkdir(parents=True)
         configuration.save(config, workdir / layout.CONFIG)
         random_genotype(5).save(workdir / layout.GENOTYPE)
-        row = {"supernet_accuracy": 0.4, "discrete_accuracy": 0.1, "decided": 1.0}
+        row = {"supernet_accuracy": 0.4, "discrete_accuracy": 0.1, "decided": 1.0, "accuracy": 0.3}
         rows = [row | {"phase": config.task, "epoch": k, "seconds": 2.0} for k in (1, 2)]
         (workdir / layout.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
         (workdir / layout.DATASET).write_text('{"images_checksum": "0123"}')
@@ -233,6 +233,7 @@ def test_a_run_searches_trains_and_is_not_repeated(places, monkeypatch, capsys):
     result = protocol.read_results()["ddarts"][2]
     assert find_genotype(result["genotype"]) == random_genotype(5)
     assert result["params_off"] == pytest.approx(0.025)
+    assert result["search"]["accuracy_by_epoch"] == [0.3, 0.3]
     assert result["search"]["seconds"] == 4 and result["search"]["discrete_accuracy"] == 0.1
     assert result["images"] == "0123" and result["versions"]["jax"]
     assert train.train.channels == result["channels"] == 10

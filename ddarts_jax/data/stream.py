@@ -2,7 +2,9 @@
 
 Batch k of a stream depends only on the images, the seed and k. So a resumed run needs only the number
 of the next batch, which is the step that a checkpoint holds; nothing depends on how many processes
-decode, or on how many hosts share the batch.
+decode, or on how many hosts share the batch. Grain runs the workers; the order and the crops are drawn
+here, by generators whose numbers no version of NumPy or Python may change, so that a run also continues
+after an update of grain, which promises nothing of its shuffle.
 
 Worker processes import this file: it imports JAX only where it puts batches on devices.
 """

@@ -36,7 +36,6 @@ class _Head(NamedTuple):
         module: whose loss reads all levels of the pyramid.
         stride: of the finest of them.
         of_objects: parts of the loss that are 0 without objects.
-        left: of the loss, after 60 steps on the same batch.
     """
 
     changes: dict
@@ -44,7 +43,6 @@ class _Head(NamedTuple):
     module: ModuleType
     stride: int
     of_objects: set[str]
-    left: float
 
 
 _HEADS = {
@@ -62,7 +60,6 @@ _HEADS = {
         module=retinanet,
         stride=8,
         of_objects={"boxes"},
-        left=0.5,
     ),
     "mask_rcnn": _Head(
         changes=tiny_detector.TWO_STAGES,
@@ -73,7 +70,6 @@ _HEADS = {
         module=rpn,
         stride=4,
         of_objects={"proposals", "boxes", "masks"},
-        left=0.6,
     ),
 }
 
@@ -249,7 +245,10 @@ def test_batches_without_objects(own):
 
 
 def test_a_detector_learns_some_images_by_heart(own):
-    """60 steps on the same batch: the loss falls to about half."""
+    """60 steps on the same batch: the loss falls below half, as a mean of five steps.
+
+    Not for good: once the proposals are better, more of them count, and the loss of Mask R-CNN rises.
+    """
     feed = feed_of(own)
     running = feed.start(own.start())
     feed.compile(running)
@@ -262,7 +261,7 @@ def test_a_detector_learns_some_images_by_heart(own):
         total = float(running.totals["loss"])  # of the steps of the epoch
         losses.append(total - (before if step % own.plan.epoch else 0.0))
         before = total
-    assert losses[-1] < own.head.left * losses[0], losses
+    assert np.convolve(losses, np.full(5, 0.2), "valid").min() < 0.5 * losses[0], losses
 
 
 @pytest.mark.slow

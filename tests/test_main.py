@@ -483,7 +483,9 @@ def cifar(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("name", ["cifar10_train", "cifar100_train"])
+@pytest.mark.parametrize(
+    "name", ["cifar10_train", pytest.param("cifar100_train", marks=pytest.mark.slow)]
+)
 def test_the_full_recipe_trains_on_real_cifar_images(cifar, tmp_path, name):
     """Every ingredient of the recipe is on: AutoAugment, cutout, drop path, the auxiliary head."""
     cell = (("skip_connect", 2, 0), ("sep_conv_3x3", 2, 1))
@@ -500,6 +502,7 @@ def test_the_full_recipe_trains_on_real_cifar_images(cifar, tmp_path, name):
     assert config["drop_path"] > 0 and config["auxiliary_weight"] > 0
 
 
+@pytest.mark.slow
 def test_the_search_from_resnet18_starts_on_real_cifar_images(cifar, tmp_path, monkeypatch):
     """The config reads its data and builds its supernet; what is then compiled is tested smaller."""
     started = []

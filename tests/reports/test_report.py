@@ -384,7 +384,7 @@ def change_a_value(path, data):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.sampled_from(_FILES), st.data())
 def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
     """Whatever bytes are in a file, the page is intact or one sentence refuses it."""
@@ -397,7 +397,7 @@ def test_a_broken_file_is_drawn_or_refused(run, tmp_path_factory, name, data):
     _write_or_refuse(copy)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.sampled_from([name for name in _FILES if name.endswith(("json", "jsonl"))]), st.data())
 def test_a_value_of_another_kind_is_drawn_or_refused(run, tmp_path_factory, name, data):
     """JSON that no run writes neither crashes nor breaks the page."""

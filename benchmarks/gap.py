@@ -55,15 +55,16 @@ def masks(
     above = gates >= settings.threshold
     above[..., len(net.primitives) :] = True  # channels that pass by
     found = {"supernet": gates, "above_threshold": gates * above}
+    genotypes = {}
     for rule in RULES:
         own = settings.copy_and_resolve_references()
         own.method = rule
-        kept = np.asarray(discretisation.masked(gates, derive(alphas, net, own), net.primitives))
-        found |= {rule: kept, f"{rule}_ones": (kept > 0).astype(gates.dtype)}
+        genotypes[rule] = derive(alphas, net, own)
     if added is not None:
-        genotype = perturbation.select(net, added)
+        genotypes["perturbation"] = perturbation.select(net, added)
+    for name, genotype in genotypes.items():
         kept = np.asarray(discretisation.masked(gates, genotype, net.primitives))
-        found |= {"perturbation": kept, "perturbation_ones": (kept > 0).astype(gates.dtype)}
+        found |= {name: kept, f"{name}_ones": (kept > 0).astype(gates.dtype)}
     return found
 
 

@@ -184,7 +184,8 @@ def main() -> int:
         return 2
     tuning = tuple(sorted({int(epochs) for epochs in arguments.tuning.split(",") if epochs}))
     accuracies = measured(found, dataset, config, arguments.images, tuning)
-    gates = np.asarray(found.supernet.gates(jnp.asarray(found.alphas)))
+    net = found.supernet
+    gates = np.asarray(net.gates(jnp.asarray(found.alphas)))[..., : len(net.primitives)]
     result = {
         "decided": round(float(np.mean((gates > 0.9) | (gates < 0.1))), 4),
         "threshold": config.parse.threshold,

@@ -7,8 +7,11 @@
 Step K writes OUTPUT/K_name.json (machine, date, command, the last line that the command printed) and
 K_name.log. A step that has a result is skipped, so the same command continues after an interruption, also
 on another machine that sees the same OUTPUT. Searches, trainings and studies stop by themselves after
-`--seconds` and continue the next time, until they have ended. CIFAR-10 is read from --data, a directory
-of tensorflow-datasets; step 2 needs PyTorch.
+`--seconds` and continue the next time, until they have ended. XLA tunes every convolution of a program on
+the GPU, which takes minutes; what it has found is kept in OUTPUT/programs/name, so that a step that was
+stopped while it compiled comes further the next time. CIFAR-10 is read from --data, a directory of
+tensorflow-datasets; step 2 needs PyTorch; the steps of mini-CIFAR need its images (see images.py there)
+and write their results beside it.
 """
 
 import datetime
@@ -158,6 +161,18 @@ STEPS = (
         workdir="train",
     ),
     Step("gap", "what makes the gap of that search", _benchmark("gap", "{output}/search")),
+    Step(
+        "mini_cifar",
+        "the methods of mini_cifar, 6 seeds",
+        _benchmark("mini_cifar/run_all", "--jobs=8"),
+        study=True,
+    ),
+    Step(
+        "mini_factors",
+        "its factor study, 4 seeds",
+        _benchmark("mini_cifar/run_all", "--jobs=8", "--factors"),
+        study=True,
+    ),
     *(
         Step(
             f"train_{name.lower()}",
@@ -169,13 +184,13 @@ STEPS = (
     ),
     Step(
         "evidence",
-        "the methods of mini_cifar at the article's size, 6 seeds (weeks)",
+        "the methods at the article's size, 6 seeds (weeks)",
         _benchmark("mini_cifar/run_all", "--full"),
         study=True,
     ),
     Step(
         "factors",
-        "its factor study at the article's size, 4 seeds (weeks)",
+        "the factor study at the article's size, 4 seeds (weeks)",
         _benchmark("mini_cifar/run_all", "--full", "--factors"),
         study=True,
     ),
@@ -196,12 +211,15 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
         for place, value in places.items():
             argument = argument.replace(place, value) if step.command[0] != "-c" else argument
         command.append(argument)
+    programs = arguments.output / "programs" / step.name
+    kept = programs.exists()
     begun = time.monotonic()
     with stem.with_suffix(".log").open("a") as log:
         process = subprocess.Popen(
             command,
             cwd=_HERE.parent,
-            env=os.environ | {"TFDS_DATA_DIR": str(arguments.data)},
+            env=os.environ
+            | {"TFDS_DATA_DIR": str(arguments.data), "JAX_COMPILATION_CACHE_DIR": str(programs)},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -227,6 +245,7 @@ def take(number: int, step: Step, arguments, machine: dict) -> str:
         "command": "python " + " ".join(command[1:] if step.command[0] != "-c" else ["-c", "..."]),
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.monotonic() - begun, 1),
+        "programs_kept": kept,  # then it compiled less than a first call does
         "machine": machine,
     }
     if step.workdir:

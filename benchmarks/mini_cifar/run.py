@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import protocol
 
@@ -124,7 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("ddarts_jax").setLevel(logging.INFO)
     try:
-        result = measured(arguments.method, arguments.seed)
+        # On a GPU the default is TensorFloat-32, whose products have 10 bits of mantissa, not 23.
+        with jax.default_matmul_precision("highest"):
+            result = measured(arguments.method, arguments.seed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

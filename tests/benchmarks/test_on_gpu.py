@@ -50,6 +50,17 @@ def test_a_run_that_is_out_of_time_is_told_to_save(tmp_path):
     assert not (tmp_path / "1_one.json").exists()
 
 
+def test_what_was_compiled_is_kept_for_the_next_call(tmp_path):
+    """Tuning takes longer than a call: each step has a folder for it, and the result tells of it."""
+    look = "import json, os; print(json.dumps({'folder': os.environ['JAX_COMPILATION_CACHE_DIR']}))"
+    assert take(tmp_path, on_gpu.Step("one", "", ("-c", look))) == "done"
+    first = json.loads((tmp_path / "1_one.json").read_text())
+    assert (first["folder"], first["programs_kept"]) == (str(tmp_path / "programs" / "one"), False)
+    (tmp_path / "programs" / "two").mkdir(parents=True)
+    assert take(tmp_path, on_gpu.Step("two", "", ("-c", look))) == "done"
+    assert json.loads((tmp_path / "1_two.json").read_text())["programs_kept"] is True
+
+
 def test_epochs_are_read_from_a_run(tmp_path):
     """Seconds and accuracy of every epoch."""
     rows = [{"seconds": 2.0, "accuracy": 0.5}, {"seconds": 1.0, "accuracy": 0.75}]

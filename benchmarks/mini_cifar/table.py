@@ -33,9 +33,10 @@ epoch" is the mean of the largest of all epochs, a maximum over the test images.
 first row, of the same seeds, in points; their interval is Student's t, and p (two-sided, paired t
 test) is corrected for all comparisons of a table by Holm. "Parameters off": mean size of the deviation
 from the target. "Search": seconds of all epochs on the machine as it was, then CPU seconds with
-compiling, of runs that were not interrupted. "Supernet" and "its mask": accuracy on the alphas' half
-of the training images, with all gates and with those of the found network alone; of random search that
-of the best candidate there. "Decided": share of the gates above 0.9 or below 0.1.
+compiling, of runs that were not interrupted, and only of those on {timed}. "Supernet" and "its mask":
+accuracy on the alphas' half of the training images, with all gates and with those of the found network
+alone; of random search that of the best candidate there. "Decided": share of the gates above 0.9 or
+below 0.1.
 """
 
 
@@ -107,9 +108,16 @@ def mean_of(results: Sequence[dict], *keys: str, scale: float = 1, digits: int =
     return f"{scale * statistics.fmean(values):.{digits}f}" if values else "-"
 
 
-def row(method: str, own: dict[int, dict], comparison: tuple | None) -> list[str]:
-    """Returns the cells of a method, see `HEADER`."""
+def timed_device(results: dict[str, dict[int, dict]]) -> str:
+    """Returns the device of most searches: seconds of different ones have no mean."""
+    devices = [run["device"] for own in results.values() for run in own.values() if run["search"]]
+    return max(sorted(set(devices)), key=devices.count, default="cpu")
+
+
+def row(method: str, own: dict[int, dict], comparison: tuple | None, timed: str) -> list[str]:
+    """Returns the cells of a method, see `HEADER`; seconds are those of runs on the device `timed`."""
     runs = list(own.values())
+    there = [run for run in runs if run["device"] == timed]
     accuracies = [100 * run["test_accuracy"] for run in runs]
     said = f"{statistics.fmean(accuracies):.2f}"
     said += f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else " (one run: no spread)"
@@ -128,8 +136,8 @@ def row(method: str, own: dict[int, dict], comparison: tuple | None) -> list[str
         mean_of(runs, "test_accuracy_best_epoch", scale=100, digits=2),
         mean_of(runs, "params_off", scale=100),
         mean_of(runs, "macs", scale=1e-6, digits=2),
-        mean_of(runs, "search", "seconds", digits=0),
-        mean_of(runs, "search", "cpu_seconds", digits=0),
+        mean_of(there, "search", "seconds", digits=0),
+        mean_of(there, "search", "cpu_seconds", digits=0),
         supernet,
         mean_of(runs, "search", "discrete_accuracy", scale=100),
         mean_of(runs, "search", "decided", scale=100),
@@ -149,7 +157,7 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
     sections = [
         f"# {'Mini-CIFAR' if protocol.SIZE is protocol.MINI else 'CIFAR-10'}: the methods\n",
         lines_of(methods_in(results), protocol.CHANCE),
-        f"\n{NOTES}",
+        "\n" + NOTES.format(timed=timed_device(results)),
         f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
         "![Test accuracy by method](accuracy.svg)\n",
     ]
@@ -178,7 +186,8 @@ def factors_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]
 def lines_of(results: dict[str, dict[int, dict]], reference: str) -> str:
     """Returns the table of some results, compared with those of one method."""
     against = comparisons(results, reference)
-    rows = [row(method, own, against.get(method)) for method, own in results.items()]
+    timed = timed_device(results)
+    rows = [row(method, own, against.get(method), timed) for method, own in results.items()]
     lines = [HEADER, ["---"] * len(HEADER), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

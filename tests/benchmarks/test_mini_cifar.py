@@ -63,6 +63,7 @@ def write_result(method, seed, accuracy, **changes):
         "test_accuracy": accuracy,
         "test_accuracy_best_epoch": accuracy + 0.01,
         "search": {} if method == protocol.CHANCE else search,
+        "device": "cpu",
         "versions": {"jax": "0.10.2", "device": "cpu"},
     }
     path = protocol.result_file(method, seed)
@@ -370,6 +371,19 @@ def test_one_run_has_no_spread_and_no_interval(places, capsys):
     assert "| random search | 1 |" in text and "| 30.0 | - |" in text
     assert (protocol.SIZE.results / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert "DARTS, n = 2" in (protocol.SIZE.results / "accuracy.svg").read_text()
+
+
+def test_seconds_of_different_devices_have_no_mean(places):
+    """Only those of the device of most searches are in the table, which says so."""
+    for seed, seconds in enumerate((10.0, 200.0, 300.0, 400.0)):
+        device = {"device": "H100" if seed == 0 else "cpu"}
+        write_result("ddarts", seed, 0.5, search={"seconds": seconds, "cpu_seconds": 1.0}, **device)
+    write_result("darts", 0, 0.5, device="H100")
+    text = table.text_of(protocol.read_results())
+    [ddarts] = [line for line in text.splitlines() if line.startswith("| D-DARTS |")]
+    [darts] = [line for line in text.splitlines() if line.startswith("| DARTS |")]
+    assert "| 300 | 1 |" in ddarts and "| - | - | 40.0 |" in darts
+    assert "only of those on cpu." in text
 
 
 def test_factors_are_compared_with_their_base(places, capsys):

@@ -76,7 +76,7 @@ def _name(phase: str, arguments: Any) -> str:
 
 def _said(expected: float | None) -> str:
     if expected is None:
-        return "minutes for a large network on a CPU"
+        return "minutes for a large network"
     return f"it took {expected:.0f} s the last time"
 
 

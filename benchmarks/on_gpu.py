@@ -8,10 +8,10 @@ Step K writes OUTPUT/K_name.json (machine, date, command, the last line that the
 K_name.log. A step that has a result is skipped, so the same command continues after an interruption, also
 on another machine that sees the same OUTPUT. Searches, trainings and studies stop by themselves after
 `--seconds` and continue the next time, until they have ended. XLA tunes every convolution of a program on
-the GPU, which takes minutes; what it has found is kept in OUTPUT/programs/name for the next call, should a
-step be stopped while it compiles. CIFAR-10 is read from --data, a directory of
-tensorflow-datasets; step 2 needs PyTorch; the steps of mini-CIFAR need its images (see images.py there)
-and write their results beside it.
+the GPU, which takes minutes; what it has found is kept in OUTPUT/programs/name for the next call, in case
+a step is stopped while it compiles. CIFAR-10 is read from --data, a directory of tensorflow-datasets;
+step 2 needs PyTorch; the steps of mini-CIFAR need its images (see images.py there) and write their results
+beside it.
 """
 
 import datetime

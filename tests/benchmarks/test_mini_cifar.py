@@ -16,6 +16,7 @@ import run
 import run_all
 import scipy.stats
 import table
+import tiny
 from PIL import Image
 
 from ddarts_jax import configuration
@@ -399,6 +400,19 @@ def test_factors_are_compared_with_their_base(places, capsys):
     assert "| a removed cell hands its inputs on | 2 | 57.00 ± 7.07 | +2.00 |" in factors
     picture = (protocol.SIZE.results / "factors" / "accuracy.svg").read_text()
     assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
+
+
+def test_the_committed_pages_show_the_committed_results():
+    """results/README.md is what table.py writes, and the rows of the project's README are in it."""
+    page = (protocol.SIZE.results / "README.md").read_text()
+    assert page == table.text_of(protocol.read_results())
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    columns = [table.HEADER.index(name) for name in ("n", "test accuracy, %", "difference")]
+    whole = {cells[0]: [cells[column] for column in columns] for cells in rows}
+    _, _, shown = (tiny.ROOT / "README.md").read_text().partition("| found by |")
+    shown = [line.split(" | ") for line in shown.split("\n\n")[0].splitlines()[2:]]
+    assert len(shown) > 5
+    assert all(cells[1:4] == whole[cells[0]] for cells in shown)
 
 
 # ---------------------------------------------------------------- ranking

@@ -10,8 +10,8 @@ on another machine that sees the same OUTPUT. Searches, trainings and studies st
 `--seconds` and continue the next time, until they have ended. XLA tunes every convolution of a program on
 the GPU, which takes minutes; what it has found is kept in OUTPUT/programs/name for the next call, in case
 a step is stopped while it compiles. CIFAR-10 is read from --data, a directory of tensorflow-datasets;
-step 2 needs PyTorch; the steps of mini-CIFAR need its images (see images.py there) and write their results
-beside it.
+step 2 needs PyTorch; the steps of mini-CIFAR need its images (see images.py there) and write their
+results beside it.
 """
 
 import datetime

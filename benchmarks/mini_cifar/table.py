@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import anatomy
 import matplotlib
 import numpy as np
 import protocol
@@ -168,7 +169,7 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
             lines_of(factors, protocol.BASE),
             "\n![Test accuracy by change](factors/accuracy.svg)\n",
         ]
-    return "\n".join([*sections, ranking.text()])
+    return "\n".join([*sections, anatomy.text(methods_in(results)), ranking.text()])
 
 
 def methods_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import anatomy
 import images
 import numpy as np
 import protocol
@@ -21,7 +22,7 @@ from PIL import Image
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.genotypes.genotype import num_edges, parse
+from ddarts_jax.genotypes.genotype import Genotype, num_edges, parse
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.genotypes.spaces import DARTS_PRIMITIVES
 from ddarts_jax.runs import layout
@@ -59,6 +60,7 @@ def write_result(method, seed, accuracy, **changes):
         "changes": protocol.changes_of(method),
         "images": "0123",
         "genotype": repr(random_genotype(seed)),
+        "channels": 10,
         "params_off": -0.02,
         "macs": 2_000_000 + seed,
         "test_accuracy": accuracy,
@@ -364,7 +366,10 @@ def test_one_run_has_no_spread_and_no_interval(places, capsys):
         write_result(method, 0, 0.5)
     write_result("darts", 1, 0.6)  # without its partner of the same seed
     assert table.main([]) == 0
-    text = (protocol.SIZE.results / "README.md").read_text()
+    text, _, networks = (
+        (protocol.SIZE.results / "README.md").read_text().partition("## What the net")
+    )
+    assert "| random search |" in networks
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in lines} == {len(table.HEADER) + 1}
     assert text.count("one run: no spread") == len(protocol.METHODS) - 1
@@ -380,7 +385,7 @@ def test_seconds_of_different_devices_have_no_mean(places):
         device = {"device": "H100" if seed == 0 else "cpu"}
         write_result("ddarts", seed, 0.5, search={"seconds": seconds, "cpu_seconds": 1.0}, **device)
     write_result("darts", 0, 0.5, device="H100")
-    text = table.text_of(protocol.read_results())
+    text, *_ = table.text_of(protocol.read_results()).split("## What the networks")
     [ddarts] = [line for line in text.splitlines() if line.startswith("| D-DARTS |")]
     [darts] = [line for line in text.splitlines() if line.startswith("| DARTS |")]
     assert "| 300 | 1 |" in ddarts and "| - | - | 40.0 |" in darts
@@ -394,7 +399,8 @@ def test_factors_are_compared_with_their_base(places, capsys):
         write_result(protocol.BASE, seed, accuracy)
         write_result("bypass", seed, accuracy + 0.02)
     assert table.main([]) == 0
-    methods, factors = capsys.readouterr().out.split("## One change at a time")
+    methods, _, page = capsys.readouterr().out.partition("## One change at a time")
+    factors, *_ = page.split("## What the networks")
     assert "hands its inputs on" not in methods and "| chance | 2 |" in methods
     assert "chance" not in factors
     assert "| a removed cell hands its inputs on | 2 | 57.00 ± 7.07 | +2.00 |" in factors
@@ -402,11 +408,13 @@ def test_factors_are_compared_with_their_base(places, capsys):
     assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
 
 
-def test_the_committed_pages_show_the_committed_results():
+def test_the_committed_pages_show_the_committed_results(monkeypatch):
     """results/README.md is what table.py writes, and the rows of the project's README are in it."""
+    monkeypatch.setattr(ranking, "_RESAMPLES", RESAMPLES)
     page = (protocol.SIZE.results / "README.md").read_text()
     assert page == table.text_of(protocol.read_results())
-    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    methods, *_ = page.split("\n## ")
+    rows = [line.split(" | ") for line in methods.splitlines() if line.startswith("| ")]
     columns = [table.HEADER.index(name) for name in ("n", "test accuracy, %", "difference")]
     whole = {cells[0]: [cells[column] for column in columns] for cells in rows}
     _, _, shown = (tiny.ROOT / "README.md").read_text().partition("| found by |")
@@ -415,7 +423,44 @@ def test_the_committed_pages_show_the_committed_results():
     assert all(cells[1:4] == whole[cells[0]] for cells in shown)
 
 
+# ---------------------------------------------------------------- anatomy
+
+
+def test_shares_are_of_the_cells_of_the_network():
+    """By hand: a kind of cells that stands twice in the network counts twice."""
+    pool, conv = (("max_pool_3x3", 2, 0), ("sep_conv_3x3", 2, 1)), (("sep_conv_5x5", 2, 0),)
+    genotype = Genotype((pool, conv), reductions=(2,), concat=(2,), seq=(0, 0, 1))
+    found = anatomy.shares(genotype)
+    assert found["max pooling"] == 2 / 5 and found["separable convolutions"] == 3 / 5
+    assert sum(found.values()) == 1 and set(found) == set(anatomy.FAMILIES)
+
+
+def test_every_primitive_is_of_one_family():
+    """So that shares sum to 1."""
+    for name in DARTS_PRIMITIVES:
+        assert sum(name.startswith(beginning) for beginning in anatomy.FAMILIES.values()) == 1
+
+
+def test_a_network_that_two_methods_found_counts_once(places):
+    """And where accuracy rises with a share, tau is 1."""
+    convs = [("sep_conv_3x3", 2, 0), ("sep_conv_3x3", 2, 1)]
+    kinds = [convs, [convs[0], ("max_pool_3x3", 2, 1)], [("max_pool_3x3", 2, k) for k in (0, 1)]]
+    for seed, kind in enumerate(kinds):
+        genotype = repr(Genotype((tuple(kind),), reductions=(), concat=(2,)))
+        write_result("random", seed, 0.5 + seed / 100, genotype=genotype, channels=4)
+        if seed == 0:
+            write_result("random_search", 0, 0.9, genotype=genotype, channels=4)
+    text = anatomy.text(protocol.read_results())
+    assert "| chance | 50 | 0 | 0 | 50 | 0 | 2.0 | 4.0 |" in text
+    assert "all 3 different networks" in text
+    # The later result of the same network stands for it: 0.9, the best of none of its pools.
+    assert "| tau with accuracy | -0.33 |" in text
+
+
 # ---------------------------------------------------------------- ranking
+
+
+RESAMPLES = ranking._RESAMPLES
 
 
 @pytest.fixture(autouse=True)

@@ -80,8 +80,10 @@ class Method(NamedTuple):
 # first with the same seed. Random search's epochs take, by estimate, the seconds of a D-DARTS search, not
 # counted what compiling its candidates takes; each candidate has as many as a training.
 CHANCE = "random"
+POOLED = "random_pooled"  # whose max pooling the anatomy of the first networks made worth a test
 METHODS = {
     CHANCE: Method("chance", {}),
+    POOLED: Method("chance, max pooling for every skip and average", {}),
     "random_search": Method(
         "random search",
         {"search.method": "random", "search.epochs": 60, "search.random.candidates": 5},

@@ -7,6 +7,7 @@ again; a run that was interrupted continues.
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -61,9 +62,10 @@ def timed(task: Callable[[], object], workdir: Path) -> tuple[Run, dict]:
 
 def found(method: str, seed: int, dataset, place: Path) -> tuple[Genotype, dict]:
     """Returns the network that a method finds, and the numbers of its search."""
-    if method == protocol.CHANCE:
+    if method in (protocol.CHANCE, protocol.POOLED):
         config = protocol.config_of(method, seed)
-        return random_search.draw(config, dataset, np.random.default_rng(seed))[1], {}
+        _, genotype = random_search.draw(config, dataset, np.random.default_rng(seed))
+        return (genotype if method == protocol.CHANCE else pooled(genotype)), {}
     workdir = place / "search"
     config = protocol.config_of(method, seed, {"task": "search"})
     run, numbers = timed(lambda: program.run(config, workdir), workdir)
@@ -74,6 +76,16 @@ def found(method: str, seed: int, dataset, place: Path) -> tuple[Genotype, dict]
         numbers |= {key: last[key] for key in ("supernet_accuracy", "discrete_accuracy", "decided")}
         numbers["accuracy_by_epoch"] = [round(row["accuracy"], 4) for row in run.search]
     return Genotype.load(workdir / layout.GENOTYPE), numbers
+
+
+def pooled(genotype: Genotype) -> Genotype:
+    """Returns the network with max pooling in place of its skip connections and average poolings."""
+    replaced = ("skip_connect", "avg_pool_3x3")
+    cells = (
+        dict.fromkeys(("max_pool_3x3" if name in replaced else name, *edge) for name, *edge in cell)
+        for cell in genotype.genes
+    )
+    return dataclasses.replace(genotype, genes=tuple(map(tuple, cells)))
 
 
 def measured(method: str, seed: int) -> dict:

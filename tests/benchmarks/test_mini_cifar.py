@@ -49,9 +49,11 @@ def random_genotype(seed, rule="sparse", threshold=0.5):
 def write_result(method, seed, accuracy, **changes):
     """Writes a result as run.py does, of plausible numbers."""
     search = {"seconds": 100.0, "cpu_seconds": 200.0, "compile_seconds": 50.0}
-    if method == "random_search":
+    if method in (protocol.CHANCE, protocol.POOLED):
+        search = {}
+    elif method == "random_search":
         search["candidates"] = [0.2, 0.3]
-    elif method != protocol.CHANCE:
+    else:
         search |= {"supernet_accuracy": 0.4, "discrete_accuracy": 0.1, "decided": 0.9}
     result = {
         "method": method,
@@ -65,7 +67,7 @@ def write_result(method, seed, accuracy, **changes):
         "macs": 2_000_000 + seed,
         "test_accuracy": accuracy,
         "test_accuracy_best_epoch": accuracy + 0.01,
-        "search": {} if method == protocol.CHANCE else search,
+        "search": search,
         "device": "cpu",
         "versions": {"jax": "0.10.2", "device": "cpu"},
     }
@@ -148,7 +150,7 @@ def test_every_method_is_a_config_that_the_program_takes():
         configuration.to_json({"search": config.search.to_dict(), "parse": config.parse.to_dict()})
         for config in found.values()
     }
-    assert len(searches) == len(found) - 1  # chance searches nothing, so it has D-DARTS's
+    assert len(searches) == len(found) - 2  # those of chance search nothing, so they have D-DARTS's
     assert {config.seed for config in found.values()} == {3}
     assert found["ddarts_partial"].search.channels % 4 == 0
     assert found["pc_darts"].search.warmup_epochs < found["pc_darts"].search.epochs
@@ -421,6 +423,17 @@ def test_the_committed_pages_show_the_committed_results(monkeypatch):
     shown = [line.split(" | ") for line in shown.split("\n\n")[0].splitlines()[2:]]
     assert len(shown) > 5
     assert all(cells[1:4] == whole[cells[0]] for cells in shown)
+
+
+def test_max_pooling_replaces_skips_and_averages():
+    """On their edges, once where two of them share one; all else stays."""
+    cell = (
+        *(("skip_connect", 2, 0), ("avg_pool_3x3", 2, 0), ("sep_conv_3x3", 2, 1)),
+        *(("max_pool_3x3", 3, 0), ("dil_conv_5x5", 3, 1)),
+    )
+    genotype = Genotype((cell, cell[:3]), reductions=(1,), concat=(2, 3))
+    kept = (("max_pool_3x3", 2, 0), cell[2], cell[3], cell[4])
+    assert run.pooled(genotype) == Genotype((kept, kept[:2]), reductions=(1,), concat=(2, 3))
 
 
 # ---------------------------------------------------------------- anatomy

@@ -87,6 +87,10 @@ def _run(config: str, workdir: str, *arguments: str) -> tuple[str, ...]:
     )
 
 
+def _study(name: str, what: str, *arguments: str) -> Step:
+    return Step(name, what, _benchmark("mini_cifar/run_all", *arguments), study=True)
+
+
 _DATA = "--config.data.data_dir={data}"
 STEPS = (
     Step("launch", "seconds from one small kernel to the next", ("-c", _LAUNCH)),
@@ -161,18 +165,8 @@ STEPS = (
         workdir="train",
     ),
     Step("gap", "what makes the gap of that search", _benchmark("gap", "{output}/search")),
-    Step(
-        "mini_cifar",
-        "the methods of mini_cifar, 6 seeds",
-        _benchmark("mini_cifar/run_all", "--jobs=8"),
-        study=True,
-    ),
-    Step(
-        "mini_factors",
-        "its factor study, 4 seeds",
-        _benchmark("mini_cifar/run_all", "--jobs=8", "--factors"),
-        study=True,
-    ),
+    _study("mini_cifar", "the methods of mini_cifar, 6 seeds", "--jobs=8"),
+    _study("mini_factors", "its factor study, 4 seeds", "--jobs=8", "--factors"),
     *(
         Step(
             f"train_{name.lower()}",
@@ -182,17 +176,10 @@ STEPS = (
         )
         for name in ("DD-1", "DD-4")
     ),
-    Step(
-        "evidence",
-        "the methods at the article's size, 6 seeds (weeks)",
-        _benchmark("mini_cifar/run_all", "--full"),
-        study=True,
-    ),
-    Step(
-        "factors",
-        "the factor study at the article's size, 4 seeds (weeks)",
-        _benchmark("mini_cifar/run_all", "--full", "--factors"),
-        study=True,
+    _study("evidence", "the methods at the article's size, 6 seeds (weeks)", "--full"),
+    _study(
+        *("factors", "the factor study at the article's size, 4 seeds (weeks)"),
+        *("--full", "--factors"),
     ),
 )
 

@@ -4,8 +4,6 @@
 poolings has more channels; no cause is told apart here.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import protocol
 import ranking
@@ -39,34 +37,38 @@ def text(results: dict[str, dict[int, dict]]) -> str:
         results: {method: {seed: result}}, of methods alone.
     """
     found = {method: [_parts(run) for run in own.values()] for method, own in results.items()}
-    lines = ["## What the networks are made of\n"]
-    lines += [_line(("share of the primitives, %", *FAMILIES, "primitives", "channels"))]
-    lines += ["|" + "---|" * (len(FAMILIES) + 3)]
+    rows = []
     for method, own in found.items():
-        means = np.mean(own, axis=0)
-        cells = [*(f"{100 * share:.0f}" for share in means[:-2]), *(f"{n:.1f}" for n in means[-2:])]
-        lines += [_line((protocol.ALL[method].title, *cells))]
+        *of_families, primitives, channels = np.mean(own, axis=0)
+        cells = [
+            *(f"{100 * share:.0f}" for share in of_families),
+            f"{primitives:.1f}",
+            f"{channels:.1f}",
+        ]
+        rows.append([protocol.ALL[method].title, *cells])
     # What random search finds may be what chance drew, with the same training: one network.
-    once = {run["genotype"]: run for own in results.values() for run in own.values()}.values()
+    once = {
+        run["genotype"]: (run["test_accuracy"], *parts)
+        for method, own in results.items()
+        for run, parts in zip(own.values(), found[method], strict=True)
+    }
+    note = ""
     if len(once) > 2:
-        accuracy = np.array([run["test_accuracy"] for run in once])
-        measures = np.array([_parts(run) for run in once]).T
+        accuracy, *measures = np.array(list(once.values())).T
         taus = [ranking.kendall(measure, accuracy) for measure in measures]
-        for title, keys in (("tau with accuracy", ("tau",)), ("its 95% interval", ("low", "high"))):
-            cells = [" to ".join(f"{tau[key]:+.2f}" for key in keys) for tau in taus]
-            lines += [_line((title, *cells))]
-        lines += [
+        rows.append(["tau with accuracy", *(f"{tau['tau']:+.2f}" for tau in taus)])
+        rows.append(
+            ["its 95% interval", *(f"{tau['low']:+.2f} to {tau['high']:+.2f}" for tau in taus)]
+        )
+        note = (
             f"\nTau: Kendall's rank correlation over all {len(once)} different networks of this table, "
             "with a bootstrap interval, not corrected for the number of columns; a cause it is not.\n"
-        ]
-    return "\n".join([*lines, ""])
+        )
+    header = ("share of the primitives, %", *FAMILIES, "primitives", "channels")
+    return f"## What the networks are made of\n\n{protocol.markdown(header, rows)}\n{note}"
 
 
 def _parts(run: dict) -> list[float]:
     genotype = find_genotype(run["genotype"])
     count = sum(map(len, genotype.cells))
     return [*shares(genotype).values(), count, run["channels"]]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,8 +1,8 @@
-"""What the parts of mini-CIFAR share: methods, factors, where results are, networks of equal cost."""
+"""What the parts of mini-CIFAR share: methods, factors, results, tables, networks of equal cost."""
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,3 +216,9 @@ def read_results() -> dict[str, dict[int, dict]]:
     for each in found.values():
         grouped[each["method"]][each["seed"]] = each
     return {method: dict(sorted(own.items())) for method, own in grouped.items() if own}
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table of Markdown, without a newline at its end."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -121,8 +121,7 @@ def text() -> str:
     found = sorted((protocol.SIZE.results / FOLDER).glob("*.json"))
     if not found:
         return ""
-    lines = ["## What a supernet knows of random networks\n"]
-    lines += ["| supernet | networks | measure | Kendall's tau | 95% interval |", "|" + "---|" * 5]
+    rows = []
     for path in found:
         content = read_json(path, "Ranking")
         title = f"{protocol.ALL[content['method']].title}, seed {content['seed']}"
@@ -135,12 +134,13 @@ def text() -> str:
                 f"{tau:+.2f}",
                 f"{low:+.2f} to {high:+.2f}",
             )
-            lines.append(f"| {' | '.join(cells)} |")
-    lines.append(
+            rows.append(cells)
+    header = ("supernet", "networks", "measure", "Kendall's tau", "95% interval")
+    return (
+        f"## What a supernet knows of random networks\n\n{protocol.markdown(header, rows)}\n"
         "\nRank correlation with the accuracy of the trained networks; intervals by bootstrap over the "
         "networks. 1: the supernet ranks them as training does, 0: it knows nothing.\n"
     )
-    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

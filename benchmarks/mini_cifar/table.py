@@ -155,10 +155,11 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
             for run in own.values()
         }
     )
+    timed = timed_device(results)
     sections = [
         f"# {'Mini-CIFAR' if protocol.SIZE is protocol.MINI else 'CIFAR-10'}: the methods\n",
-        lines_of(methods_in(results), protocol.CHANCE),
-        "\n" + NOTES.format(timed=timed_device(results)),
+        lines_of(methods_in(results), protocol.CHANCE, timed),
+        "\n" + NOTES.format(timed=timed),
         f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
         "![Test accuracy by method](accuracy.svg)\n",
     ]
@@ -166,10 +167,11 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
         sections += [
             "## One change at a time\n",
             "Each row changes one thing of the first, with which it is compared, columns as above.\n",
-            lines_of(factors, protocol.BASE),
+            lines_of(factors, protocol.BASE, timed),
             "\n![Test accuracy by change](factors/accuracy.svg)\n",
         ]
-    return "\n".join([*sections, anatomy.text(methods_in(results)), ranking.text()])
+    sections += [anatomy.text(methods_in(results)), ranking.text()]
+    return "\n".join(filter(None, sections))
 
 
 def methods_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]:
@@ -184,13 +186,11 @@ def factors_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]
     return base | own
 
 
-def lines_of(results: dict[str, dict[int, dict]], reference: str) -> str:
-    """Returns the table of some results, compared with those of one method."""
+def lines_of(results: dict[str, dict[int, dict]], reference: str, timed: str) -> str:
+    """Returns the table of some results, compared with those of one method; `timed` as in `row`."""
     against = comparisons(results, reference)
-    timed = timed_device(results)
     rows = [row(method, own, against.get(method), timed) for method, own in results.items()]
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return protocol.markdown(HEADER, rows)
 
 
 def draw(results: dict[str, dict[int, dict]]) -> Figure:

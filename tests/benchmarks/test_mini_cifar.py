@@ -30,12 +30,13 @@ from ddarts_jax.runs import layout
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Runs, results and images in a folder of the test."""
+    """Runs, results and images in a folder of the test, and few resamples of what stands on pages."""
     size = protocol.MINI._replace(
         results=tmp_path / "results", runs=tmp_path / "runs", images=tmp_path / "images.npz"
     )
     monkeypatch.setattr(protocol, "MINI", size)
     monkeypatch.setattr(protocol, "SIZE", size)
+    monkeypatch.setattr(ranking, "_RESAMPLES", 100)  # SciPy's tau takes a millisecond
     protocol.SIZE.results.mkdir()
     return tmp_path
 
@@ -410,9 +411,8 @@ def test_factors_are_compared_with_their_base(places, capsys):
     assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
 
 
-def test_the_committed_pages_show_the_committed_results(monkeypatch):
+def test_the_committed_pages_show_the_committed_results():
     """results/README.md is what table.py writes, and the rows of the project's README are in it."""
-    monkeypatch.setattr(ranking, "_RESAMPLES", RESAMPLES)
     page = (protocol.SIZE.results / "README.md").read_text()
     assert page == table.text_of(protocol.read_results())
     methods, *_ = page.split("\n## ")
@@ -470,15 +470,6 @@ def test_a_network_that_two_methods_found_counts_once(places):
 
 
 # ---------------------------------------------------------------- ranking
-
-
-RESAMPLES = ranking._RESAMPLES
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """SciPy's tau takes a millisecond."""
-    monkeypatch.setattr(ranking, "_RESAMPLES", 100)
 
 
 def test_tau_is_scipys_and_its_interval_surrounds_it():

@@ -14,6 +14,7 @@ from pathlib import Path
 import ddarts_jax
 from ddarts_jax import configuration
 from ddarts_jax.configuration import keys
+from ddarts_jax.reports import markdown
 from ddarts_jax.runs import layout
 
 _CONFIGURATION = Path(configuration.__file__).parent
@@ -199,9 +200,8 @@ def _sentence(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Returns a comment as it can stand in a table of Markdown."""
-    return re.sub(r"([|*<])", r"\\\1", _sentence(text))
+    return re.sub(r"([*<])", r"\\\1", _sentence(text))
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return f"{markdown.table(header, rows)}\n"

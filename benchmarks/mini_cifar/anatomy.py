@@ -10,6 +10,7 @@ import ranking
 
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
+from ddarts_jax.reports import markdown
 
 # Columns, and the beginnings of the names of their primitives.
 FAMILIES = {
@@ -65,7 +66,7 @@ def text(results: dict[str, dict[int, dict]]) -> str:
             "with a bootstrap interval, not corrected for the number of columns; a cause it is not.\n"
         )
     header = ("share of the primitives, %", *FAMILIES, "primitives", "channels")
-    return f"## What the networks are made of\n\n{protocol.markdown(header, rows)}\n{note}"
+    return f"## What the networks are made of\n\n{markdown.table(header, rows)}\n{note}"
 
 
 def _parts(run: dict) -> list[float]:

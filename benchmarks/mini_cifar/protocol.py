@@ -1,8 +1,8 @@
-"""What the parts of mini-CIFAR share: methods, factors, results, tables, networks of equal cost."""
+"""What the parts of mini-CIFAR share: methods, factors, results, networks of equal cost."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,8 +109,10 @@ METHODS = {
 }
 
 # What of D-DARTS makes it so: one change at a time of this method, with which they are compared. Its
-# alphas stand still in the first epoch, as without that no form of the losses decides anything here.
+# alphas stand still in the first epoch, as without that no form of the losses decides anything here: that
+# change alone is D-DARTS itself, whose results stand in both tables.
 BASE = "ddarts_warm"
+COMPARED = (BASE, "ddarts")  # the methods in the table of the factors
 
 
 def _factor(title: str, key: str, value: Any) -> Method:
@@ -119,7 +121,6 @@ def _factor(title: str, key: str, value: Any) -> Method:
 
 _ABLATION = "ddarts.ablation"
 FACTORS = {
-    "cold": _factor("alphas move from the start", "warmup_epochs", 0),
     "bypass": _factor("a removed cell hands its inputs on", f"{_ABLATION}.removal", "bypass"),
     "but_last": _factor("a mean without the last cell", f"{_ABLATION}.mean_of", "but_last"),
     "mean_stopped": _factor("the mean is a constant", f"{_ABLATION}.mean_gradient", "stopped"),
@@ -216,9 +217,3 @@ def read_results() -> dict[str, dict[int, dict]]:
     for each in found.values():
         grouped[each["method"]][each["seed"]] = each
     return {method: dict(sorted(own.items())) for method, own in grouped.items() if own}
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table of Markdown, without a newline at its end."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

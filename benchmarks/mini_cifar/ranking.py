@@ -23,6 +23,7 @@ from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.ops import backend
+from ddarts_jax.reports import markdown
 from ddarts_jax.searching import discretisation
 from ddarts_jax.training import feeds
 
@@ -137,7 +138,7 @@ def text() -> str:
             rows.append(cells)
     header = ("supernet", "networks", "measure", "Kendall's tau", "95% interval")
     return (
-        f"## What a supernet knows of random networks\n\n{protocol.markdown(header, rows)}\n"
+        f"## What a supernet knows of random networks\n\n{markdown.table(header, rows)}\n"
         "\nRank correlation with the accuracy of the trained networks; intervals by bootstrap over the "
         "networks. 1: the supernet ranks them as training does, 0: it knows nothing.\n"
     )

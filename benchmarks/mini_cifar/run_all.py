@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 def planned(seeds: int, factors: bool = False) -> Iterator[Pair]:
     """Yields what there is to run, in this order, whether it has a result or not."""
-    methods = (protocol.BASE, *protocol.FACTORS) if factors else protocol.METHODS
+    methods = (*protocol.COMPARED, *protocol.FACTORS) if factors else protocol.METHODS
     yield from (Pair(method, seed) for seed in range(seeds) for method in methods)
     if not factors:
         yield from (Pair(protocol.CHANCE, seed) for seed in range(seeds, protocol.NETWORKS))

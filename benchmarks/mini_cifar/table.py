@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_text
+from ddarts_jax.reports import markdown
 from ddarts_jax.reports.palette import COLOURS, INK
 
 HEADER = (
@@ -41,14 +42,23 @@ below 0.1.
 """
 
 
+UNPAIRED = """\
+The comparison of pairs was planned. But a seed gives two methods the same halves and order of the images,
+not like networks, and all networks of the reference say more of it than those few that have a partner.
+Here is the mean of all seeds against that of all {reference}, by Welch's t test, p corrected as above, of
+methods with {fewest} seeds or more: a spread of two or three is too uncertain for this test.
+"""
+_FEWEST = 4
+
+
 class Comparison(NamedTuple):
-    """A method against another, over the seeds that both have; in fractions.
+    """A method against another; in fractions.
 
     Attributes:
-        count: of these seeds.
-        difference: mean.
+        count: of the seeds that both have, or that the method has.
+        difference: of the means.
         low, high: its 95% interval; None of one seed.
-        p: of the paired t test; None of one seed.
+        p: of the t test; None of one seed.
     """
 
     count: int
@@ -68,10 +78,21 @@ def compared(own: dict[int, dict], other: dict[int, dict]) -> Comparison | None:
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return Comparison(1, mean)
-    test = scipy.stats.ttest_1samp(differences, 0)
+    return _tested(len(differences), mean, scipy.stats.ttest_1samp(differences, 0))
+
+
+def unpaired(own: dict[int, dict], other: dict[int, dict]) -> Comparison | None:
+    """Compares two methods' mean test accuracies over all seeds; None where one has too few."""
+    accuracies = [[run["test_accuracy"] for run in each.values()] for each in (own, other)]
+    if min(map(len, accuracies)) < _FEWEST:
+        return None
+    mean = statistics.fmean(accuracies[0]) - statistics.fmean(accuracies[1])
+    return _tested(len(own), mean, scipy.stats.ttest_ind(*accuracies, equal_var=False))
+
+
+def _tested(count: int, mean: float, test) -> Comparison:
     interval = test.confidence_interval(0.95)
-    found = (mean, interval.low, interval.high, test.pvalue)
-    return Comparison(len(differences), *map(float, found))
+    return Comparison(count, mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -85,13 +106,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def comparisons(
-    results: dict[str, dict[int, dict]], reference: str
+    results: dict[str, dict[int, dict]], reference: str, compare=compared
 ) -> dict[str, tuple[Comparison, float | None]]:
-    """Returns of every method but one its comparison with that and, where it has one, the corrected p."""
+    """Returns of every method but one its comparison with that and, where it has one, the corrected p.
+
+    Args:
+        results: {method: {seed: result}}.
+        reference: the one.
+        compare: `compared` or `unpaired`.
+    """
     found = {
         method: comparison
         for method, own in results.items()
-        if method != reference and (comparison := compared(own, results.get(reference, {})))
+        if method != reference and (comparison := compare(own, results.get(reference, {})))
     }
     tested = [method for method, comparison in found.items() if comparison.p is not None]
     corrected = dict(zip(tested, holm([found[method].p for method in tested])))
@@ -115,6 +142,29 @@ def timed_device(results: dict[str, dict[int, dict]]) -> str:
     return max(sorted(set(devices)), key=devices.count, default="cpu")
 
 
+def said_of(comparison: tuple[Comparison, float | None] | None) -> list[str]:
+    """Returns the cells of a comparison and its corrected p: difference, interval, p, number."""
+    if not comparison:
+        return ["-"] * 4
+    found, p = comparison
+    if p is None:
+        return [f"{100 * found.difference:+.2f}", "one pair: none", "-", str(found.count)]
+    interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return [f"{100 * found.difference:+.2f}", interval, f"{p:.3f}", str(found.count)]
+
+
+def unpaired_text(results: dict[str, dict[int, dict]], reference: str) -> str:
+    """Returns the section that compares all seeds with all of the reference; empty without enough."""
+    found = comparisons(results, reference, unpaired)
+    if not found:
+        return ""
+    header = ("", "difference", "95% interval", "p, corrected", "n")
+    rows = [[protocol.ALL[method].title, *said_of(each)] for method, each in found.items()]
+    networks = f"{len(results[reference])} of {protocol.ALL[reference].title}"
+    note = UNPAIRED.format(reference=networks, fewest=_FEWEST)
+    return f"## Without pairs\n\n{note}\n{markdown.table(header, rows)}\n"
+
+
 def row(method: str, own: dict[int, dict], comparison: tuple | None, timed: str) -> list[str]:
     """Returns the cells of a method, see `HEADER`; seconds are those of runs on the device `timed`."""
     runs = list(own.values())
@@ -122,18 +172,12 @@ def row(method: str, own: dict[int, dict], comparison: tuple | None, timed: str)
     accuracies = [100 * run["test_accuracy"] for run in runs]
     said = f"{statistics.fmean(accuracies):.2f}"
     said += f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else " (one run: no spread)"
-    against = ["-"] * 4
-    if comparison:
-        found, p = comparison
-        against = [f"{100 * found.difference:+.2f}", "one pair: none", "-", str(found.count)]
-        if p is not None:
-            against[1:3] = [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{p:.3f}"]
     supernet = mean_of(runs, "search", "supernet_accuracy", scale=100)
     if method == "random_search":
         best = [{"best": max(run["search"]["candidates"])} for run in runs]
         supernet = mean_of(best, "best", scale=100)
     return [
-        *(protocol.ALL[method].title, str(len(runs)), said, *against),
+        *(protocol.ALL[method].title, str(len(runs)), said, *said_of(comparison)),
         mean_of(runs, "test_accuracy_best_epoch", scale=100, digits=2),
         mean_of(runs, "params_off", scale=100),
         mean_of(runs, "macs", scale=1e-6, digits=2),
@@ -162,11 +206,13 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
         "\n" + NOTES.format(timed=timed),
         f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
         "![Test accuracy by method](accuracy.svg)\n",
+        unpaired_text(methods_in(results), protocol.CHANCE),
     ]
     if factors := factors_in(results):
         sections += [
             "## One change at a time\n",
-            "Each row changes one thing of the first, with which it is compared, columns as above.\n",
+            "Each row changes one thing of the first, with which it is compared, columns as above; in "
+            "D-DARTS itself the alphas move from the start.\n",
             lines_of(factors, protocol.BASE, timed),
             "\n![Test accuracy by change](factors/accuracy.svg)\n",
         ]
@@ -182,15 +228,16 @@ def methods_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]
 def factors_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]:
     """Returns the results of the factor study, first what it is compared with; empty without any."""
     own = {method: found for method, found in results.items() if method in protocol.FACTORS}
-    base = {protocol.BASE: results[protocol.BASE]} if own and protocol.BASE in results else {}
-    return base | own
+    if not own:
+        return {}
+    return {method: results[method] for method in protocol.COMPARED if method in results} | own
 
 
 def lines_of(results: dict[str, dict[int, dict]], reference: str, timed: str) -> str:
     """Returns the table of some results, compared with those of one method; `timed` as in `row`."""
     against = comparisons(results, reference)
     rows = [row(method, own, against.get(method), timed) for method, own in results.items()]
-    return protocol.markdown(HEADER, rows)
+    return markdown.table(HEADER, rows)
 
 
 def draw(results: dict[str, dict[int, dict]]) -> Figure:

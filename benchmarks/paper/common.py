@@ -25,7 +25,7 @@ from ddarts_jax import configuration, main
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
-from ddarts_jax.reports import comparison
+from ddarts_jax.reports import comparison, markdown
 from ddarts_jax.reports.comparison import Column
 from ddarts_jax.reports.palette import COLOURS
 from ddarts_jax.runs import facts, identity, metrics
@@ -390,11 +390,10 @@ def write(name: str, title: str, command: str, rule: str, findings: Findings) ->
     content = {"title": title, "command": command, "versions": versions, "rule": rule}
     content |= {"claims": [dataclasses.asdict(claim) for claim in findings.claims]}
     write_json(RESULTS / f"{name}.json", content | {"results": findings.numbers})
-    lines = [findings.header, ["---"] * len(findings.header), *findings.rows]
     text = "\n".join(
         [
             f"# {title}\n\n    {command}\n",
-            *(f"| {' | '.join(map(str, cells))} |" for cells in lines),
+            markdown.table(findings.header, findings.rows),
             "",
             *(f"- {claim.sentence()}" for claim in findings.claims),
             f"\n{' '.join([rule, *findings.notes])}",

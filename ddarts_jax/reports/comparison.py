@@ -13,7 +13,7 @@ from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import write_json, write_text
 from ddarts_jax.genotypes import distance
-from ddarts_jax.reports import charts, compared_curves, trade_offs
+from ddarts_jax.reports import charts, compared_curves, markdown, trade_offs
 from ddarts_jax.reports.comparability import same_images, told_apart
 from ddarts_jax.reports.findings import parameter_free_share
 from ddarts_jax.reports.page import Page
@@ -259,11 +259,8 @@ def _table(groups: list[Group]) -> tuple[list[str], list[list]]:
 
 
 def _markdown(header: list[str], lines: list[list]) -> str:
-    table = "".join(
-        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |\n"
-        for cells in (header, ["---"] * len(header), *lines)
-    )
-    return f"{table}\nMean ± sample standard deviation over n runs that differ by their seeds.\n"
+    note = "Mean ± sample standard deviation over n runs that differ by their seeds."
+    return f"{markdown.table(header, lines)}\n\n{note}\n"
 
 
 def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:

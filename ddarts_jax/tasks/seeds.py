@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ddarts_jax.files import write_json, write_text
+from ddarts_jax.reports import markdown
 from ddarts_jax.tasks import points
 
 
@@ -48,14 +49,14 @@ def _markdown(result: dict) -> str:
     def row(title, values):
         found = [(column, values.get(column.key)) for column in columns]
         cells = ["-" if value is None else column.say([value], 1) for column, value in found]
-        return f"| {title} | {' | '.join(cells)} |"
+        return [title, *cells]
 
-    lines = [f"| seed | {' | '.join(column.title for column in columns)} |"]
-    lines += ["|---" * (1 + len(columns)) + "|"]
-    lines += [row(seed, record) for seed, record in result["seeds"].items()]
-    lines += [row("mean", {key: entry["mean"] for key, entry in table.items()})]
-    lines += [row("spread", {key: entry["spread"] for key, entry in table.items()})]
-    lines += [f"| n | {' | '.join(str(entry['n']) for entry in table.values())} |"]
+    rows = [
+        *(row(seed, record) for seed, record in result["seeds"].items()),
+        row("mean", {key: entry["mean"] for key, entry in table.items()}),
+        row("spread", {key: entry["spread"] for key, entry in table.items()}),
+        ["n", *(table[column.key]["n"] for column in columns)],
+    ]
     title = " ".join([result["run"], *result["overrides"]])
-    note = "Spread: sample standard deviation."
-    return f"{title}\n\n" + "\n".join(lines) + f"\n\n{note}\n"
+    text = markdown.table(["seed", *(column.title for column in columns)], rows)
+    return f"{title}\n\n{text}\n\nSpread: sample standard deviation.\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ddarts_jax.configuration import short_keys
 from ddarts_jax.files import write_json, write_text
-from ddarts_jax.reports import comparison, trade_offs
+from ddarts_jax.reports import comparison, markdown, trade_offs
 from ddarts_jax.reports.comparability import same_images
 from ddarts_jax.runs import layout
 from ddarts_jax.runs.run import Run
@@ -66,20 +66,18 @@ def _markdown(result: dict, found: list[Point]) -> str:
         for column in points.MEASURES
         if any(column.key in point["table"] for point in result["points"])
     ]
-    lines = [[*names.values(), "n", *(column.title for column in columns)]]
-    lines += [["---"] * len(lines[0])]
+    header = [*names.values(), "n", *(column.title for column in columns)]
+    rows = []
     for point in found:
         values = [[column.of(run) for run in point.runs.values()] for column in columns]
         cells = [
             column.say([value for value in own if value is not None], len(point.runs)) or "-"
             for column, own in zip(columns, values)
         ]
-        lines.append([*map(str, point.values.values()), str(len(point.runs)), *cells])
-    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        rows.append([*point.values.values(), len(point.runs), *cells])
     title = " ".join([result["run"], *result["overrides"]])
     note = "Mean ± sample standard deviation over n runs that differ by their seeds."
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{title}\n\n{table}\n\n{note}\n"
+    return f"{title}\n\n{markdown.table(header, rows)}\n\n{note}\n"
 
 
 def _draw(result: dict, runs: list[Run], workdir: Path) -> None:

@@ -167,7 +167,7 @@ def test_the_articles_size_is_another_config_with_results_of_its_own(places, mon
     assert {config.data.name for config in found.values()} == {"cifar10"}
     assert {found[name].search.epochs for name in protocol.ALL if name != "random_search"} == {50}
     assert found["bypass"].search.warmup_epochs == found[protocol.BASE].search.warmup_epochs == 5
-    assert found["cold"].search.warmup_epochs == 0
+    assert found["ddarts"].search.warmup_epochs == 0
     rates = [found[name].search.alphas.learning_rate for name in ("alphas_slow", protocol.BASE)]
     assert rates[1] == 2 * rates[0] == found["alphas_fast"].search.alphas.learning_rate / 2
 
@@ -178,11 +178,12 @@ def test_a_factor_changes_one_thing_of_the_base(size, monkeypatch):
     monkeypatch.setattr(protocol, "SIZE", size)
     base = configuration.flatten(protocol.config_of(protocol.BASE, 3))
     changes = set()
-    for name in protocol.FACTORS:
+    names = [name for name in (*protocol.COMPARED, *protocol.FACTORS) if name != protocol.BASE]
+    for name in names:
         own = configuration.flatten(protocol.config_of(name, 3))
         ((key, value),) = {key: value for key, value in own.items() if value != base[key]}.items()
         changes.add((key, value))
-    assert len(changes) == len(protocol.FACTORS)
+    assert len(changes) == len(names)
     assert not set(protocol.FACTORS) & set(protocol.METHODS)
 
 
@@ -283,7 +284,7 @@ def test_the_queue_fills_the_table_evenly_and_skips_what_is_there(places):
     write_result("darts", 1, 0.5)
     assert set(pairs) - set(run_all.missing(pairs)) == {("darts", 1)}
     factors = list(run_all.planned(2, factors=True))
-    assert factors[0] == (protocol.BASE, 0) and len(factors) == 2 * (1 + len(protocol.FACTORS))
+    assert factors[0] == (protocol.BASE, 0) and len(factors) == 2 * (2 + len(protocol.FACTORS))
 
 
 def started(monkeypatch, code):
@@ -359,6 +360,26 @@ def test_the_table_is_that_of_scipy(places):
     text = table.text_of(results)
     mean, deviation = 100 * accuracies["darts"].mean(), 100 * accuracies["darts"].std(ddof=1)
     assert f"| DARTS | 4 | {mean:.2f} ± {deviation:.2f} |" in text
+
+
+def test_all_of_chance_is_more_than_its_pairs(places):
+    """Welch's test and its interval are SciPy's; three seeds are too few for it, so they have no row."""
+    rng = np.random.default_rng(0)
+    accuracies = {"random": rng.normal(0.5, 0.03, 9), "darts": rng.normal(0.52, 0.01, 4)}
+    for method, values in (accuracies | {"ddarts": accuracies["darts"][:3]}).items():
+        for seed, value in enumerate(values):
+            write_result(method, seed, value)
+    results = protocol.read_results()
+    ((method, (found, corrected)),) = table.comparisons(results, "random", table.unpaired).items()
+    test = scipy.stats.ttest_ind(accuracies["darts"], accuracies["random"], equal_var=False)
+    interval = test.confidence_interval()
+    difference = accuracies["darts"].mean() - accuracies["random"].mean()
+    assert tuple(found) == pytest.approx((4, difference, *interval, test.pvalue))
+    assert method == "darts" and corrected == found.p
+    low, high = (f"{100 * end:+.2f}" for end in interval)
+    text = table.text_of(results)
+    assert f"| DARTS | {100 * difference:+.2f} | {low} to {high} |" in text
+    assert "all 9 of chance" in text
 
 
 def test_one_run_has_no_spread_and_no_interval(places, capsys):

@@ -1,4 +1,4 @@
-"""What the networks of the results are made of, and whether that goes with their accuracy.
+"""Whether the networks' parts, or what their searches say of them, go with their accuracy.
 
 `table.py` writes it onto its page. All networks have as good as equal parameters, so a network with more
 poolings has more channels; no cause is told apart here.
@@ -22,6 +22,14 @@ FAMILIES = {
 }
 
 
+# What a search says of itself at its end: key of the results, and the row.
+SIGNALS = {
+    "supernet_accuracy": "the supernet's accuracy",
+    "discrete_accuracy": "that of the mask of the network it found",
+    "decided": "the share of decided gates",
+}
+
+
 def shares(genotype: Genotype) -> dict[str, float]:
     """Returns the share of every family among a network's primitives, cell by cell counted."""
     names = [name for cell in genotype.cells for name, _, _ in cell]
@@ -35,7 +43,7 @@ def text(results: dict[str, dict[int, dict]]) -> str:
     """Returns the section of the results' page: by method, and rank correlations over all networks.
 
     Args:
-        results: {method: {seed: result}}, of methods alone.
+        results: {method: {seed: result}}.
     """
     found = {method: [_parts(run) for run in own.values()] for method, own in results.items()}
     rows = []
@@ -67,6 +75,29 @@ def text(results: dict[str, dict[int, dict]]) -> str:
         )
     header = ("share of the primitives, %", *FAMILIES, "primitives", "channels")
     return f"## What the networks are made of\n\n{markdown.table(header, rows)}\n{note}"
+
+
+def signals_text(results: dict[str, dict[int, dict]]) -> str:
+    """Returns the section on what searches say of themselves; empty with fewer than three of them."""
+    searches = [
+        run
+        for own in results.values()
+        for run in own.values()
+        if SIGNALS.keys() <= run["search"].keys()
+    ]
+    if len(searches) < 3:
+        return ""
+    accuracy = np.array([run["test_accuracy"] for run in searches])
+    rows = []
+    for key, name in SIGNALS.items():
+        tau = ranking.kendall(np.array([run["search"][key] for run in searches]), accuracy)
+        rows.append([name, f"{tau['tau']:+.2f}", f"{tau['low']:+.2f} to {tau['high']:+.2f}"])
+    header = ("at the end of the search", "Kendall's tau", "95% interval")
+    return (
+        f"## What a search says of itself\n\n{markdown.table(header, rows)}\n"
+        f"\nRank correlation with the accuracy of the network, over {len(searches)} searches of all "
+        "methods and changes, with a bootstrap interval.\n"
+    )
 
 
 def _parts(run: dict) -> list[float]:

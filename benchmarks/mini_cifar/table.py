@@ -49,6 +49,11 @@ Here is the mean of all seeds against that of all {reference}, by Welch's t test
 methods with {fewest} seeds or more: a spread of two or three is too uncertain for this test.
 """
 _FEWEST = 4
+CHANGES = """\
+Each row changes one thing of the first, with which it is compared; in D-DARTS itself the alphas move from
+the start. Columns as above, but differences are of the means of those seeds that the first row has too,
+and intervals and p are Dunnett's: with one spread for all rows, and holding for all rows together.
+"""
 
 
 class Comparison(NamedTuple):
@@ -123,6 +128,39 @@ def comparisons(
     tested = [method for method, comparison in found.items() if comparison.p is not None]
     corrected = dict(zip(tested, holm([found[method].p for method in tested])))
     return {method: (found[method], corrected.get(method)) for method in found}
+
+
+def simultaneous(
+    results: dict[str, dict[int, dict]], reference: str
+) -> dict[str, tuple[Comparison, float | None]]:
+    """Returns of every method but one its comparison with that by Dunnett's test, and p.
+
+    The intervals hold together, and the spread is one of all methods, so that few seeds each say
+    something; seeds that the reference lacks are left out. One seed alone has no interval.
+    """
+    control = results.get(reference, {})
+    accuracies = {
+        method: [run["test_accuracy"] for seed, run in own.items() if seed in control]
+        for method, own in results.items()
+    }
+    found = {
+        method: Comparison(
+            len(own), statistics.fmean(own) - statistics.fmean(accuracies[reference])
+        )
+        for method, own in accuracies.items()
+        if own and method != reference
+    }
+    against = {method: (each, None) for method, each in found.items()}
+    tested = [method for method, each in found.items() if each.count > 1]
+    if not tested:
+        return against
+    samples, last = [accuracies[method] for method in tested], accuracies[reference]
+    # The test integrates by random points.
+    test = scipy.stats.dunnett(*samples, control=last, rng=np.random.default_rng(0))
+    for method, low, high, p in zip(tested, *test.confidence_interval(0.95), test.pvalue):
+        low, high, p = float(low), float(high), float(p)
+        against[method] = (found[method]._replace(low=low, high=high, p=p), p)
+    return against
 
 
 def mean_of(results: Sequence[dict], *keys: str, scale: float = 1, digits: int = 1) -> str:
@@ -200,23 +238,23 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
         }
     )
     timed = timed_device(results)
+    methods = methods_in(results)
     sections = [
         f"# {'Mini-CIFAR' if protocol.SIZE is protocol.MINI else 'CIFAR-10'}: the methods\n",
-        lines_of(methods_in(results), protocol.CHANCE, timed),
+        lines_of(methods, comparisons(methods, protocol.CHANCE), timed),
         "\n" + NOTES.format(timed=timed),
         f"Images {some['images']}, protocol {some['protocol']}; {', '.join(machines)}.\n",
         "![Test accuracy by method](accuracy.svg)\n",
-        unpaired_text(methods_in(results), protocol.CHANCE),
+        unpaired_text(methods, protocol.CHANCE),
     ]
     if factors := factors_in(results):
         sections += [
             "## One change at a time\n",
-            "Each row changes one thing of the first, with which it is compared, columns as above; in "
-            "D-DARTS itself the alphas move from the start.\n",
-            lines_of(factors, protocol.BASE, timed),
+            CHANGES,
+            lines_of(factors, simultaneous(factors, protocol.BASE), timed),
             "\n![Test accuracy by change](factors/accuracy.svg)\n",
         ]
-    sections += [anatomy.text(methods_in(results)), ranking.text()]
+    sections += [anatomy.text(results), anatomy.signals_text(results), ranking.text()]
     return "\n".join(filter(None, sections))
 
 
@@ -233,9 +271,8 @@ def factors_in(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]
     return {method: results[method] for method in protocol.COMPARED if method in results} | own
 
 
-def lines_of(results: dict[str, dict[int, dict]], reference: str, timed: str) -> str:
-    """Returns the table of some results, compared with those of one method; `timed` as in `row`."""
-    against = comparisons(results, reference)
+def lines_of(results: dict[str, dict[int, dict]], against: dict[str, tuple], timed: str) -> str:
+    """Returns the table of some results with their comparisons; `timed` as in `row`."""
     rows = [row(method, own, against.get(method), timed) for method, own in results.items()]
     return markdown.table(HEADER, rows)
 

@@ -432,6 +432,38 @@ def test_factors_are_compared_with_their_base(places, capsys):
     assert "a removed cell hands its inputs on, n = 2" in picture and "chance" not in picture
 
 
+def test_the_intervals_of_factors_hold_together_and_share_their_spread(places):
+    """Dunnett's statistic by hand; seeds that the base lacks and single runs take no part in it."""
+    rng = np.random.default_rng(0)
+    accuracies = {
+        protocol.BASE: rng.normal(0.5, 0.02, 4),
+        "bypass": rng.normal(0.53, 0.02, 2),
+        "spread": rng.normal(0.5, 0.02, 3),
+        "but_last": rng.normal(0.6, 0.02, 1),
+    }
+    for method, values in accuracies.items():
+        for seed, value in enumerate(values):
+            write_result(method, seed, value)
+    write_result("spread", 9, 0.9)
+    found = table.simultaneous(protocol.read_results(), protocol.BASE)
+    groups = [accuracies[method] for method in (protocol.BASE, "bypass", "spread")]
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    spread = np.sqrt(squares / (4 + 2 + 3 - 3))
+    limits = []
+    for method, count in (("bypass", 2), ("spread", 3)):
+        (own, p) = found[method]
+        assert own.count == count and own.p == p
+        difference = accuracies[method].mean() - accuracies[protocol.BASE].mean()
+        assert own.difference == pytest.approx(difference)
+        assert own.low + own.high == pytest.approx(2 * difference)
+        limits.append((own.high - own.low) / 2 / (spread * np.sqrt(1 / count + 1 / 4)))
+        assert (p < 0.05) == (own.low > 0 or own.high < 0)
+    # One limit for both, above Student's for a single comparison, below Bonferroni's for two.
+    assert limits[0] == pytest.approx(limits[1], rel=1e-3)
+    assert scipy.stats.t.ppf(0.975, 6) < limits[0] < scipy.stats.t.ppf(1 - 0.025 / 2, 6)
+    assert found["but_last"][0].low is None and found["but_last"][1] is None
+
+
 def test_the_committed_pages_show_the_committed_results():
     """results/README.md is what table.py writes, and the rows of the project's README are in it."""
     page = (protocol.SIZE.results / "README.md").read_text()
@@ -488,6 +520,23 @@ def test_a_network_that_two_methods_found_counts_once(places):
     assert "| chance | 50 | 0 | 0 | 50 | 0 | 2.0 | 4.0 |" in text
     assert "all 3 different networks" in text
     assert "| tau with accuracy | -0.33 |" in text
+
+
+def test_what_searches_say_of_themselves_is_ranked_like_their_networks(places):
+    """Over searches of methods and of changes; chance and random search have nothing to say."""
+    for seed, (method, accuracy, supernet, decided) in enumerate(
+        [("darts", 0.5, 0.3, 0.9), ("bypass", 0.6, 0.4, 0.5), ("ddarts", 0.7, 0.5, 0.1)]
+    ):
+        search = {"supernet_accuracy": supernet, "discrete_accuracy": 0.1, "decided": decided}
+        write_result(method, seed, accuracy, search=search)
+        if seed == 1:
+            assert anatomy.signals_text(protocol.read_results()) == ""
+    write_result("random", 3, 0.1)
+    write_result("random_search", 3, 0.1)
+    text = anatomy.signals_text(protocol.read_results())
+    assert "| the supernet's accuracy | +1.00 |" in text and "over 3 searches" in text
+    assert "| that of the mask of the network it found | +0.00 | +0.00 to +0.00 |" in text
+    assert "| the share of decided gates | -1.00 |" in text
 
 
 # ---------------------------------------------------------------- ranking

@@ -6,9 +6,10 @@
 Every accuracy is of images of the alphas' half of the training images. From the whole supernet to the
 genotype's mask there are three steps, and after each the accuracy is measured: gates below the threshold
 become 0; of those above it the ones become 0 that the parsing drops; those that are left become 1, which
-is what a derived network has. Beside them stand other rules of parsing, BatchNorm by statistics of the
-whole supernet or of the masked one instead of the batch's, and the masked supernet whose weights are
-trained for some more epochs. Prints one JSON line.
+is what a derived network has. A cell in which a rule keeps nothing has its best primitives, as in the
+result of a search. Beside them stand other rules of parsing, BatchNorm by statistics of the whole
+supernet or of the masked one instead of the batch's, and the masked supernet whose weights are trained
+for some more epochs. Prints one JSON line.
 """
 
 import functools
@@ -32,7 +33,7 @@ from ddarts_jax.models.supernet import Supernet, forward
 from ddarts_jax.ops import backend
 from ddarts_jax.runs import layout
 from ddarts_jax.searching import discretisation, perturbation
-from ddarts_jax.searching.search import derive
+from ddarts_jax.searching.search import derive, never_empty
 from ddarts_jax.training import feeds
 
 RULES = ("sparse", "edge", "complete", "darts")
@@ -59,7 +60,7 @@ def masks(
     for rule in RULES:
         own = settings.copy_and_resolve_references()
         own.method = rule
-        genotypes[rule] = derive(alphas, net, own)
+        genotypes[rule] = never_empty(derive(alphas, net, own), alphas, net, own)
     if added is not None:
         genotypes["perturbation"] = perturbation.select(net, added)
     for name, genotype in genotypes.items():

@@ -323,8 +323,6 @@ def _result(
 ) -> Genotype:
     """Parses the last alphas, or what removals add, within the budgets.
 
-    A cell that would keep nothing, and so be no cell, gets its best.
-
     Args:
         alphas: float32 [cells, E, columns].
         net: the supernet.
@@ -335,21 +333,23 @@ def _result(
     if added is not None:
         genotype = perturbation.select(net, added)
         return budget.within(budgets, genotype, added[..., :-1], net.primitives, 0.0)
-    genotype = _never_empty(derive(alphas, net, settings), alphas, net, settings)
+    parsed = derive(alphas, net, settings)
+    genotype = never_empty(parsed, alphas, net, settings)
+    if filled := [cell for cell, kept in enumerate(parsed.genes) if genotype.genes[cell] != kept]:
+        _logger.warning(
+            "search: no primitive of cell %s reaches parse.threshold=%g, so each of its nodes keeps its "
+            "two best ones, as by parse.method=darts; with more steps the alphas decide more",
+            *(", ".join(map(str, filled)), settings.threshold),
+        )
     threshold = settings.threshold if settings.method == "sparse" else 0.0
     return budget.within(budgets, genotype, _probabilities(alphas, net), net.primitives, threshold)
 
 
-def _never_empty(genotype: Genotype, alphas, net: Supernet, settings) -> Genotype:
-    """Gives the cells that keep nothing their best primitives; see `_result`."""
+def never_empty(genotype: Genotype, alphas, net: Supernet, settings) -> Genotype:
+    """Gives cells that would keep nothing, and so be no cells, their best; arguments as for `derive`."""
     empty = [cell for cell, kept in enumerate(genotype.genes) if existing_nodes(kept) <= {0, 1}]
     if not empty:
         return genotype
-    _logger.warning(
-        "search: no primitive of cell %s reaches parse.threshold=%g, so each of its nodes keeps its two "
-        "best ones, as by parse.method=darts; with more steps the alphas decide more",
-        *(", ".join(map(str, empty)), settings.threshold),
-    )
     settings = settings.copy_and_resolve_references()
     settings.method = "darts"
     best = derive(alphas, net, settings).genes
@@ -406,7 +406,8 @@ def make_end_epoch(
             "decided": np.mean((left > 0.9) | (left < 0.1)),
         }
         if measure_gap:
-            record |= measure_gap(state.variables, state.alphas, genotype)
+            whole = never_empty(genotype, state.alphas, net, config.parse)
+            record |= measure_gap(state.variables, state.alphas, whole)
         before = _genotype_file(workdir, epoch - 1)
         if before.exists():
             last = Genotype.load(before)

@@ -64,6 +64,17 @@ def test_masks_keep_what_their_rules_keep(run):
         assert not (kept & (masks["above_threshold"] == 0)).any() or rule == "darts"
 
 
+def test_a_search_that_decided_nothing_has_the_mask_of_what_it_found(run):
+    """Where no gate reaches the threshold a rule keeps the best of every node, and not no network."""
+    _, config, _, found, _ = run
+    net = found.supernet
+    alphas = 0.1 * tiny.normal(4, *net.alphas_shape, dtype=np.float32)
+    masks = gap.masks(net, alphas, config.parse)
+    assert not masks["above_threshold"].any() and masks["darts"].any()
+    for rule in gap.RULES:
+        np.testing.assert_array_equal(masks[rule], masks["darts"])
+
+
 def test_training_and_statistics_are_those_of_the_gates(run):
     """Training under a mask makes it more accurate; statistics estimated twice stay as they are."""
     _, config, dataset, found, _ = run

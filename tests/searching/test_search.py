@@ -218,6 +218,23 @@ def test_a_cell_that_would_keep_nothing_gets_its_best(tiny_search, caplog):
     assert not caplog.text
 
 
+def test_the_gap_of_an_epoch_is_that_of_what_would_be_found(tiny_search, tmp_path):
+    """Not of an empty network where nothing is decided yet; the file of the epoch shows what is."""
+    net, config = tiny_search.net, tiny.config("")
+    config.parse.method = "sparse"
+    measured = []
+
+    def measure_gap(variables, alphas, genotype):
+        measured.append(genotype)
+        return {"discrete_accuracy": 0.5}
+
+    state = tiny_search.init(())._replace(alphas=0.1 * tiny.normal(1, *net.alphas_shape))
+    end_epoch = search.make_end_epoch(net, config, tmp_path, None, measure_gap)
+    assert end_epoch(1, state, {})["discrete_accuracy"] == 0.5
+    assert measured == [search._result(np.asarray(state.alphas), net, config.parse)]
+    assert not any(Genotype.load(tmp_path / "genotypes" / "epoch_0001.json").genes)
+
+
 @pytest.mark.parametrize("epochs, warned", [(6, True), (50, False)])
 def test_a_search_of_few_steps_is_warned_of_at_its_start(tiny_search, caplog, epochs, warned):
     """240 photographs in batches of 48 are 12 steps in 6 epochs: no alpha comes near a threshold."""

@@ -1,4 +1,4 @@
-"""Whether the networks' parts, or what their searches say of them, go with their accuracy.
+"""Of what the networks and the searches are made, and whether that goes with their accuracy.
 
 `table.py` writes it onto its page. All networks have as good as equal parameters, so a network with more
 poolings has more channels; no cause is told apart here.
@@ -97,6 +97,27 @@ def signals_text(results: dict[str, dict[int, dict]]) -> str:
         f"## What a search says of itself\n\n{markdown.table(header, rows)}\n"
         f"\nRank correlation with the accuracy of the network, over {len(searches)} searches of all "
         "methods and changes, with a bootstrap interval.\n"
+    )
+
+
+def convergence_text(results: dict[str, dict[int, dict]]) -> str:
+    """Returns the section on the supernets' accuracy after every epoch; empty without any."""
+    rows = []
+    for method, own in results.items():
+        curves = [run["search"].get("accuracy_by_epoch") for run in own.values()]
+        curves = 100 * np.array([curve for curve in curves if curve])
+        if len(curves) < 2:
+            continue
+        spread = curves.std(0, ddof=1)
+        said = [f"{mean:.1f} ± {around:.1f}" for mean, around in zip(curves.mean(0), spread)]
+        rows.append([protocol.ALL[method].title, len(curves), *said])
+    if not rows:
+        return ""
+    header = ("", "n", *(f"epoch {k}" for k in range(1, max(map(len, rows)) - 1)))
+    return (
+        f"## Convergence of the supernets\n\n{markdown.table(header, rows)}\n"
+        "\nAccuracy in per cent on the images that update the alphas, during the epoch: mean ± sample "
+        "standard deviation over those n searches that have it by epoch, of methods with two or more.\n"
     )
 
 

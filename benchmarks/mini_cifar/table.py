@@ -254,7 +254,8 @@ def text_of(results: dict[str, dict[int, dict]]) -> str:
             lines_of(factors, simultaneous(factors, protocol.BASE), timed),
             "\n![Test accuracy by change](factors/accuracy.svg)\n",
         ]
-    sections += [anatomy.text(results), anatomy.signals_text(results), ranking.text()]
+    sections += [anatomy.text(results), anatomy.signals_text(results)]
+    sections += [ranking.text(), anatomy.convergence_text(results)]
     return "\n".join(filter(None, sections))
 
 

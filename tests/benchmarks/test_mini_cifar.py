@@ -539,6 +539,19 @@ def test_what_searches_say_of_themselves_is_ranked_like_their_networks(places):
     assert "| the share of decided gates | -1.00 |" in text
 
 
+def test_supernets_have_their_accuracy_by_epoch(places):
+    """Of methods with two searches that have it; earlier results do not."""
+    for seed, curve in enumerate(([0.1, 0.3], [0.2, 0.3], None)):
+        search = {"accuracy_by_epoch": curve} if curve else {}
+        write_result("darts", seed, 0.5, search=search)
+    write_result("ddarts", 0, 0.5, search={"accuracy_by_epoch": [0.1, 0.2]})
+    write_result("random", 0, 0.5)
+    text = anatomy.convergence_text(protocol.read_results())
+    assert "|  | n | epoch 1 | epoch 2 |" in text
+    assert "| DARTS | 2 | 15.0 ± 7.1 | 30.0 ± 0.0 |" in text and "D-DARTS" not in text
+    assert anatomy.convergence_text({}) == ""
+
+
 # ---------------------------------------------------------------- ranking
 
 

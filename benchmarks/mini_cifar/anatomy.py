@@ -56,25 +56,35 @@ def text(results: dict[str, dict[int, dict]]) -> str:
         ]
         rows.append([protocol.ALL[method].title, *cells])
     # What random search finds may be what chance drew, with the same training: one network.
-    once = {
-        run["genotype"]: (run["test_accuracy"], *parts)
+    networks = {
+        method: {
+            run["genotype"]: (run["test_accuracy"], *parts)
+            for run, parts in zip(own.values(), found[method], strict=True)
+        }
         for method, own in results.items()
-        for run, parts in zip(own.values(), found[method], strict=True)
     }
-    note = ""
-    if len(once) > 2:
-        accuracy, *measures = np.array(list(once.values())).T
-        taus = [ranking.kendall(measure, accuracy) for measure in measures]
-        rows.append(["tau with accuracy", *(f"{tau['tau']:+.2f}" for tau in taus)])
-        rows.append(
-            ["its 95% interval", *(f"{tau['low']:+.2f} to {tau['high']:+.2f}" for tau in taus)]
-        )
-        note = (
-            f"\nTau: Kendall's rank correlation over all {len(once)} different networks of this table, "
-            "with a bootstrap interval, not corrected for the number of columns; a cause it is not.\n"
-        )
+    once = {name: parts for own in networks.values() for name, parts in own.items()}
+    rows += _tau_rows("accuracy", once)
+    rows += _tau_rows("that of chance alone", networks.get(protocol.CHANCE, {}))
+    note = (
+        f"\nTau: Kendall's rank correlation over all {len(once)} different networks of this table, and "
+        "over those of chance alone, with bootstrap intervals, not corrected for the number of columns. "
+        "Over all, it may also say what else distinguishes the methods; a cause it is not.\n"
+    )
     header = ("share of the primitives, %", *FAMILIES, "primitives", "channels")
     return f"## What the networks are made of\n\n{markdown.table(header, rows)}\n{note}"
+
+
+def _tau_rows(title: str, networks: dict[str, tuple]) -> list[list[str]]:
+    """Correlates the first value of every network with all others; no rows of fewer than three."""
+    if len(networks) < 3:
+        return []
+    accuracy, *measures = np.array(list(networks.values())).T
+    taus = [ranking.kendall(measure, accuracy) for measure in measures]
+    return [
+        [f"tau with {title}", *(f"{tau['tau']:+.2f}" for tau in taus)],
+        ["its 95% interval", *(f"{tau['low']:+.2f} to {tau['high']:+.2f}" for tau in taus)],
+    ]
 
 
 def signals_text(results: dict[str, dict[int, dict]]) -> str:

@@ -522,6 +522,7 @@ def test_a_network_that_two_methods_found_counts_once(places):
     assert "| chance | 50 | 0 | 0 | 50 | 0 | 2.0 | 4.0 |" in text
     assert "all 3 different networks" in text
     assert "| tau with accuracy | -0.33 |" in text
+    assert "| tau with that of chance alone | +1.00 |" in text
 
 
 def test_what_searches_say_of_themselves_is_ranked_like_their_networks(places):

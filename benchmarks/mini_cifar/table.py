@@ -279,7 +279,10 @@ def lines_of(results: dict[str, dict[int, dict]], against: dict[str, tuple], tim
 
 
 def draw(results: dict[str, dict[int, dict]]) -> Figure:
-    """Draws every run as a point, and of each method the mean with its 95% interval (Student's t)."""
+    """Draws every run as a point, and of each method the mean with its 95% interval (Student's t).
+
+    Of few runs the mean alone: the interval of two would be wider than the picture of all others.
+    """
     figure = Figure(figsize=(8, 0.9 + 0.42 * len(results)), facecolor="white", layout="constrained")
     axes = figure.subplots()
     for place, own in enumerate(results.values()):
@@ -287,7 +290,8 @@ def draw(results: dict[str, dict[int, dict]]) -> Figure:
         axes.plot(found, [place] * len(found), "o", color=COLOURS[0], mfc="white", ms=4, zorder=2)
         if len(found) > 1:
             half = scipy.stats.sem(found) * scipy.stats.t.ppf(0.975, len(found) - 1)
-            axes.errorbar(found.mean(), place + 0.25, xerr=half, fmt="|", color=INK, capsize=3)
+            shown = half if len(found) >= _FEWEST else None
+            axes.errorbar(found.mean(), place + 0.25, xerr=shown, fmt="|", color=INK, capsize=3)
     titles = [f"{protocol.ALL[name].title}, n = {len(own)}" for name, own in results.items()]
     axes.set_yticks(range(len(results)), titles)
     axes.invert_yaxis()

@@ -80,11 +80,9 @@ def _tau_rows(title: str, networks: dict[str, tuple]) -> list[list[str]]:
     if len(networks) < 3:
         return []
     accuracy, *measures = np.array(list(networks.values())).T
-    taus = [ranking.kendall(measure, accuracy) for measure in measures]
-    return [
-        [f"tau with {title}", *(f"{tau['tau']:+.2f}" for tau in taus)],
-        ["its 95% interval", *(f"{tau['low']:+.2f} to {tau['high']:+.2f}" for tau in taus)],
-    ]
+    cells = [ranking.cells_of(ranking.kendall(measure, accuracy)) for measure in measures]
+    taus, intervals = zip(*cells)
+    return [[f"tau with {title}", *taus], ["its 95% interval", *intervals]]
 
 
 def signals_text(results: dict[str, dict[int, dict]]) -> str:
@@ -100,8 +98,8 @@ def signals_text(results: dict[str, dict[int, dict]]) -> str:
     accuracy = np.array([run["test_accuracy"] for run in searches])
     rows = []
     for key, name in SIGNALS.items():
-        tau = ranking.kendall(np.array([run["search"][key] for run in searches]), accuracy)
-        rows.append([name, f"{tau['tau']:+.2f}", f"{tau['low']:+.2f} to {tau['high']:+.2f}"])
+        signal = np.array([run["search"][key] for run in searches])
+        rows.append([name, *ranking.cells_of(ranking.kendall(signal, accuracy))])
     header = ("at the end of the search", "Kendall's tau", "95% interval")
     return (
         f"## What a search says of itself\n\n{markdown.table(header, rows)}\n"

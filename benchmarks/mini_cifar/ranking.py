@@ -56,6 +56,11 @@ def kendall(measure: np.ndarray, accuracy: np.ndarray) -> dict[str, float]:
     return {"tau": _tau(measure, accuracy), "low": float(low), "high": float(high)}
 
 
+def cells_of(found: dict[str, float]) -> tuple[str, str]:
+    """Returns what `kendall` found as cells of a table: tau, and its interval."""
+    return f"{found['tau']:+.2f}", f"{found['low']:+.2f} to {found['high']:+.2f}"
+
+
 def _tau(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.nan_to_num(scipy.stats.kendalltau(a, b).statistic))
 
@@ -127,15 +132,8 @@ def text() -> str:
         content = read_json(path, "Ranking")
         title = f"{protocol.ALL[content['method']].title}, seed {content['seed']}"
         for key, name in MEASURES.items():
-            tau, low, high = (content["correlations"][key][k] for k in ("tau", "low", "high"))
-            cells = (
-                title,
-                str(content["networks"]),
-                name,
-                f"{tau:+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-            )
-            rows.append(cells)
+            tau = cells_of(content["correlations"][key])
+            rows.append([title, content["networks"], name, *tau])
     header = ("supernet", "networks", "measure", "Kendall's tau", "95% interval")
     return (
         f"## What a supernet knows of random networks\n\n{markdown.table(header, rows)}\n"

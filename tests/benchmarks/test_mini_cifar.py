@@ -77,6 +77,13 @@ def write_result(method, seed, accuracy, **changes):
     path.write_text(json.dumps(result | changes))
 
 
+def write_results(accuracies):
+    """Writes those of {method: accuracies of seeds 0, 1, ...}."""
+    for method, values in accuracies.items():
+        for seed, value in enumerate(values):
+            write_result(method, seed, value)
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -341,9 +348,7 @@ def test_the_table_is_that_of_scipy(places):
         "darts": rng.normal(0.52, 0.02, 4),
         "ddarts": rng.normal(0.5, 0.02, 5),
     }
-    for method, values in accuracies.items():
-        for seed, value in enumerate(values):
-            write_result(method, seed, value)
+    write_results(accuracies)
     results = protocol.read_results()
     p_values = {}
     for method, (found, _) in table.comparisons(results, "random").items():
@@ -366,9 +371,7 @@ def test_all_of_chance_is_more_than_its_pairs(places):
     """Welch's test and its interval are SciPy's; three seeds are too few for it, so they have no row."""
     rng = np.random.default_rng(0)
     accuracies = {"random": rng.normal(0.5, 0.03, 9), "darts": rng.normal(0.52, 0.01, 4)}
-    for method, values in (accuracies | {"ddarts": accuracies["darts"][:3]}).items():
-        for seed, value in enumerate(values):
-            write_result(method, seed, value)
+    write_results(accuracies | {"ddarts": accuracies["darts"][:3]})
     results = protocol.read_results()
     ((method, (found, corrected)),) = table.comparisons(results, "random", table.unpaired).items()
     test = scipy.stats.ttest_ind(accuracies["darts"], accuracies["random"], equal_var=False)
@@ -441,9 +444,7 @@ def test_the_intervals_of_factors_hold_together_and_share_their_spread(places):
         "spread": rng.normal(0.5, 0.02, 3),
         "but_last": rng.normal(0.6, 0.02, 1),
     }
-    for method, values in accuracies.items():
-        for seed, value in enumerate(values):
-            write_result(method, seed, value)
+    write_results(accuracies)
     write_result("spread", 9, 0.9)
     found = table.simultaneous(protocol.read_results(), protocol.BASE)
     groups = [accuracies[method] for method in (protocol.BASE, "bypass", "spread")]

@@ -40,7 +40,7 @@ from ddarts_jax.reports import report
 from ddarts_jax.runs import facts, layout
 from ddarts_jax.runs.callbacks import Callback, checked, tell
 from ddarts_jax.runs.metrics import MetricsWriter
-from ddarts_jax.runs.workdir import Clock, check_apart, create, locked
+from ddarts_jax.runs.workdir import PHASES, Clock, check_apart, check_kind, create, locked
 from ddarts_jax.searching import methods
 from ddarts_jax.searching import search as searches
 from ddarts_jax.tasks import importing, pipeline
@@ -101,8 +101,17 @@ def preprocess(images: np.ndarray | jax.Array, data: Images) -> jax.Array:
 
     Returns:
         float32 [n, H, W, C].
+
+    Raises:
+        UserError: the images are not uint8.
     """
-    return normalize(jnp.asarray(images), data.mean, data.std, jnp.float32)
+    images = jnp.asarray(images)
+    if images.dtype != jnp.uint8:
+        raise UserError(
+            f"Images to preprocess are uint8, from 0 to 255, not {images.dtype}: convert them as those "
+            f"of the data were."
+        )
+    return normalize(images, data.mean, data.std, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +153,8 @@ def search(
         callbacks: told of steps, of epochs and of the end, see `Callback`.
 
     Raises:
-        UserError: the config does not fit the data, the workdir is another run's or in use, or a loss
-            is not finite.
+        UserError: the config does not fit the data or is of another task, the workdir is another run's
+            or in use, or a loss is not finite.
         Stopped: a signal ended the search; its state is saved.
     """
     with _opened("search", config, workdir, callbacks) as (path, writer, dtype):
@@ -233,7 +242,8 @@ def import_weights(
     if len(names) != found.num_classes:
         raise UserError(f"{path} is of {found.num_classes} classes, not of {len(names)}.")
     sizes = {"channels": found.channels, "stem": found.stem, "stem_multiplier": 3}
-    return Network(genotype, found.net, found.variables, {"class_names": names}, sizes)
+    data = {"class_names": names, "image_shape": [None, None, found.image_channels]}
+    return Network(genotype, found.net, found.variables, data, sizes)
 
 
 build = networks.build_module
@@ -248,7 +258,12 @@ def _opened(
     """Opens a workdir for a search or a training: yields it, the metrics' writer and the dtype."""
     told = checked(callbacks)
     configuration.validate(config)
-    check_apart(Path(workdir), config.data.name)
+    if config.task not in PHASES:
+        raise UserError(
+            f"The config is of task {config.task!r}, not of a search or a training: use one of these, as "
+            f'dd.config("digits").'
+        )
+    check_apart(workdir, config.data.name)
     compilation.keep_programs()
     processes.devices()
     if config.dtype == "float64":
@@ -256,11 +271,12 @@ def _opened(
     dtype = backend.compute_dtype(config.dtype)
     path = create(workdir)
     with locked(path), contextlib.ExitStack() as ends:
+        check_kind(config.task, path)
         for callback in reversed(told):  # the stack calls the last one first
             ends.push(
                 lambda _, error, __, callback=callback: tell(callback, "on_end", phase, error)
             )
-        clock, live = Clock(path), report.Live(path)
+        clock, live = Clock(path, compiled=compilation.spent()), report.Live(path)
         writer = MetricsWriter(path, pipeline.after_epoch(clock, live), told)
         try:
             yield path, writer, dtype

@@ -33,6 +33,16 @@ def read_json(path: Path, kind: str) -> Any:
         raise UserError(f"{kind} {path} is not valid JSON: {error}.") from error
 
 
+def read_entry(path: Path, key: str, kind: str) -> Any:
+    """Returns an entry of a JSON object in a file; None where there is no file, object or entry.
+
+    Raises:
+        UserError: see `read_json`.
+    """
+    found = read_json(path, kind) if path.is_file() else None
+    return found.get(key) if isinstance(found, dict) else None
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place once the block has ended.

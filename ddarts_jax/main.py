@@ -14,12 +14,17 @@ from ddarts_jax import configuration
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.runs import layout
-from ddarts_jax.runs.workdir import Clock, check_apart, create, locked, task_of
+from ddarts_jax.runs.workdir import (
+    DETECTION,
+    PHASES,
+    Clock,
+    check_apart,
+    check_kind,
+    create,
+    locked,
+)
 
 _logger = logging.getLogger("ddarts_jax")
-
-PHASES = ("pipeline", "search", "train", "evaluate")  # tasks whose workdir is that of a run
-DETECTION = ("detect", "detect_evaluate")  # likewise, of a detector
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,18 +128,8 @@ def run(config, workdir: str | Path) -> dict:
                 f"{workdir} holds a run, whose files task {config.task!r} would replace: name another "
                 "--workdir."
             )
-        _check_kind(config.task, workdir)
+        check_kind(config.task, workdir)
         return _run_task(config, workdir)
-
-
-def _check_kind(task: str, workdir: Path) -> None:
-    """Refuses a detector in the workdir of another run, and any other run in that of a detector."""
-    found = task_of(workdir)
-    if found in PHASES + DETECTION and (found in DETECTION) != (task in DETECTION):
-        raise UserError(
-            f"{workdir} holds a run of task {found!r}, with which task {task!r} has nothing to do: name "
-            "another --workdir."
-        )
 
 
 def _run_task(config, workdir: Path) -> dict:

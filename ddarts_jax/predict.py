@@ -186,18 +186,20 @@ def _check(meta: dict) -> None:
     names, given = meta["class_names"], meta["preprocessing"]
     numbers = np.array([given["mean"], given["std"]], np.float32)
     if kind_of(meta) == "detector":
-        sides, others = (
-            (*given["canvas"], given["long_side"], *mask_size(meta)),
-            (given["short_side"], given["white"]),
-        )
+        sides, others = (*given["canvas"], *mask_size(meta)), (given["white"],)
+        # These only scale an image, which the canvas then bounds; a short side of 0 leaves it as it is.
+        short, long = given["short_side"], given["long_side"]
         fits = (
             len(given["canvas"]) == 2
             and len(mask_size(meta)) in (0, 2)
             and given["channels"] in (1, 3)
             and len(meta["category_ids"]) == len(names)
             and all(
-                type(each) is int for each in (*meta["category_ids"], meta["detections"]["limit"])
+                type(each) is int
+                for each in (*meta["category_ids"], meta["detections"]["limit"], short, long)
             )
+            and 0 <= short < 2**63
+            and 0 < long < 2**63
         )
     else:
         sides, others = (given["image_size"],), (given["channels"], given.get("white", 0))

@@ -230,9 +230,26 @@ def test_training_evaluation_and_a_saved_network(searched, data, images, tmp_pat
     assert network.features(data.test_images)[-1].shape[0] == data.num_test
     with pytest.raises(dd.UserError, match=r"takes images \[n, 8, 8, 1\]"):
         network(images[0])
+    for dtype in (np.int64, np.int32, bool):
+        with pytest.raises(dd.UserError, match="as uint8, or as floating-point numbers"):
+            network(data.test_images.astype(dtype))
+    with pytest.raises(dd.UserError, match="uint8, from 0 to 255, not float32"):
+        dd.preprocess(data.test_images / np.float32(255), data)
     other = dd.Dataset.from_arrays(*images, class_names=("zero", "one", "two"))
     with pytest.raises(dd.UserError, match=r"trained with the classes \['0'"):
         dd.evaluate(network, other)
+
+
+def test_what_the_command_line_refuses_is_refused_here_too(data, tmp_path):
+    """A config of another task, and the workdir of a detector; nothing is written there."""
+    for name in ("detect_digits", "score_operations", "seeds"):
+        with pytest.raises(dd.UserError, match="not of a search or a training"):
+            dd.search(dd.config(name), data, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "config.json").write_text('{"task": "detect"}')
+    with pytest.raises(dd.UserError, match="holds a run of task 'detect'"):
+        dd.search(dd.config("digits", **SMALL), data, tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"task": "detect"}'
 
 
 def test_a_method_of_the_user(data, tmp_path):

@@ -133,6 +133,45 @@ CASES = {
         lambda p: task("score_operations", "--config.score.primitives=(1,)"),
         "config.score.primitives is (1,)",
     ),
+    "operation scores of no cells": (
+        lambda p: task("score_operations", "--config.train.num_cells=0"),
+        "needs cells; set config.train.num_cells",
+    ),
+    "operation scores by parts that are not equal": (
+        lambda p: task(
+            "score_operations", "--config.train.accumulate=3", p.npz(), "--config.data.batch_size=4"
+        ),
+        "train.accumulate=3 equal parts",
+    ),
+    "colours of images of two channels": (
+        lambda p: train(
+            p,
+            p.npz(images=np.zeros((9, 8, 8, 2), np.uint8)),
+            "--config.data.batch_size=4",
+            "--config.train.augment.hue=0.1",
+        ),
+        "images of 2 channels",
+    ),
+    "a training in parts that are not equal, after a search": (
+        lambda p: [p.npz(), "--config.data.batch_size=2", "--config.train.accumulate=3"],
+        "train.accumulate=3 equal parts",
+    ),
+    "a training by colours of grey images, after a search": (
+        lambda p: [
+            p.npz(),
+            "--config.data.batch_size=4",
+            "--config.train.augment.auto_augment=cifar10",
+        ],
+        "images of 1 channels",
+    ),
+    "a training of fewer cells than are searched": (
+        lambda p: [p.npz(), "--config.data.batch_size=2", "--config.train.num_cells=1"],
+        "ask for at least",
+    ),
+    "an auxiliary head of small images, after a search": (
+        lambda p: [p.npz(), "--config.data.batch_size=3", "--config.train.auxiliary_weight=0.4"],
+        "auxiliary head, which needs images of at least",
+    ),
     "an unknown task": (lambda p: train(p, "--config.task=dream"), "'dream'"),
     "a flag of several processes alone": (lambda p: train(p, "--num_processes=2"), "--coordinator"),
     # The workdir.

@@ -452,6 +452,30 @@ def test_both_phases_are_checked_before_anything_is_written(place, unbroken, cap
     assert _main(place, workdir, f"--config.data.name=npz:{place}/moved.npz") == 0
 
 
+def test_results_without_their_checkpoints_are_kept(place, unbroken, tmp_path, capsys):
+    """The same command does not begin anew over them, whichever phase's are gone."""
+    for phase in ("search", "train"):
+        workdir = tmp_path / phase
+        shutil.copytree(unbroken[0], workdir)
+        shutil.rmtree(workdir / "checkpoints" / phase)
+        kept = {path: path.read_bytes() for path in workdir.glob("*.*") if path.is_file()}
+        status = _main(place, workdir)
+        _assert_one_line_error(
+            capsys, status, "results of a pipeline that has ended", "summary.json"
+        )
+        assert kept == {path: path.read_bytes() for path in kept}
+
+
+def test_a_lost_file_of_metrics_is_no_dead_end(place, trained, tmp_path):
+    """A finished training is summed up again from its state, but for the best of its epochs."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert _train(place, tmp_path / "run", "--config.train.num_cells=7") == 0
+    before, after = _summary(trained), _summary(tmp_path / "run")
+    assert after["test_accuracy"] == before["test_accuracy"]
+    assert "test_accuracy_best_epoch" not in after
+
+
 def test_another_config_in_the_same_workdir(place, trained, capsys):
     """A workdir of another config is refused, the difference named, and nothing in it changed."""
     kept = {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()}

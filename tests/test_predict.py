@@ -380,6 +380,33 @@ def test_detections_are_printed_and_drawn(detector, tmp_path, capsys):
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+def test_the_sides_that_scale_an_image_may_be_of_any_size(detector, tmp_path):
+    """What the config of a detector accepts, as its sentence for no limit; the canvas has one."""
+    folder = _copy(detector, tmp_path / "export")
+    whole = json.loads((folder / "meta.json").read_text())
+
+    def read(**changes):
+        given = whole["preprocessing"] | changes
+        (folder / "meta.json").write_text(json.dumps(whole | {"preprocessing": given}))
+        return predict.read_meta(folder)["preprocessing"]
+
+    assert read(long_side=100_000)["long_side"] == 100_000
+    read(short_side=70_000, long_side=100_000)
+    read(short_side=0)  # images as they are
+    Image.new("RGB", (30, 24)).save(tmp_path / "image.png")
+    read(long_side=100_000)
+    ((_, found),) = predict.detect(folder, [tmp_path / "image.png"])
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 30, 24], rtol=1e-6)
+    for changes in (
+        *({"long_side": side} for side in (0, -1, 40.0, True, "40", 10**400)),
+        *({"short_side": side} for side in (-1, 24.0, None, 10**400)),
+        *({"canvas": canvas} for canvas in ([32, 2**16], [0, 48], [32])),
+        {"white": 2**16},
+    ):
+        with pytest.raises(UserError, match="corrupt"):
+            read(**changes)
+
+
 def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, capsys):
     """Options of the other kind, values out of range and folders that are none are one sentence."""
     image = tmp_path / "image.png"
@@ -409,7 +436,8 @@ def test_what_a_detector_s_user_can_mend_is_told(detector, colour, tmp_path, cap
 @given(
     st.sampled_from([("kind",), ("class_names",), ("category_ids",), ("preprocessing",)]
     + [("detections", "limit"), ("masks",)]
-    + [("preprocessing", key) for key in ("canvas", "short_side", "channels", "mean", "white")]),
+    + [("preprocessing", key) for key in ("canvas", "short_side", "long_side", "mean", "white")]
+    + [("preprocessing", "channels")]),
     _JSON,
 )  # fmt: skip
 def test_any_other_meta_json_of_a_detector_is_a_user_error_or_read(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddarts_jax.configuration import detection
+from ddarts_jax.configuration import detection, stages
 from ddarts_jax.configuration.keys import METHODS, TASKS, default_config, sweep_config
 from ddarts_jax.configuration.values import flatten
 from ddarts_jax.errors import UserError
@@ -247,6 +247,10 @@ _CONFLICTS = (
         for key in ("partition", "gpus_per_node", "timeout_min", "parameters")
     ),
     (
+        {"task": ("score_operations",), "train.num_cells": (0,)},
+        "the network that is measured needs cells; set config.train.num_cells to 1 or more",
+    ),
+    (
         {"checkpoint": ("",), "stem": ("half", "strided")},
         "without weights nothing is imported that has a stem; set config.checkpoint, or leave "
         "config.stem empty",
@@ -332,7 +336,7 @@ def validate(config: ConfigDict) -> None:
     every = detection.detection_config(), sweep_config(), default_config()
     defaults = dict(item for config in every for item in flatten(config).items())
     _check_method(values, defaults)
-    _check_stages(values)
+    stages.check(values)
     _refuse_conflicts(values, defaults)
 
 
@@ -357,53 +361,6 @@ def _check_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
             raise UserError(
                 f"config.{key} is {value!r}, but config.search.method is {chosen!r}, which does not "
                 f"use it: leave it at {defaults[key]!r}, or set config.search.method={owner}."
-            )
-
-
-def _check_stages(values: Mapping[str, Any]) -> None:
-    """Raises UserError if the options of a search in stages do not fit each other."""
-    group = f"search.{values.get('search.method')}"
-    stages, keep, rates = (
-        tuple(values.get(f"{group}.{key}", ())) for key in ("stages", "keep", "skip_dropout")
-    )
-    if not all(cells >= 3 for cells in stages):
-        raise UserError(
-            f"config.{group}.stages is {stages}; each stage must have at least 3 cells, of both kinds."
-        )
-    if len(keep) != len(stages) or len(rates) not in (0, len(stages) + 1):
-        raise UserError(
-            f"config.{group}.stages, keep and skip_dropout have {len(stages)}, {len(keep)} and "
-            f"{len(rates)} values: keep needs one for each stage, skip_dropout one more, or none."
-        )
-    parts = tuple(values.get(f"{group}.earlier_partial_channels", ()))
-    if len(parts) not in (0, len(stages)):
-        raise UserError(
-            f"config.{group}.earlier_partial_channels is {parts}; it needs one number for each of the "
-            f"{len(stages)} stages before the last, or none."
-        )
-    channels = values.get("search.channels", 0)
-    for each in (*parts, values.get(f"{group}.partial_channels", 1)):
-        if each < 1 or channels % each:
-            raise UserError(
-                f"config.{group} mixes one of every {each} channels, but config.search.channels is "
-                f"{channels}: it must be a multiple of that."
-            )
-    if not all(0 <= rate < 1 for rate in rates):
-        raise UserError(
-            f"config.{group}.skip_dropout is {rates}; each rate must be {_BELOW_ONE[0]}."
-        )
-    if stages and (values["search.start.genotype"] or values["search.selection"] != "alphas"):
-        raise UserError(
-            f"config.{group}.stages is {stages}, but a search in stages neither starts from a network "
-            "nor selects by perturbation: leave config.search.start.genotype empty and "
-            "config.search.selection=alphas, or leave the stages empty."
-        )
-    if stages:
-        count = len(spaces.primitives_of(values["search.space"])) + values.get(f"{group}.none", 0)
-        if not all(a > b > 0 for a, b in zip((count, *keep), keep)):
-            raise UserError(
-                f"config.{group}.keep is {keep}; of {count} candidates each stage must leave fewer, and "
-                "at least one."
             )
 
 

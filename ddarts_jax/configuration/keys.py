@@ -344,7 +344,8 @@ def import_config() -> ConfigDict:
 def score_config() -> ConfigDict:
     """Returns the keys of configs/score_operations.py, locked."""
     config = default_config().unlock()
-    for key in ("genotype", "weights", "search", "parse", "evaluate", "checkpoint"):
+    unused = ("genotype", "weights", "search", "parse", "evaluate", "checkpoint")
+    for key in (*unused, "batch_norm", "profile"):
         del config[key]
     config.task = "score_operations"  # the only one of this config
     del config.data["stream"], config.data["num_workers"]

@@ -9,6 +9,8 @@ has its own draws; a part that is switched off draws nothing, and does not chang
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ddarts_jax.data.autoaugment import autoaugment
+from ddarts_jax.errors import UserError
 
 _TRIES = 10  # boxes drawn for a random resized crop until one fits, as in torchvision
 
@@ -64,16 +67,18 @@ def augment(
         cutout: Pixels per side of the erased square; 0: none.
         resized_crop: Smallest share of the area that `random_resized_crop` takes; 0: none.
         auto_augment: Policy of `autoaugment`, "cifar10" or "imagenet"; empty: none. Needs RGB.
-        color_jitter: Brightness, contrast and saturation of `jitter_colors`; 0: none. Needs RGB.
-        hue: Hue of `jitter_colors`; 0: unchanged. Needs RGB.
+        color_jitter: Brightness, contrast and saturation of `jitter_colors`; 0: none. Needs RGB or grey.
+        hue: Hue of `jitter_colors`; 0: unchanged. Likewise.
         dtype: Dtype of the result.
 
     Returns:
         dtype [B, H, W, C].
 
     Raises:
-        UserError: The images are not RGB where that is needed.
+        UserError: See `check_channels`.
     """
+    parts = {"auto_augment": auto_augment, "color_jitter": color_jitter, "hue": hue}
+    check_channels(images.shape[-1], parts)
     if resized_crop:
         side = images.shape[1]
         scale = (resized_crop, 1.0)
@@ -92,6 +97,29 @@ def augment(
     if cutout:
         images = random_cutout(jax.random.fold_in(key, 2), images, cutout)
     return images
+
+
+def check_channels(channels: int, parts: Mapping[str, Any]) -> None:
+    """Refuses an augmentation by colours of images that have none.
+
+    Args:
+        channels: Of the images.
+        parts: Section `augment` of a config, or arguments of `augment` by name.
+
+    Raises:
+        UserError: AutoAugment is on and the images are not RGB, or jitter of colours and they are
+            neither RGB nor grey.
+    """
+    if parts["auto_augment"] and channels != 3:
+        raise UserError(
+            f"augment.auto_augment={parts['auto_augment']} takes RGB images, not images of {channels} "
+            f"channels: switch it off."
+        )
+    if (parts["color_jitter"] or parts["hue"]) and channels not in (1, 3):
+        raise UserError(
+            f"augment.color_jitter and augment.hue take RGB or grey images, not images of {channels} "
+            f"channels: set them to 0."
+        )
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
@@ -245,17 +273,18 @@ def jitter_colors(
     f image + (1 - f) degenerate, clipped to [0, 1], where the degenerate image is black, the mean
     of the image's luma, the luma of its pixels. The hue is turned by a share of the colour circle
     that is uniform in [-x, x]. This is torchvision's ColorJitter, but torchvision shuffles the order.
+    Of grey images saturation and hue stay, as there.
 
     Args:
         key: The only source of randomness.
-        images: float [B, H, W, 3] in [0, 1], red, green, blue.
+        images: float in [0, 1], [B, H, W, 3], red, green, blue, or [B, H, W, 1], grey.
         brightness: Strength, not negative; 0: unchanged.
         contrast: Likewise.
         saturation: Likewise.
         hue: Likewise, at most one half.
 
     Returns:
-        [B, H, W, 3] in [0, 1] of the dtype of `images`.
+        In [0, 1], of the shape and dtype of `images`.
     """
 
     def uniform(index: int, low: float, high: float) -> jax.Array:
@@ -266,6 +295,8 @@ def jitter_colors(
         factors = uniform(index, max(0.0, 1 - strength), 1 + strength)
         return jnp.clip(factors * images + (1 - factors) * degenerate, 0, 1)
 
+    if images.shape[-1] == 1:
+        saturation = hue = 0
     if brightness:
         images = blended(0, brightness, images, 0)
     if contrast:
@@ -302,6 +333,8 @@ def turn_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
 
 def _luma(images: jax.Array) -> jax.Array:
     """The weighted mean [B, H, W, 1] of red, green and blue that torchvision takes for grey."""
+    if images.shape[-1] == 1:
+        return images
     # Not a matrix product: those are less exact on accelerators.
     weights = jnp.asarray([0.2989, 0.587, 0.114], images.dtype)
     return (images * weights).sum(-1, keepdims=True)

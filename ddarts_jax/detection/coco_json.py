@@ -97,6 +97,7 @@ def parse(content: Any, annotations: str, images: str, masks: bool = False) -> I
             f"Annotation file {annotations} has {len(categories)} categories: at most {_MOST_CLASSES} "
             "can be told apart; merge some."
         )
+    names = tuple(_name(category, annotations) for category in categories)
     labels = {category["id"]: label for label, category in enumerate(categories)}
     _check_references(tables["annotations"], "image_id", image_rows, annotations)
     _check_references(tables["annotations"], "category_id", labels, annotations)
@@ -113,7 +114,7 @@ def parse(content: Any, annotations: str, images: str, masks: bool = False) -> I
         image_ids=np.array([image["id"] for image in tables["images"]], np.int64),
         sizes=sizes,
         category_ids=np.array([category["id"] for category in categories], np.int64),
-        class_names=tuple(str(category["name"]) for category in categories),
+        class_names=names,
         owners=owners,
         boxes=np.array([each["bbox"] for each in found], np.float64).reshape(-1, 4),
         labels=np.array([labels[each["category_id"]] for each in found], np.int32),
@@ -162,6 +163,19 @@ def _is_id(value: Any) -> bool:
 def _first_twice(values: Iterable[int]) -> int | None:
     counts = collections.Counter(values)
     return next((value for value, count in counts.items() if count > 1), None)
+
+
+def _name(category: dict, file: str) -> str:
+    """Returns the name; UserError unless it is Unicode, as else the results could not be drawn."""
+    name = str(category["name"])
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # JSON can have halves of characters
+        raise UserError(
+            f"Category {category['id']} in {file} has the name {name!r:.80}, which is not Unicode: "
+            "rename it."
+        ) from error
+    return name
 
 
 def _size(image: dict, file: str) -> tuple[int, int]:

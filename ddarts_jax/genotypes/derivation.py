@@ -60,7 +60,7 @@ def by_rule(
         )
 
     max_skips = None if rule.max_skips < 0 else rule.max_skips
-    return _with_few_skips(probabilities, primitives, max_skips, derive)
+    return with_few_skips(probabilities, primitives, max_skips, derive)
 
 
 def darts(alphas, primitives, reductions, seq=None) -> Genotype:
@@ -111,7 +111,7 @@ def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> G
     alphas, kept = _of_kept(alphas, kept, primitives)
     probabilities = np.full(kept.shape, DROPPED)
     probabilities[kept] = softmax(alphas).ravel()
-    return _with_few_skips(
+    return with_few_skips(
         *(probabilities, primitives, max_skips),
         lambda probabilities: _best(probabilities, primitives, reductions, seq),
     )
@@ -246,18 +246,29 @@ def _best(probabilities, primitives, reductions, seq) -> Genotype:
     return parse(probabilities[..., chosen], names, "sparse", 0.0, reductions, seq)
 
 
-def _with_few_skips(probabilities, primitives, max_skips, derive) -> Genotype:
-    """Derives a genotype whose normal cells have at most this many skip connections; None: any number.
+def normal_cells(genotype: Genotype) -> set[int]:
+    """Indices of the distinct cells that stand somewhere as a normal cell."""
+    places = range(len(genotype.genes)) if genotype.seq is None else genotype.seq
+    return {index for place, index in enumerate(places) if place not in genotype.reductions}
+
+
+def with_few_skips(probabilities, primitives, max_skips, derive) -> Genotype:
+    """Derives a genotype whose normal cells have at most this many skip connections.
 
     While a cell has more, the weakest that was chosen gets the probability 0.
+
+    Args:
+        probabilities: [distinct cells, E, O]; other scores too, if those above 0 may be chosen.
+        primitives: their names.
+        max_skips: None: any number.
+        derive: `(probabilities) -> Genotype`.
     """
     genotype = derive(probabilities)
     if max_skips is None or SKIP not in primitives:
         return genotype
     skip = primitives.index(SKIP)
     probabilities = np.array(probabilities)
-    places = range(len(probabilities)) if genotype.seq is None else genotype.seq
-    normal = {index for place, index in enumerate(places) if place not in genotype.reductions}
+    normal = normal_cells(genotype)
     while True:
         weakest = []
         for cell in normal:

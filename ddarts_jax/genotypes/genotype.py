@@ -330,8 +330,8 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
         (`seq` is given), the same `genes` and a longer `seq`. An equal genotype when nothing moves.
 
     Raises:
-        UserError: when the network would shrink, has not exactly two reductions, or has no cell to
-            fill a stretch with.
+        UserError: when the network would shrink or lose a cell, has not exactly two reductions, or has
+            no cell to fill a stretch with.
     """
     if num_cells > 0 and (kinds := _two_kinds(genotype)):
         new = reduction_positions(num_cells)
@@ -361,6 +361,12 @@ def expand(genotype: Genotype, num_cells: int) -> Genotype:
             )
         order += [seq[start + i % (stop - start)] for i in range(length)]
         order += [seq[stop]] if stop < genotype.num_cells else []
+    lost = sorted(set(seq) - set(order))
+    if lost and genotype.seq is None:  # a shared one may lose its place
+        raise UserError(
+            f"Cannot expand to {num_cells} cells: with reductions at {old[0]} and {old[1]} of "
+            f"{genotype.num_cells} cells there would be no place for cell {lost[0]}: ask for more cells."
+        )
     if genotype.seq is None:
         genes = tuple(genotype.genes[index] for index in order)
         return dataclasses.replace(genotype, reductions=new, genes=genes)

@@ -34,8 +34,9 @@ def initialise(key, weights):
 
     Args:
         key: random key of the draw.
-        weights: nested dict of a module's parameters; the last axes of a kernel are
-            [kh, kw, in / groups, out] or [in, out]; axes before them stack kernels of one shape.
+        weights: nested dict of a module's parameters. A kernel is [kh, kw, in / groups, out] or
+            [in, out]; those below a key "candidates" have the edges of a mixed operation on an axis
+            before these.
 
     Returns:
         The same tree, float32, with random kernels; all other leaves are unchanged.
@@ -46,14 +47,18 @@ def initialise(key, weights):
         name = path[-1].key
         return name == "kernel" or (name not in ("scale", "bias") and not np.any(leaf))
 
+    def fan_in(path, leaf):
+        stacked = any(getattr(part, "key", None) == "candidates" for part in path)
+        return math.prod(leaf.shape[stacked:-1])
+
     sizes = [leaf.size if is_kernel(path, leaf) else 0 for path, leaf in leaves]
     numbers = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
     parts = np.split(np.asarray(numbers), np.cumsum(sizes)[:-1])
     filled = [
-        part.reshape(leaf.shape) / np.float32(np.sqrt(math.prod(leaf.shape[-4:-1])))
+        part.reshape(leaf.shape) / np.float32(np.sqrt(fan_in(path, leaf)))
         if part.size
         else np.asarray(leaf)
-        for part, (_, leaf) in zip(parts, leaves)
+        for part, (path, leaf) in zip(parts, leaves)
     ]
     return jax.tree.unflatten(tree, filled)
 

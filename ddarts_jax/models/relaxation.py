@@ -157,6 +157,23 @@ class Relaxation:
             shares = jax.nn.softmax(own)
         return shares[..., 1:] if self.none else shares
 
+    def primitive_shares(self, alphas):
+        """The shares of the primitives among themselves, without `none`: [distinct cells, E, O].
+
+        Those of an edge sum to 1, or are 0 where no primitive is left. They and their gradient are finite
+        wherever the alphas are, however much `none` outweighs them.
+        """
+        if self.kind in ("sigmoid", "groups"):
+            shares = self.probabilities(alphas)
+            return shares / shares.sum(-1, keepdims=True)
+        own = self.of_candidates(alphas)[..., self.none :]
+        if self.kind == "balance":
+            own = own / derivation.BALANCE_TEMPERATURE
+        if self.kept is None:
+            return jax.nn.softmax(own)
+        some = self.kept_primitives.any(-1, keepdims=True)
+        return jnp.where(some, jax.nn.softmax(jnp.where(some, own, 0)), 0)
+
     def betas(self, alphas):
         """Those of the pairs of edges into each node: a list of [distinct cells, pairs], by node."""
         first_column = len(self.candidates)

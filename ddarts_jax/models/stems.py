@@ -8,6 +8,7 @@ ImageNet all three are strided ("strided"), in that of D-DARTS's authors only th
 
 from flax import nnx
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.models.layers import ConvBN
 
@@ -25,6 +26,11 @@ class StridedStem(nnx.Module):
     """
 
     def __init__(self, cin, channels, stride):
+        if channels < 2:
+            raise UserError(
+                f"The stem for large images has half of {channels} channels in its first convolution: "
+                f"use at least 2 channels, or the stem 'plain'."
+            )
         self.first = ConvBN(cin, channels // 2, 3, 2, affine=True, relu=False)
         self.second = ConvBN(channels // 2, channels, 3, stride // 2, affine=True)
 

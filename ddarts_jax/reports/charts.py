@@ -74,7 +74,7 @@ def figure(
         y: title of the vertical axis.
         **layout: of plotly, instead of or in addition to the common one.
     """
-    traces = [trace for trace in traces if _has_numbers(trace)]
+    traces = [trace for trace in traces if has_numbers(trace)]
     listed = sum(trace.showlegend is not False for trace in traces)
     found = go.Figure(traces, layout={"template": TEMPLATE})
     found.update_layout(
@@ -197,7 +197,8 @@ def _curves(run: Run, chart: Chart, metric: Metric, index: int) -> list[go.Scatt
     ]
 
 
-def _has_numbers(trace) -> bool:
+def has_numbers(trace) -> bool:
+    """Returns whether a trace has a number to show."""
     values = trace.z if isinstance(trace, go.Heatmap) else trace.y
     return any(value is not None for value in values)
 

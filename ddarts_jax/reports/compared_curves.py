@@ -51,19 +51,26 @@ def _parameter_free_points(run: Run) -> tuple[list, list]:
 
 
 def _curves(groups: list, points: Callable[[Run], tuple[list, list]]) -> list:
-    """Returns one curve per run, in the colour of its group."""
-    return [
-        charts.curve(
-            each.label,
-            *points(run),
-            line={
-                "color": COLOURS[index % len(COLOURS)],
-                "dash": charts.DASHES[index // len(COLOURS) % len(charts.DASHES)],
-            },
-            legendgroup=each.letter,
-            showlegend=number == min(each.runs),
-            hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
-        )
-        for index, each in enumerate(groups)
-        for number, run in each.runs.items()
-    ]
+    """Returns one curve per run with numbers, in the colour of its group, which the first one names."""
+    curves = []
+    for index, each in enumerate(groups):
+        look = {
+            "color": COLOURS[index % len(COLOURS)],
+            "dash": charts.DASHES[index // len(COLOURS) % len(charts.DASHES)],
+        }
+        own = [
+            charts.curve(
+                each.label,
+                *points(run),
+                line=look,
+                legendgroup=each.letter,
+                showlegend=False,
+                hovertemplate=f"{each.letter}, run {number}: %{{y}}<extra></extra>",
+            )
+            for number, run in each.runs.items()
+        ]
+        own = [curve for curve in own if charts.has_numbers(curve)]
+        for curve in own[:1]:
+            curve.showlegend = True
+        curves += own
+    return curves

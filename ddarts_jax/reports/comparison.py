@@ -118,7 +118,7 @@ COLUMNS = (
     Column(
         "search_seconds",
         "search time",
-        lambda run: _seconds(run.search or run.candidates),
+        lambda run: _seconds(run.rows_of_all_stages("search") or run.candidates),
         unit=" s",
     ),
     Column("train_seconds", "training time", lambda run: _seconds(run.train), unit=" s"),
@@ -271,7 +271,8 @@ def _write_page(path: Path, groups, runs, header, lines, matrices) -> None:
     page.table(
         "Groups",
         "Mean ± sample standard deviation over the n runs of a group, which differ by their seeds. "
-        "Times are sums over the epochs, without compiling.",
+        "Times are sums over the epochs, of a search in stages over those of all stages, without "
+        "compiling.",
         header,
         lines,
         wide=True,

@@ -221,13 +221,13 @@ def _add_cost(page: Page, run: Run) -> None:
     totals = [run.outcome(key) for key in ("params", "macs")]
     times = [
         (name, len(own), duration(sum(v or 0 for v in rows.series(own, "seconds"))))
-        for name, own in (
-            ("search", run.search),
-            ("random search", run.candidates),
-            ("training", run.train),
-            ("detector", run.detect),
+        for name, phase in (
+            ("search", "search"),
+            ("random search", "random"),
+            ("training", "train"),
+            ("detector", "detect"),
         )
-        if own
+        if (own := run.rows_of_all_stages(phase))
     ]
     if None in totals and not times:
         return
@@ -242,7 +242,8 @@ def _add_cost(page: Page, run: Run) -> None:
         )
     page.table(
         "Time",
-        "Sum over the epochs, without compiling; a random search counts its candidates instead.",
+        "Sum over the epochs, of a search in stages over those of all stages, without compiling; a "
+        "random search counts its candidates instead.",
         ("phase", "epochs", "time"),
         times,
     )

@@ -43,7 +43,9 @@ def defining(config: ConfigDict, phase: str, num_images: int) -> dict[str, Any]:
         num_images: number of images in the training split, on which the length of an epoch depends.
     """
     whole = config.to_dict()
-    kept = {key: whole[key] for key in ("seed", "dtype", "data", "chunk_steps", phase)}
+    kept = {
+        key: whole[key] for key in ("seed", "dtype", "batch_norm", "data", "chunk_steps", phase)
+    }
     return kept | {"num_images": num_images}
 
 
@@ -176,4 +178,7 @@ def _refuse(
 
 
 def _essential(flat: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat.items() if key not in INCIDENTAL}
+    # The images of the gap decide what a selection by perturbation keeps.
+    selecting = flat.get("search.selection") == "perturbation"
+    incidental = INCIDENTAL - {"search.gap_images"} if selecting else INCIDENTAL
+    return {key: value for key, value in flat.items() if key not in incidental}

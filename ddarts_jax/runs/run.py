@@ -22,7 +22,8 @@ class Run:
     Attributes:
         workdir: folder of the run.
         config: {dotted key: value}.
-        search: rows of the search's metrics, one per epoch.
+        search: rows of the search's metrics, one per epoch; of a search in stages, of its last stage.
+        earlier: rows of the stages before it, the first stage first; else empty.
         train: rows of the training's metrics, one per epoch.
         candidates: rows of a random search's metrics, one per candidate.
         detect: rows of a detector's metrics, one per epoch.
@@ -44,6 +45,7 @@ class Run:
     workdir: Path
     config: dict[str, Any]
     search: list[dict]
+    earlier: list[dict]
     train: list[dict]
     candidates: list[dict]
     detect: list[dict]
@@ -92,6 +94,14 @@ class Run:
             "train": self.train,
             "detect": self.detect,
         }[phase]
+
+    def rows_of_all_stages(self, phase: str) -> list[dict]:
+        """Returns the rows of a phase, of a search in stages those of all stages.
+
+        They tell what the phase took. Its curves and results are those of the last stage alone, as each
+        stage trains a supernet of its own, whose epochs count from 1.
+        """
+        return [*(self.earlier if phase == "search" else ()), *self.rows(phase)]
 
     def outcome(self, key: str) -> float | None:
         """Returns a number of the summary, None if it has no such number."""
@@ -142,6 +152,7 @@ def read_run(workdir: str | Path) -> Run:
         workdir=workdir,
         config=config,
         search=of_phase("search"),
+        earlier=_read_earlier(workdir / "stages"),
         train=of_phase("train"),
         candidates=of_phase("random"),
         detect=of_phase("detect"),
@@ -167,6 +178,14 @@ def _read_object(path: Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"File {path} must contain one JSON object.")
     return found
+
+
+def _read_earlier(directory: Path) -> list[dict]:
+    """Returns the rows of a search's stages before the last, which are in folders named by number."""
+    numbers = sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
+    paths = [directory / str(number) / layout.METRICS for number in numbers]
+    found = [row for path in paths if path.exists() for row in metrics.read(path)]
+    return [row for row in found if row["phase"] == "search"]
 
 
 def _by_epoch(directory: Path, suffix: str) -> list[tuple[int, Path]]:

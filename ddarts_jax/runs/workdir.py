@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json, write_json
+from ddarts_jax.files import read_entry, write_json
 from ddarts_jax.runs import layout
 
 _logger = logging.getLogger(__name__)
+
+PHASES = ("pipeline", "search", "train", "evaluate")  # tasks whose workdir is that of a run
+DETECTION = ("detect", "detect_evaluate")  # likewise, of a detector
 
 
 @contextlib.contextmanager
@@ -76,7 +79,7 @@ def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:
     if kind != "folder" or not path:
         return
     images = Path(os.path.expanduser(path)).resolve()
-    if Path(folder).resolve().is_relative_to(images):
+    if Path(os.path.expanduser(folder)).resolve().is_relative_to(images):
         raise UserError(
             f"The folder for the results, {folder}, lies inside the images of data.name={data}, whose "
             f"folders are classes: name one elsewhere, {what}=DIR."
@@ -89,9 +92,21 @@ def task_of(workdir: Path) -> Any:
     Raises:
         UserError: its config is corrupt.
     """
-    path = workdir / layout.CONFIG
-    found = read_json(path, "Config") if path.is_file() else None
-    return found.get("task") if isinstance(found, dict) else None
+    return read_entry(workdir / layout.CONFIG, "task", "Config")
+
+
+def check_kind(task: str, workdir: Path) -> None:
+    """Refuses a detector in the workdir of another run, and any other run in that of a detector.
+
+    Raises:
+        UserError: the workdir holds a run of the other kind; nothing has been written.
+    """
+    found = task_of(workdir)
+    if found in PHASES + DETECTION and (found in DETECTION) != (task in DETECTION):
+        raise UserError(
+            f"{workdir} holds a run of task {found!r}, with which task {task!r} has nothing to do: name "
+            "another --workdir."
+        )
 
 
 def create(workdir: str | os.PathLike) -> Path:
@@ -121,18 +136,19 @@ class Clock:
         compiling: seconds of all starts that went into compiling, as of the last `keep`.
     """
 
-    def __init__(self, workdir: Path, *, counts: bool = True):
+    def __init__(self, workdir: Path, *, counts: bool = True, compiled: float = 0.0):
         """Starts counting.
 
         Args:
             workdir: workdir of the run.
             counts: whether this start is part of the run. An evaluation is not, and does not change the
                 time of the run that it evaluates.
+            compiled: seconds that this process has spent compiling for other runs before.
         """
         self._counts = counts
         self._path = workdir / layout.SECONDS
         self._begun = time.monotonic()
-        self.before, self._compiled = 0.0, 0.0
+        self.before, self._compiled, self._of_others = 0.0, 0.0, compiled
         # If an older version began the run, its summary contains the seconds of at least one start.
         for path in (self._path, workdir / layout.SUMMARY):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
@@ -152,10 +168,10 @@ class Clock:
         """Writes the seconds so far, if this start counts.
 
         Args:
-            compiling: seconds that this start has spent compiling.
+            compiling: seconds that this process has spent compiling.
         """
         if self._counts:
-            self.compiling = self._compiled + compiling
+            self.compiling = self._compiled + max(compiling - self._of_others, 0.0)
             found = {"seconds": round(self.total(), 1)}
             if self.compiling:
                 found["compiling"] = round(self.compiling, 1)

@@ -12,20 +12,24 @@ each of them one primitive, with a chance in proportion to its probability.
 The limit: while the network that the alphas give costs too much, the primitive is replaced whose
 replacement by a cheaper one of the same edge loses the least probability for what it saves. Where a
 threshold is in force, a primitive below it cannot replace another, but the edge may be given up. Limits
-are dealt with in turn, and no replacement exceeds one that was dealt with before.
+are dealt with in turn, and no replacement exceeds one that was dealt with before, or the skip
+connections that a normal cell may have.
 """
 
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddarts_jax.configuration import options_of
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
+from ddarts_jax.genotypes import derivation
 from ddarts_jax.genotypes.genotype import (
     Genotype,
     edge_index,
@@ -34,6 +38,7 @@ from ddarts_jax.genotypes.genotype import (
     incoming_edges,
     nodes_of_edges,
 )
+from ddarts_jax.genotypes.spaces import SKIP
 from ddarts_jax.models import cost, latency, stems, supernet
 from ddarts_jax.models.relaxation import Relaxation
 from ddarts_jax.models.supernet import Supernet
@@ -127,8 +132,7 @@ def identity(budgets: tuple[Budget, ...]) -> dict[str, float | str]:
 
 def expected(budget: Budget, rule: Relaxation, alphas):
     """The expected cost of the network, in the budget's unit: scalar, differentiable by the alphas."""
-    shares = rule.probabilities(alphas)
-    shares = shares / shares.sum(-1, keepdims=True)
+    shares = rule.primitive_shares(alphas)
     if rule.weighs_edges:
         kept = rule.strengths(alphas)
         kept = 2 * kept if rule.topology == "edges" else kept
@@ -150,7 +154,12 @@ def penalty(budgets: tuple[Budget, ...], rule: Relaxation, alphas):
 
 
 def within(
-    budgets: tuple[Budget, ...], genotype: Genotype, probabilities, primitives, threshold
+    budgets: tuple[Budget, ...],
+    genotype: Genotype,
+    probabilities,
+    primitives,
+    threshold,
+    max_skips: int = -1,
 ) -> Genotype:
     """Makes a network cheaper until it keeps to all budgets; see the module.
 
@@ -159,8 +168,11 @@ def within(
         genotype: of the distinct cells, all of whose nodes have inputs.
         probabilities: float [distinct cells, E, O] of the primitives.
         primitives: their names.
-        threshold: the lowest probability of a primitive that may be kept; 0: any.
+        threshold: the lowest probability of a primitive that may be kept. Where it is above 0 edges may
+            be given up too.
+        max_skips: skip connections that a normal cell may have; -1: any number.
     """
+    full = _full_of_skips(genotype, max_skips)
     genes, replaced = [list(cell) for cell in genotype.genes], 0
     for number, budget in enumerate(budgets):
         while budget.cost(genotype, primitives) > budget.limit:
@@ -175,6 +187,7 @@ def within(
                 for move in _moves(
                     *(budget.table, spare, probabilities, primitives, threshold, own, cell, place)
                 )
+                if not (move[-1] and move[-1][0] == SKIP and full(cell, own))
             ]
             if not moves:
                 _logger.warning(
@@ -190,6 +203,16 @@ def within(
     if replaced:
         _logger.info("search: %d changes made the network keep to search.budget", replaced)
     return genotype
+
+
+def _full_of_skips(genotype: Genotype, max_skips: int) -> Callable:
+    """Returns `(distinct cell, its entries) -> bool`: whether the cell may get no further skip."""
+    normal = derivation.normal_cells(genotype)
+
+    def full(cell, genes) -> bool:
+        return cell in normal and 0 <= max_skips <= sum(name == SKIP for name, *_ in genes)
+
+    return full
 
 
 def _moves(table, spare, probabilities, primitives, threshold, genes, cell, place):
@@ -212,7 +235,7 @@ def _moves(table, spare, probabilities, primitives, threshold, genes, cell, plac
         ):
             yield (chances[own] - chances[o]) / saved, cell, place, (other, node, source)
     # A node that loses its last input would be gone, and with it what reads from it.
-    if threshold and costs[own] > 0 and sum(n == node for _, n, _ in genes) > 1:
+    if threshold > 0 and costs[own] > 0 and sum(n == node for _, n, _ in genes) > 1:
         yield chances[own] / costs[own], cell, place, None
 
 
@@ -273,6 +296,13 @@ def _cheapest(table, net: Supernet) -> Genotype:
 
 
 def _deepened(config, genotype: Genotype) -> Genotype:
-    """The genotype of the network that is trained."""
-    depth = config.train.num_cells
-    return expand(genotype, depth) if depth else genotype
+    """The genotype of the network that is trained, also from a shallower stage of the search."""
+    stages = options_of(config.search).get("stages")
+    depth = config.train.num_cells or (config.search.num_cells if stages else 0)
+    deeper = expand(genotype, depth) if depth else genotype
+    if len(deeper.genes) < len(genotype.genes):
+        raise UserError(
+            f"With {depth} cells not every searched cell has a place, so that search.budget cannot "
+            "say what it costs: set another config.train.num_cells, or no budget."
+        )
+    return deeper

@@ -66,7 +66,8 @@ def hypergradient(
         return sharding.mean(gradient)
 
     settings = context.weights_settings.copy_and_resolve_references()
-    settings.clip = float("inf")
+    if settings.clip:  # stays a part of the chain, whose state this is
+        settings.clip = float("inf")
     step, state = optim.weights_optimizer(settings, context.total_steps), context.weights_optimizer
     updates, stepped = step.update(training_gradient(weights, alphas), state, weights)
     ahead = optax.apply_updates(weights, updates)

@@ -16,12 +16,13 @@ def zero_one_loss(alphas):
     """L_01 of every cell (FairDARTS equation 5): pushes sigmoid(alpha) towards 0 or 1.
 
     Args:
-        alphas: [cells, E, O].
+        alphas: [cells, E, O]; a candidate that is gone, at -inf, does not count.
 
     Returns:
         [cells], between -0.25 (all decided) and 0 (all at one half).
     """
-    return -jnp.mean((jax.nn.sigmoid(alphas) - 0.5) ** 2, axis=(1, 2))
+    squares = (jax.nn.sigmoid(alphas) - 0.5) ** 2
+    return -jnp.mean(squares, axis=(1, 2), where=alphas > -jnp.inf)
 
 
 def ablation_loss(contribution, mean_contribution, epsilon: float = EPSILON, spread=None):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddarts_jax.distributed import sharding
+from ddarts_jax.genotypes.derivation import with_few_skips
 from ddarts_jax.genotypes.genotype import Genotype, parse
 from ddarts_jax.models.classification import cross_entropy
 from ddarts_jax.models.supernet import Supernet
@@ -85,15 +86,23 @@ def removals(net: Supernet, variables, alphas, losses: Callable) -> np.ndarray:
     return found
 
 
-def select(net: Supernet, added: np.ndarray) -> Genotype:
+def select(net: Supernet, added: np.ndarray, max_skips: int = -1) -> Genotype:
     """Keeps two edges of each node and one primitive on each, those whose removal adds most.
 
     Args:
         net: structure.
         added: from `removals`.
+        max_skips: skip connections that a normal cell may have; -1: any number.
     """
-    primitives, whole = added[..., :-1], added[..., -1:]
-    best = primitives.argmax(-1)[..., None] == np.arange(primitives.shape[-1])
-    # DARTS's rule on scores in which an edge counts as much as its removal adds.
-    scores = np.where(best, whole, whole.min() - 1)
-    return parse(scores, net.primitives, "darts", 0.0, net.reductions, net.sharing)
+    whole = added[..., -1:]
+
+    def derive(primitives):
+        best = primitives.argmax(-1)[..., None] == np.arange(primitives.shape[-1])
+        # DARTS's rule on scores in which an edge counts as much as its removal adds.
+        scores = np.where(best, whole, whole.min() - 1)
+        return parse(scores, net.primitives, "darts", 0.0, net.reductions, net.sharing)
+
+    own = added[..., :-1].astype(np.float64)
+    positive = own - own.min() + 1  # in the same order, and above 0 as probabilities are
+    limit = None if max_skips < 0 else max_skips
+    return with_few_skips(positive, net.primitives, limit, derive)

@@ -22,13 +22,21 @@ from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
 from ddarts_jax.files import read_json, save_array, write_json
 from ddarts_jax.genotypes import derivation, distance
-from ddarts_jax.genotypes.genotype import Genotype, existing_nodes, reduction_positions
+from ddarts_jax.genotypes.genotype import Genotype, existing_nodes
 from ddarts_jax.genotypes.spaces import primitives_of
 from ddarts_jax.models import supernet
 from ddarts_jax.models.layers import Variables
 from ddarts_jax.models.supernet import Supernet
 from ddarts_jax.runs import layout, metrics
-from ddarts_jax.searching import budget, discretisation, early_stop, methods, perturbation, stages
+from ddarts_jax.searching import (
+    budget,
+    discretisation,
+    early_stop,
+    methods,
+    outline,
+    perturbation,
+    stages,
+)
 from ddarts_jax.training import optim, phase, schedule
 
 _logger = logging.getLogger(__name__)
@@ -81,23 +89,10 @@ def build(
     """
     settings = config.search
     stage = stage or stages.Stage(settings.num_cells)
+    extra = 0 if start is None else settings.start.epochs  # before those of the search
     weights_key, alphas_key = jax.random.split(jax.random.key(config.seed))
-    if start is None:
-        structure = {"num_cells": stage.num_cells, "num_nodes": settings.num_nodes}
-        if _shared(settings):
-            reductions = reduction_positions(stage.num_cells)
-            kinds = [p in reductions for p in range(stage.num_cells)]
-            # Of one or two cells all are reductions.
-            structure["seq"] = [sorted(set(kinds)).index(kind) for kind in kinds]
-    else:
-        structure = {
-            "num_cells": start.num_cells,
-            "num_nodes": start.num_nodes,
-            "reductions": start.reductions,
-            "seq": start.seq,
-        }
     net, variables = supernet.build(
-        **structure,
+        **outline.structure(settings, stage.num_cells, start),
         channels=settings.channels,
         num_classes=dataset.num_classes,
         image_channels=dataset.channels,
@@ -110,7 +105,7 @@ def build(
         **mixing(settings, stage.topology),
         kept=stage.kept,
         skip_dropout=stage.skip_dropout,
-        epochs=(settings.warmup_epochs, settings.epochs),
+        epochs=(extra + settings.warmup_epochs, extra + settings.epochs),
         key=weights_key,
     )
     if start is None:
@@ -118,11 +113,6 @@ def build(
     else:
         alphas = net.relaxation.encode(start, settings.start.strength)
     return net, *optim.at_least_float32((variables, alphas), dtype)
-
-
-def _shared(settings) -> bool:
-    """Whether the method has one architecture for all normal cells and one for the reduction cells."""
-    return methods.find(settings.method).share_cells(options_of(settings))
 
 
 def mixing(settings, topology: str = "") -> dict:
@@ -218,7 +208,7 @@ def run(
         return _run(own, dataset, workdir, writer, dtype, start, alpha_loss, stage)
 
     plan = method.stages(settings)
-    last = stages.run_earlier(plan, _shared(settings), workdir, run_stage)
+    last = stages.run_earlier(plan, outline.shared(settings), workdir, run_stage)
     return run_stage(last, workdir, writer)
 
 
@@ -330,9 +320,11 @@ def _result(
         budgets: from `budget.of`.
         added: from `perturbation.removals`; None: the alphas decide.
     """
+    most = settings.max_skips
     if added is not None:
-        genotype = perturbation.select(net, added)
-        return budget.within(budgets, genotype, added[..., :-1], net.primitives, 0.0)
+        genotype = perturbation.select(net, added, most)
+        # Not every removal adds to the loss, so scores may be negative, and all primitives may be kept.
+        return budget.within(budgets, genotype, added[..., :-1], net.primitives, -np.inf, most)
     parsed = derive(alphas, net, settings)
     genotype = never_empty(parsed, alphas, net, settings)
     if filled := [cell for cell, kept in enumerate(parsed.genes) if genotype.genes[cell] != kept]:
@@ -342,7 +334,9 @@ def _result(
             *(", ".join(map(str, filled)), settings.threshold),
         )
     threshold = settings.threshold if settings.method == "sparse" else 0.0
-    return budget.within(budgets, genotype, _probabilities(alphas, net), net.primitives, threshold)
+    return budget.within(
+        *(budgets, genotype, _probabilities(alphas, net), net.primitives, threshold, most)
+    )
 
 
 def never_empty(genotype: Genotype, alphas, net: Supernet, settings) -> Genotype:

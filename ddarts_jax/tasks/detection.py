@@ -345,6 +345,8 @@ def _aps(tested: Tested, names: Sequence[str]) -> dict[str, float]:
 
 def _finish(workdir: Path, test: Instances, white: int, tested: Tested, name: str) -> dict:
     """Writes and prints an evaluation; returns its numbers and paths, see `_write_results`."""
+    pattern = layout.DETECTION.replace(".", "-{}.")
+    name = name and evaluation.apart(name, test.name, workdir, pattern)
     paths = _write_results(workdir, test, white, tested, name)
     _print_numbers(test, tested)
     print(f"By class and size: {paths['detection']}; all detections: {paths['detections']}.")

@@ -5,13 +5,14 @@ of the images, classes, mean and deviation) comes from the folder of its weights
 than the run's go to files of their own, and the run's summary stays as it is.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
 from ddarts_jax.configuration import flatten, save
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json, write_json
+from ddarts_jax.files import read_entry, read_json, write_json
 from ddarts_jax.genotypes import lookup
 from ddarts_jax.models import weights
 from ddarts_jax.reports import drawing, report
@@ -32,8 +33,8 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     """Evaluates a network.
 
     Writes `evaluation.json` and the picture `confusion`; on other data than those of the training
-    `evaluation-<name>.json` and `confusion-<name>` in place of them. `summary.json` is written only
-    where there is none, as after an import.
+    `evaluation-<name>.json` and `confusion-<name>` in place of them. `summary.json` is that of the run;
+    where none was run, as after an import, it is that of the newest evaluation.
 
     Args:
         config: the whole config.
@@ -71,13 +72,15 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
         return summary
     foreign = (workdir / layout.NETWORK).is_file() and home.resolve() != workdir.resolve()
     name = _name(dataset.name, home if foreign else None) if other or foreign else ""
+    name = name and apart(name, dataset.name, workdir, layout.OTHER_EVALUATION)
     speed = evaluate.speed(*network, dataset.image_shape, config.evaluate.batch_sizes, dtype)
     written = pipeline.write_evaluation(workdir, tested, cost, speed, dataset, name)
     if not name:
         _complete(workdir, own, config, dataset)
         if not (workdir / layout.NETWORK_GENOTYPE).is_file():
             genotype.save(workdir / layout.NETWORK_GENOTYPE)
-        if not (workdir / layout.SUMMARY).is_file():
+        if _is_free(workdir, config.task):
+            genotype.save(workdir / layout.NETWORK_GENOTYPE)
             write_json(workdir / layout.SUMMARY, summary)
             drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network")
     report.Live(workdir).close()
@@ -85,6 +88,11 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     pipeline.print_result(config, genotype, summary, speed)
     print(f"By class and by cell: {written}.")
     return summary
+
+
+def _is_free(workdir: Path, task: str) -> bool:
+    """Whether a workdir has no summary, or only that of an evaluation, which a newer one replaces."""
+    return read_entry(workdir / layout.SUMMARY, "task", "Summary") in (None, task)
 
 
 def _genotype_to_use(config, workdir: Path) -> tuple[str | Path, bool]:
@@ -125,7 +133,23 @@ def _name(data: str, home: Path | None) -> str:
 
 def file_name(path: str) -> str:
     """Returns a part of a file's name that tells of the data in `path`."""
-    return re.sub(r"[^\w.-]+", "_", Path(path).stem or "data")
+    name = re.sub(r"\.(npz|json)$", "", Path(path).name)
+    return re.sub(r"[^\w.-]+", "_", name or "data")
+
+
+def apart(name: str, data: str, folder: Path, pattern: str) -> str:
+    """Returns a name for an evaluation of other data whose file is not that of yet other ones.
+
+    Args:
+        name: from `file_name`, which may be alike for different data.
+        data: their whole name, which the file has as "data".
+        folder: of the evaluations.
+        pattern: name of their file, with {} for the name.
+    """
+    found = read_entry(folder / pattern.format(name), "data", "Evaluation")
+    if found in (None, data):
+        return name
+    return f"{name}-{hashlib.sha256(data.encode()).hexdigest()[:8]}"
 
 
 def _complete(workdir: Path, own: dict | None, config, dataset) -> None:

@@ -14,7 +14,7 @@ from ddarts_jax.reports import drawing, report
 from ddarts_jax.runs import layout, metrics
 from ddarts_jax.runs.metrics import MetricsWriter
 from ddarts_jax.runs.workdir import Clock
-from ddarts_jax.searching import search
+from ddarts_jax.searching import outline, search
 from ddarts_jax.tasks import distances
 from ddarts_jax.training import compilation, evaluate, train
 from ddarts_jax.training.signals import Stopped
@@ -48,6 +48,8 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
             genotype = processes.from_main(lambda: lookup.find_genotype(found))
         else:
             start = find_start(config)
+            if config.task == "pipeline":
+                _check_training(config, dataset, start)
             genotype = search.run(config, dataset, workdir, writer, dtype, start).genotype
         genotype = deepened(config, genotype)
         if config.task in ("pipeline", "train"):
@@ -56,6 +58,13 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     if processes.is_main():
         live.close()
     return summary
+
+
+def _check_training(config, dataset, start: Genotype | None) -> None:
+    """Refuses a training that would fail whatever the search finds, before the search."""
+    train.check(config, dataset)
+    expected = deepened(config, outline.genotype(config.search, start))
+    train.cost(config, expected, dataset, auxiliary=config.train.auxiliary_weight > 0)
 
 
 @contextlib.contextmanager
@@ -123,7 +132,8 @@ def summarize(config, genotype, trained, dataset, workdir: Path, dtype, clock: C
         return summary
     if trained:
         epochs = [r for r in metrics.read(workdir / layout.METRICS) if r["phase"] == "train"]
-        summary["test_accuracy_best_epoch"] = max(row["accuracy"] for row in epochs)
+        if epochs:  # not if the file of the metrics was lost
+            summary["test_accuracy_best_epoch"] = max(row["accuracy"] for row in epochs)
         write_evaluation(workdir, tested, cost, [], dataset)
     if config.task in ("pipeline", "search") and config.search.start.genotype:
         found = Genotype.load(workdir / layout.GENOTYPE)

@@ -24,14 +24,16 @@ from ddarts_jax.tasks import launch
 
 _logger = logging.getLogger(__name__)
 
+_SUMMED_UP = ("pipeline", "search", "train", "evaluate", "detect")  # tasks that write a summary
 _PROGRAM = (sys.executable, "-m", "ddarts_jax.main")
 # Characters of a value and of a whole name, of a folder, which may have 255 bytes.
 _LONGEST_VALUE, _LONGEST_NAME = 40, 160
 
 
 def _seconds(run: Run) -> float | None:
-    """The seconds of all epochs, which may be of several starts."""
-    rows = [row for phase in ("search", "random", "train", "detect") for row in run.rows(phase)]
+    """The seconds of all epochs, which may be of several starts and, in a search, of several stages."""
+    phases = ("search", "random", "train", "detect")
+    rows = [row for phase in phases for row in run.rows_of_all_stages(phase)]
     return sum(row.get("seconds") or 0 for row in rows) if rows else None
 
 
@@ -118,6 +120,11 @@ def plan(config, workdir: Path) -> list[tuple[Point, Any, dict[int, launch.Plann
         flags = [f"--config.{override}" for override in config.overrides]
         flags += [f"--config.{key}={_flag(value)}" for key, value in zip(grid, combination)]
         wanted = _parsed([f"--config={config.run}", *flags], config.seeds[0], combination, grid)
+        if wanted.task not in _SUMMED_UP:
+            raise UserError(
+                f"config.run={config.run} is of task {wanted.task!r}, whose runs have no summary to "
+                f"compare: name a config of one of the tasks {', '.join(_SUMMED_UP)}."
+            )
         flat = configuration.flatten(wanted)
         values = {key: flat[key] for key in grid}
         folder = folder_name(values) if grid else ""
@@ -136,11 +143,12 @@ def plan(config, workdir: Path) -> list[tuple[Point, Any, dict[int, launch.Plann
 
 
 def _check_keys(grid: Mapping[str, Any], overrides: tuple[str, ...]) -> None:
-    """Refuses keys of the grid that something else sets."""
-    if "seed" in grid:
-        raise UserError("config.grid has the key 'seed': name the seeds in config.seeds.")
+    """Refuses keys of the grid or of the overrides that something else sets."""
     former = configuration.FORMER_NAMES
     set_by_all = {override.partition("=")[0].strip() for override in overrides}
+    for key, taken in (("grid", set(grid)), ("overrides", set_by_all)):
+        if "seed" in taken:
+            raise UserError(f"config.{key} has the key 'seed': name the seeds in config.seeds.")
     if both := sorted({former.get(key, key) for key in set_by_all} & set(grid)):
         raise UserError(
             f"config.grid and config.overrides both set {both[0]}: leave it out of one of them."

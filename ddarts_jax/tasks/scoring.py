@@ -83,7 +83,7 @@ def measure(config, genotype: Genotype, dataset: Dataset, dtype) -> list[float |
             _logger.warning("The training with seed %d diverged and does not count.", seed)
             accuracies.append(None)
             continue
-        variables = running.state.variables
+        variables = running.state.evaluated
         tested = evaluate_dataset(net, variables, dataset, config.data.batch_size, dtype)
         accuracies.append(tested["accuracy"])
     if accuracies.count(None) == len(accuracies):
@@ -113,6 +113,7 @@ def run(config, dataset: Dataset, workdir: Path, dtype) -> dict:
         UserError: an unknown primitive, a workdir with measurements of another config, or a network
             whose training diverges for every seed.
     """
+    train.check(config, dataset)
     names = config.score.primitives or DARTOPTI_PRIMITIVES
     num_cells = config.train.num_cells
     protocol = _claim(config, dataset, workdir)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddarts_jax.distributed import processes, sharding
-from ddarts_jax.runs import facts, metrics
+from ddarts_jax.errors import UserError
+from ddarts_jax.files import read_entry
+from ddarts_jax.runs import facts, layout, metrics
 from ddarts_jax.runs import identity as identities
 from ddarts_jax.training import feeds, loop
 from ddarts_jax.training.checkpoint import Checkpoints
@@ -26,7 +28,7 @@ def check(phase: str, config, dataset, workdir: Path) -> None:
         workdir: an existing folder.
 
     Raises:
-        UserError: the workdir holds the state of another run.
+        UserError: the workdir holds the state of another run, or the results of one without its state.
     """
 
     def refuse():
@@ -35,12 +37,23 @@ def check(phase: str, config, dataset, workdir: Path) -> None:
         )
         facts.check_resumed(workdir, dataset, phases)
         for each in phases:
+            _check_state(workdir, each)
             wanted = identities.defining(config, each, dataset.num_train)
             identities.check_phase(workdir, each, wanted)
         if phase == "search":
             identities.check_parsing(workdir, config.parse.to_dict())
 
     processes.from_main(refuse)
+
+
+def _check_state(workdir: Path, phase: str) -> None:
+    """Refuses a phase that has ended but whose checkpoints are gone, before its results are lost too."""
+    ended = read_entry(workdir / layout.SUMMARY, "task", "Summary")
+    if ended in ("pipeline", phase) and not identities.begun(workdir, phase):
+        raise UserError(
+            f"{workdir} holds the results of a {ended} that has ended, but no checkpoints of it: name "
+            f"another --workdir, or delete {layout.SUMMARY} there to run it anew."
+        )
 
 
 def run_phase(

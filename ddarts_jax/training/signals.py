@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 
 _logger = logging.getLogger(__name__)
 
@@ -28,14 +29,15 @@ class Stopped(Exception):
 class Signals:
     """Records SIGTERM and the first SIGINT so that the run can stop cleanly.
 
-    A second SIGINT interrupts at once.
+    A second SIGINT interrupts at once. Outside the main thread of a process, which alone can receive
+    signals, none is recorded.
     """
 
     def __enter__(self):
         self.received = 0
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        mine = threading.current_thread() is threading.main_thread()
+        caught = (signal.SIGTERM, signal.SIGINT) if mine else ()
+        self._previous = {number: signal.signal(number, self._note) for number in caught}
         return self
 
     def __exit__(self, *exception):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from ddarts_jax.data import augment
 from ddarts_jax.data.dataset import Dataset
 from ddarts_jax.data.stream import Streamed
 from ddarts_jax.distributed import sharding
@@ -72,7 +73,8 @@ def train_step(net: Network, settings, plan: schedule.Schedule):
     parts = settings.accumulate
 
     def init(variables):
-        average = variables if settings.average else ()
+        # Copied, as the state is donated, and a buffer can be donated only once.
+        average = jax.tree.map(jnp.copy, variables) if settings.average else ()
         optimizer_state = optimizer.init(variables.weights)
         return TrainState(jnp.zeros((), jnp.int32), variables, optimizer_state, average)
 
@@ -155,7 +157,9 @@ def build(
     return net, optim.at_least_float32(variables, dtype)
 
 
-def cost(config, genotype: Genotype, dataset: Dataset | Streamed) -> Cost:
+def cost(
+    config, genotype: Genotype, dataset: Dataset | Streamed, *, auxiliary: bool = False
+) -> Cost:
     """Counts the cost of the network that `build` builds; see `models.cost.cost`."""
     return costs.cost(
         genotype,
@@ -163,9 +167,34 @@ def cost(config, genotype: Genotype, dataset: Dataset | Streamed) -> Cost:
         dataset.num_classes,
         dataset.image_size,
         image_channels=dataset.channels,
+        auxiliary=auxiliary,
         stem=config.train.stem,
         stem_multiplier=config.train.stem_multiplier,
     )
+
+
+def check(config, dataset: Dataset | Streamed) -> None:
+    """Refuses a recipe that these images or devices do not allow.
+
+    Before a search whose result it is to train, too: else the refusal would come hours later.
+
+    Raises:
+        UserError: the message names the key.
+    """
+    settings = config.train
+    size = schedule.schedule(dataset.num_train, config.data.batch_size, 1, 1).batch_size
+    if size % settings.accumulate:
+        raise UserError(
+            f"data.batch_size={size} cannot be split into train.accumulate={settings.accumulate} equal "
+            f"parts: choose a divisor."
+        )
+    if size // settings.accumulate % jax.device_count():
+        raise UserError(
+            f"data.batch_size={size} in train.accumulate={settings.accumulate} parts leaves "
+            f"{size // settings.accumulate} images for {jax.device_count()} devices, which cannot share "
+            f"them evenly: choose a smaller train.accumulate or a larger batch."
+        )
+    augment.check_channels(dataset.channels, settings.augment)
 
 
 def run(
@@ -193,21 +222,11 @@ def run(
         The trained network.
     """
     settings = config.train
+    check(config, dataset)
     phase.check("train", config, dataset, workdir)
     plan = schedule.schedule(
         dataset.num_train, config.data.batch_size, settings.epochs, config.chunk_steps
     )
-    if plan.batch_size % settings.accumulate:
-        raise UserError(
-            f"data.batch_size={plan.batch_size} cannot be split into train.accumulate="
-            f"{settings.accumulate} equal parts: choose a divisor."
-        )
-    if plan.batch_size // settings.accumulate % jax.device_count():
-        raise UserError(
-            f"data.batch_size={plan.batch_size} in train.accumulate={settings.accumulate} parts leaves "
-            f"{plan.batch_size // settings.accumulate} images for {jax.device_count()} devices, which "
-            f"cannot share them evenly: choose a smaller train.accumulate or a larger batch."
-        )
     net, variables = build(config, genotype, dataset, dtype)
     identity = {"genotype": genotype.to_dict()}
     if config.weights:

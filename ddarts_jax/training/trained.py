@@ -69,7 +69,7 @@ class Network:
             float32 [n, classes].
 
         Raises:
-            UserError: the images differ in shape from those of the training.
+            UserError: the images differ in shape from those of the training, or are of another dtype.
         """
         parts = [self._logits(self.variables, part) for part in self._batches(images)]
         return np.concatenate([np.asarray(part, np.float32) for part in parts])
@@ -97,12 +97,19 @@ class Network:
 
     def _batches(self, images) -> Iterator[jax.Array]:
         images = np.asarray(images)
-        shape = tuple(self.data.get("image_shape", images.shape[1:]))
-        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        shape = self.data.get("image_shape") or (None, None, None)  # None: it is not known
+        fits = images.ndim == 4 and all(a in (None, b) for a, b in zip(shape, images.shape[1:]))
+        if not fits or not len(images):
+            sizes = [name if size is None else size for name, size in zip("HWC", shape)]
             raise UserError(
-                f"The network takes images [n, {', '.join(map(str, shape))}], not {images.shape}."
+                f"The network takes images [n, {', '.join(map(str, sizes))}], not {images.shape}."
             )
         raw = images.dtype == np.uint8
+        if not raw and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"The network takes images as uint8, or as floating-point numbers that are already "
+                f"normalised, not as {images.dtype}: convert them, images.astype('uint8')."
+            )
         if raw and self.mean is None:
             raise UserError(
                 "The mean and deviation of the network's training data are not known: pass images "
@@ -146,7 +153,6 @@ def load_network(folder: str | os.PathLike) -> Network:
         size, _, channels = data["image_shape"]
         if data["class_names"] is None:  # an imported network that was never evaluated
             data["class_names"] = [str(number) for number in range(data["num_classes"])]
-            del data["image_shape"]
         structure, empty = networks.build(
             genotype,
             channels=sizes["channels"],

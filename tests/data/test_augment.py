@@ -18,6 +18,7 @@ from PIL import Image
 from ddarts_jax.data import augment as module
 from ddarts_jax.data.augment import draw_boxes, jitter_colors, normalize
 from ddarts_jax.data.autoaugment import autoaugment
+from ddarts_jax.errors import UserError
 
 MEAN = np.array([0.4, 0.5, 0.6], np.float32)
 STD = np.array([0.2, 0.3, 0.25], np.float32)
@@ -413,6 +414,42 @@ def test_the_turn_of_the_hue_is_uniform():
     deviation = 0.4 / np.sqrt(12)
     assert abs(turns.mean()) < 5 * deviation / np.sqrt(1000)
     assert abs(turns.std() / deviation - 1) < 0.07
+
+
+def test_jitter_of_grey_images_is_that_of_rgb_without_colour():
+    """RGB of equal channels gives the same, within 1e-3: the luma's weights sum to 0.9999."""
+    grey = np.random.default_rng(3).random((6, 5, 4, 1), np.float32)
+    key, strengths = jax.random.key(4), (0.4, 0.4, 0.4, 0.1)
+    found = jitter_colors(key, grey, *strengths)
+    assert found.shape == grey.shape
+    expected = jitter_colors(key, np.repeat(grey, 3, -1), *strengths)
+    np.testing.assert_allclose(np.repeat(found, 3, -1), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "channels", "fits"),
+    [
+        *(({"color_jitter": 0.4}, channels, channels in (1, 3)) for channels in (1, 2, 3, 4)),
+        *(({"hue": 0.1}, channels, channels in (1, 3)) for channels in (1, 2, 3, 4)),
+        *(({"auto_augment": "cifar10"}, channels, channels == 3) for channels in (1, 2, 3, 4)),
+        *(({"cutout": 2}, channels, True) for channels in (1, 2, 4)),
+    ],
+)
+def test_colours_of_images_that_have_none_are_refused(parts, channels, fits):
+    """In a sentence, when the step is traced."""
+    images = np.zeros((2, 8, 8, channels), np.uint8)
+    moments = np.full(channels, 0.5, np.float32)
+
+    def shape():
+        given = OFF | {"dtype": jnp.float32} | parts
+        run = functools.partial(module.augment, mean=moments, std=moments, **given)
+        return jax.eval_shape(run, jax.random.key(0), images).shape
+
+    if fits:
+        assert shape() == images.shape
+    else:
+        with pytest.raises(UserError, match=f"images of {channels} channels"):
+            shape()
 
 
 def test_jitter_colors_is_brightness_then_contrast_then_saturation_then_hue():

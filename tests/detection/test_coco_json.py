@@ -57,6 +57,10 @@ POLYGON = [[0, 0, 5, 5]]
         (changed("images", 1, width=None), "Entry 1 of 'images' in .* has no 'width'"),
         (changed("annotations", 2, bbox=None), "Entry 2 of 'annotations' in .* has no 'bbox'"),
         (changed("categories", 1, id="two"), "has the id 'two': ids are integers"),
+        (
+            changed("categories", 1, name="dark \ud83d"),
+            r"Category 2 in .* has the name 'dark \\ud83d', which is not Unicode: rename it",
+        ),
         (changed("images", 2, id=30), "id 30 is there twice in 'images'"),
         (changed("annotations", 2, id=5), "id 5 is there twice in 'annotations'"),
         (changed("categories", 0, id=2), "id 2 is there twice in 'categories'"),

@@ -276,6 +276,13 @@ def test_expand_leaves_out_a_shared_cell_that_loses_its_place():
     assert expanded.cells == tuple(shared.genes[i] for i in (0, 0, 0, 2, 3, 3, 2, 3, 3))
 
 
+def test_expand_loses_no_cell_of_its_own():
+    """Reductions far out leave a long stretch, of which a few more cells have no place for all."""
+    with pytest.raises(UserError, match=r"no place for cell \d"):
+        expand(chain(10, (1, 8)), 11)
+    assert len(set(expand(chain(10, (1, 8)), 24).cells)) == 10
+
+
 def test_expand_moves_unusual_reductions():
     """Stretches are those between the genotype's own reductions, wherever they are."""
     expanded = expand(chain(6, (1, 3)), 9)

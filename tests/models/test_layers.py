@@ -17,8 +17,8 @@ def numpy_batch_norm(x, scale=1.0, bias=0.0):
 
 def test_kernels_start_as_those_of_pytorch():
     """U(-b, b) with b = 1 / sqrt(inputs of one output), stacked or not; scale and bias untouched."""
-    inputs = {"depthwise": 9, "pointwise": 64, "dense": 9 * 16, "stacked": 25, "linear": 50}
-    shapes = [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32), (5, 5, 5, 1, 32), (50, 20)]
+    inputs = {"depthwise": 9, "pointwise": 64, "dense": 9 * 16, "linear": 50}
+    shapes = [(3, 3, 1, 64), (1, 1, 64, 64), (3, 3, 16, 32), (50, 20)]
     weights = {name: np.zeros(shape) for name, shape in zip(inputs, shapes, strict=True)}
     affine = {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
     drawn = layers.initialise(jax.random.key(0), {**weights, **affine})
@@ -32,6 +32,10 @@ def test_kernels_start_as_those_of_pytorch():
         assert np.unique(drawn[name]).size > 0.99 * drawn[name].size
     for name, before in affine.items():
         np.testing.assert_array_equal(drawn[name], before)
+    for shape, fan_in in (((14, 16, 16), 16), ((5, 5, 5, 1, 32), 25)):  # those of edges are stacked
+        edges = {"candidates": {"own": {"kernel": np.zeros(shape)}}}
+        (kernel,) = jax.tree.leaves(layers.initialise(jax.random.key(0), edges))
+        assert 0.98 / np.sqrt(fan_in) < np.abs(kernel).max() <= 1 / np.sqrt(fan_in)
 
 
 @pytest.mark.filterwarnings("error")  # float64 statistics go into float32 ones by a cast

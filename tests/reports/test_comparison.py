@@ -17,6 +17,7 @@ from ddarts_jax.genotypes import distance
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.reports import comparison, page
 from ddarts_jax.runs.run import read_run
+from ddarts_jax.tasks import points
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,43 @@ def test_latency_is_compared_where_it_was_measured(tmp_path):
     assert measured == {"mean": 1.5, "std": None, "n": 1}
     assert "1.50 ms (n = 1)" in (tmp_path / "out" / "comparison.md").read_text()
     assert "Accuracy and latency of one image" in tiny.markup(tmp_path / "out" / "report.html")
+
+
+def test_a_search_in_stages_took_the_time_of_all_of_them(tmp_path):
+    """Rows of 12.5 s of search and 3.2 s of training; the same for a sweep, and in the first stage."""
+    staged, plain = write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2)
+    write_run(staged / "stages" / "1", search_epochs=2, train_epochs=0, ended=False)
+    (group,) = compare(tmp_path / "out", [staged, plain])["groups"]
+    assert [run["search_seconds"] for run in group["runs"]] == [6 * 12.5, 4 * 12.5]
+    assert group["runs"][0]["train_seconds"] == pytest.approx(3 * 3.2)
+    took = [points.record(read_run(run))["seconds"] for run in (staged, plain)]
+    assert took == pytest.approx([6 * 12.5 + 3 * 3.2, 4 * 12.5 + 3 * 3.2])
+    young = write_run(tmp_path / "young", search_epochs=0, train_epochs=0, ended=False)
+    write_run(young / "stages" / "1", search_epochs=1, train_epochs=0, ended=False)
+    (column,) = [column for column in comparison.COLUMNS if column.key == "search_seconds"]
+    assert column.of(read_run(young)) == 12.5
+
+
+def test_every_group_of_a_chart_is_in_its_legend(tmp_path):
+    """By its first run that has numbers there: the first of all may only have trained."""
+    trained = write_run(tmp_path / "a", seed=0, search_epochs=0)
+    whole = [write_run(tmp_path / f"b{seed}", seed=seed) for seed in (1, 2)]
+    other = write_run(tmp_path / "c", search__channels=8)
+    config = json.loads((whole[0] / "config.json").read_text()) | {"seed": 0}  # of the same group
+    (trained / "config.json").write_text(json.dumps(config))
+    found = compare(tmp_path / "out", [trained, *whole, other])
+    assert [len(group["runs"]) for group in found["groups"]] == [3, 1]
+    text = tiny.markup(tmp_path / "out" / "report.html")
+    charts = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])["charts"]
+    curves = [
+        [(curve["hovertemplate"][:8], curve["showlegend"]) for curve in chart["data"]]
+        for chart in charts
+        if all("legendgroup" in curve for curve in chart["data"])
+    ]
+    searched = [("A, run 2", True), ("A, run 3", False), ("B, run 4", True)]
+    both = [("A, run 1", True), *((name, name[0] == "B") for name, _ in searched)]
+    assert searched in curves and both in curves
+    assert all(each in (searched, both) for each in curves)
 
 
 def test_runs_that_only_differ_in_passing_are_one_group(tmp_path):

@@ -452,6 +452,19 @@ def test_an_outburst_of_the_ablation_loss_is_warned_of(tmp_path):
     assert "mean contribution that is near 0" not in words()
 
 
+def test_the_time_of_a_search_is_that_of_all_its_stages(tmp_path):
+    """4 epochs of 12.5 s in the last stage, 1 and 2 in those before; the curves are of the last."""
+    workdir = write_run(tmp_path / "run")
+    for number in (1, 2):
+        folder = workdir / "stages" / str(number)
+        write_run(folder, search_epochs=number, train_epochs=0, ended=False)
+    found = report_of(workdir)
+    cells = found.text["td"]
+    assert cells[(start := cells.index("search")) : start + 3] == ["search", "7", "1 min 28 s"]
+    assert cells[start + 3 : start + 6] == ["training", "3", "9.6 s"]
+    assert {tuple(curve["x"]) for curve in found.chart("Discretisation gap")} == {(1, 2, 3, 4)}
+
+
 def test_the_report_says_what_it_knows_of_time_and_parsing(tmp_path):
     """Time of compiling apart; epochs that were parsed by another rule than the result."""
     workdir = write_run(tmp_path / "run", parse__threshold=0.5)

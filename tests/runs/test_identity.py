@@ -34,14 +34,34 @@ def test_a_run_continues_with_other_incidental_values(tmp_path, key, value):
     identity.claim(tmp_path / "config.json", changed(**{key: value}), "checkpoints")
 
 
+def test_the_images_of_the_gap_matter_to_a_selection_by_perturbation(tmp_path):
+    """They decide what is kept; elsewhere they are measured on, no more."""
+    selecting = {"search__selection": "perturbation", "search__gap_images": 100}
+    identity.claim(tmp_path / "config.json", changed(**selecting), "checkpoints")
+    with pytest.raises(UserError, match=r"search\.gap_images: 100, 200"):
+        others = changed(**selecting | {"search__gap_images": 200})
+        identity.claim(tmp_path / "config.json", others, "checkpoints")
+
+
 def test_a_run_does_not_continue_with_other_essential_values(tmp_path):
     """Every other value makes it another run; all that differ are named."""
     identity.claim(tmp_path / "config.json", changed(), "checkpoints")
     with pytest.raises(UserError) as error:
-        identity.claim(tmp_path / "config.json", changed(seed=1, search__epochs=3), "checkpoints")
-    assert "(there, here): search.epochs: 50, 3; seed: 0, 1. Use the same values" in str(
-        error.value
+        others = {"batch_norm": "local", "seed": 1, "search__epochs": 3}
+        identity.claim(tmp_path / "config.json", changed(**others), "checkpoints")
+    expected = (
+        "batch_norm: 'global', 'local'; search.epochs: 50, 3; seed: 0, 1. Use the same values"
     )
+    assert f"(there, here): {expected}" in str(error.value)
+
+
+def test_every_key_is_compared_or_known_not_to_matter():
+    """A new key is either of a phase's identity, or incidental, or compared in another place."""
+    config = default_config()
+    phases = [identity.flatten(identity.defining(config, each, 1)) for each in ("search", "train")]
+    left = set(identity.flatten(config)) - identity.INCIDENTAL - {key for p in phases for key in p}
+    # The task is not the run; genotype and weights are of `train.run`, the rest of `check_parsing`.
+    assert {key for key in left if not key.startswith("parse.")} == {"task", "genotype", "weights"}
 
 
 def test_a_run_of_an_older_version_continues(tmp_path):

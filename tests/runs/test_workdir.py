@@ -114,6 +114,18 @@ def test_seconds_are_those_of_all_starts(tmp_path, monkeypatch):
     assert evaluation.total() == workdir.Clock(tmp_path).before == 20.0
 
 
+def test_what_was_compiled_for_another_run_does_not_count(tmp_path):
+    """Two runs of one process, as of a script that calls `dd.search` twice."""
+    clock = workdir.Clock(tmp_path, compiled=40.0)
+    clock.keep(40.0)
+    assert clock.compiling == 0
+    clock.keep(42.5)
+    assert json.loads((tmp_path / "seconds.json").read_text())["compiling"] == 2.5
+    again = workdir.Clock(tmp_path, compiled=42.5)
+    again.keep(43.5)
+    assert again.compiling == 3.5
+
+
 def test_seconds_of_an_older_run_come_from_its_summary(tmp_path):
     """There is no seconds.json yet; a broken one counts as none."""
     assert workdir.Clock(tmp_path).before == 0
@@ -133,6 +145,10 @@ def test_results_inside_the_images_are_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match="lies inside the images"):
             workdir.check_apart(folder, data)
+    with monkeypatch.context() as home:
+        home.setenv("HOME", str(tmp_path))
+        with pytest.raises(UserError, match="lies inside the images"):
+            workdir.check_apart("~/images/x", "folder:~/images")
     for folder, data in (
         ("../x", "folder:."),
         ("x", "folder:./images"),

@@ -1,6 +1,8 @@
 """A budget of parameters, MACs or time: what is counted, what is expected, what the result keeps to."""
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import json
 
@@ -273,6 +275,61 @@ def test_the_result_keeps_to_every_limit(limited, table, threshold, seed, strict
         for name, node, source in genes:
             chance = probabilities[cell, edge_index(source, node), net.primitives.index(name)]
             assert chance >= threshold
+
+
+def test_the_expected_cost_is_finite_where_none_wins():
+    """Value and gradient, also where `none` is all that is left of an edge, which then costs nothing."""
+    rule = Relaxation("balance", PRIMITIVES, none=True)
+    table = np.ones((1, 2, 4))
+    own = budget.Budget("params", 50.0, 1.0, 0.25, table)
+    for none in (0.0, 0.05, 0.2, 5.0):
+        alphas = jnp.zeros((1, 2, 5)).at[..., 0].set(none)
+        value, slope = jax.value_and_grad(functools.partial(budget.expected, own, rule))(alphas)
+        np.testing.assert_allclose(value, 2.25, rtol=1e-6)  # one primitive on each of two edges
+        assert np.isfinite(slope).all()
+    kept = ((((True,) * 5, (True,) + (False,) * 4)),)
+    for kind in ("softmax", "balance"):
+        rule = Relaxation(kind, PRIMITIVES, none=True, kept=kept)
+        value, slope = jax.value_and_grad(functools.partial(budget.expected, own, rule))(alphas)
+        np.testing.assert_allclose(value, 1.25, rtol=1e-6)
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "balance", "groups", "sigmoid"])
+def test_shares_of_primitives_are_their_probabilities_without_none(kind):
+    """Where these are not tiny: divided by their sum."""
+    rule = Relaxation(kind, PRIMITIVES, none=kind != "sigmoid")
+    scale = 1e-3 if kind == "balance" else 1.0
+    alphas = scale * jnp.asarray(tiny.normal(5, 2, 2, len(rule.columns)), jnp.float32)
+    shares = rule.probabilities(alphas)
+    expected = shares / shares.sum(-1, keepdims=True)
+    np.testing.assert_allclose(rule.primitive_shares(alphas), expected, rtol=1e-5)
+
+
+def test_scores_below_0_may_be_kept_too():
+    """What removals add to the loss may be negative; with no threshold all primitives may be kept."""
+    table = np.zeros((1, 2, 4))
+    table[..., 2:] = 1.0
+    own = budget.Budget("params", 0.5, 1.0, 0.0, table)
+    scores = np.array([[[-0.4, -0.2, 0.1, -0.3], [-0.4, -0.2, 0.1, -0.3]]])
+    genotype = Genotype([[("sep_conv_3x3", 2, 0), ("sep_conv_3x3", 2, 1)]], (), (2,))
+    found = budget.within((own,), genotype, scores, PRIMITIVES, -np.inf)
+    assert found.genes == ((("skip_connect", 2, 0), ("skip_connect", 2, 1)),)
+
+
+@pytest.mark.parametrize(("most", "skips"), [(-1, 2), (0, 0), (1, 1)])
+def test_a_budget_respects_the_number_of_skips(most, skips):
+    """They are the cheapest, but a normal cell may have only so many; the next cheapest stand in."""
+    table = np.tile([0.2, 0.0, 1.0, 1.5], (1, 2, 1))
+    own = budget.Budget("params", 0.5, 1.0, 0.0, table)
+    probabilities = np.array([[[0.1, 0.8, 0.9, 0.0], [0.1, 0.7, 0.9, 0.0]]])
+    genotype = parse(probabilities, PRIMITIVES, "darts", 0.0, ())
+    found = budget.within((own,), genotype, probabilities, PRIMITIVES, 0.0, most)
+    assert own.cost(found, PRIMITIVES) <= 0.5
+    assert [name for name, *_ in found.genes[0]].count("skip_connect") == skips
+    reduction = dataclasses.replace(genotype, reductions=(0,))
+    found = budget.within((own,), reduction, probabilities, PRIMITIVES, 0.0, most)
+    assert [name for name, *_ in found.genes[0]] == ["skip_connect"] * 2
 
 
 def test_the_cheapest_loss_is_taken_first():

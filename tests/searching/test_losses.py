@@ -44,6 +44,19 @@ def test_zero_one_loss_by_hand():
     np.testing.assert_allclose(zero_one_loss(alphas), by_hand, atol=1e-7)
 
 
+def test_a_candidate_that_is_gone_has_no_part_in_the_zero_one_loss():
+    """Two candidates of four left weigh as two of two: value and gradient."""
+    own = jnp.array([[[0.5, -2.0], [1.0, 0.1]]])
+    gone = jnp.full_like(own, -jnp.inf)
+
+    def of_all(own):
+        return zero_one_loss(jnp.concatenate([own, gone], -1)).sum()
+
+    np.testing.assert_allclose(of_all(own), zero_one_loss(own)[0], rtol=1e-6)
+    expected = jax.grad(lambda a: zero_one_loss(a).sum())(own)
+    np.testing.assert_allclose(jax.grad(of_all)(own), expected, rtol=1e-6)
+
+
 @settings(deadline=None)  # the first example of every shape compiles
 @given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-1e4, 1e4, width=32)))
 def test_zero_one_loss_lies_between_decided_and_undecided(alphas):

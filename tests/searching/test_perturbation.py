@@ -1,5 +1,7 @@
 """Selection by perturbation, against losses computed one removal at a time."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,26 @@ def test_what_is_missed_most_is_kept():
         ("skip_connect", 3, 0),
         ("sep_conv_3x3", 3, 2),
     }
+
+
+def test_a_selection_has_no_more_skips_than_allowed():
+    """The weakest of a normal cell give way to the next primitive of their edge, though it helps less."""
+    config = tiny.config("")
+    config.search.update(num_nodes=2, num_cells=3)
+    data = types.SimpleNamespace(num_classes=3, channels=1)
+    net, *_ = search.build(config, data, "float32")
+    assert net.reductions == (1, 2)
+    added = -1 + 0.1 * np.random.default_rng(0).random((3, 5, 4), np.float32)
+    added[..., 1] = -0.5 + 0.1 * np.arange(5)  # skip connections: all removals lower the loss
+    for most in (-1, 0, 1, 2):
+        cells = perturbation.select(net, added, most).cells
+        skips = [sum(name == "skip_connect" for name, *_ in cell) for cell in cells]
+        assert skips == [4 if most < 0 else most, 4, 4]
+    (strongest,) = [
+        e for e in perturbation.select(net, added, 1).cells[0] if e[0] == "skip_connect"
+    ]
+    kept = perturbation.select(net, added).cells[0]
+    assert strongest == max(kept, key=lambda entry: edge_index(entry[2], entry[1]))
 
 
 def test_a_search_that_selects_by_perturbation(tmp_path, monkeypatch):

@@ -284,6 +284,17 @@ def test_alphas_stand_still_while_the_weights_settle(started):
     np.testing.assert_allclose(np.abs(state.alphas - start.alphas), 3e-3, rtol=0.02)
 
 
+def test_what_follows_the_epochs_counts_those_of_the_start(dataset):
+    """The dropout of skip connections begins anew when the alphas move, and ends with the search."""
+    config = tiny.config("")
+    config.search.update(epochs=4, warmup_epochs=1)
+    config.search.ddarts.skip_dropout = (0.5,)
+    assert search.build(config, dataset, "float32")[0].relaxation.epochs == (1, 4)
+    config.search.start.epochs = 3
+    net, *_ = search.build(config, dataset, "float32", _START)
+    assert net.relaxation.epochs == (4, 7)
+
+
 def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
     """Its contribution is the mean: L_AB is 0 and moves nothing; M is that of all its copies."""
     _, state, step = started
@@ -298,6 +309,9 @@ def test_a_single_distinct_cell_has_no_ablation_loss(started, dataset):
         ddarts.gradient_parts(made_up, state.alphas, 0.0, 0.0).total,
         rtol=1e-5,
     )
+    for options in ({"mean_gradient": "stopped"}, {"relative_to": "spread"}):
+        parts = ddarts.gradient_parts(made_up, state.alphas, 100.0, 0.0, **options)
+        assert not np.any(parts.ablation) and np.all(parts.factor_full == 1), options
     # Without any cell the features are 0 and the logits the classifier's bias.
     bias = np.tile(state.variables.weights["head"]["classifier"]["bias"], (8, 1))
     alone = classification.cross_entropy(jnp.asarray(bias), labels)

@@ -97,6 +97,8 @@ def test_depths_that_cannot_follow_each_other_are_refused_before_a_search(tmp_pa
     ("options", "message"),
     [
         ({"stages": (2,), "keep": (2,)}, "at least 3 cells"),
+        ({"stages": (3,), "keep": (2,), "num_cells": 2}, "before 2 cells in the last one"),
+        ({"stages": (3,), "keep": (2,), "rates": (0.1,) * 3}, "cell_learning_rates"),
         ({"stages": (5,)}, "one for each stage"),
         ({"stages": (5,), "keep": (2,), "skip_dropout": (0.1,)}, "one more, or none"),
         ({"stages": (5,), "keep": (2,), "skip_dropout": (0.1, 1.0)}, "less than 1"),
@@ -108,6 +110,8 @@ def test_depths_that_cannot_follow_each_other_are_refused_before_a_search(tmp_pa
 def test_options_that_do_not_fit_are_refused(options, message):
     """Each in one sentence that names the key."""
     config = tiny.config("")
+    config.search.num_cells = options.pop("num_cells", 5)
+    config.search.alphas.cell_learning_rates = options.pop("rates", ())
     config.search.ddarts.update(options)
     with pytest.raises(UserError, match=message):
         validate(config)
@@ -116,6 +120,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_stages_start_from_nothing():
     """A network as the start fixes the cells, which stages change."""
     config = tiny.config("")
+    config.search.num_cells = 5
     config.search.ddarts.stages, config.search.ddarts.keep = (5,), (2,)
     config.search.start.genotype = "ResNet18"
     with pytest.raises(UserError, match="neither starts from a network"):
@@ -292,7 +297,7 @@ def test_a_temperature_without_pairs_is_refused(key):
 def test_options_of_drnas_that_do_not_fit_are_refused(options, message):
     """Before the first stage, not after it."""
     config = tiny.config("")
-    config.search.method = "drnas"
+    config.search.update(method="drnas", num_cells=5)
     config.search.drnas.update(options)
     with pytest.raises(UserError, match=message):
         validate(config)

@@ -1,6 +1,7 @@
 """Task 'evaluate': a network meets only images like those of its training, and no result is lost."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -129,10 +130,44 @@ def test_the_name_of_an_evaluation_is_a_file_s():
     for data_name, expected in (
         ("folder:/a/photos b/", "photos_b"),
         ("npz:x/new.npz", "new"),
+        ("folder:/a/set-v2.1", "set-v2.1"),
+        ("cifar10_corrupted/fog_1:1.0.0", "1.0.0"),
         ("cifar10", "cifar10"),
         ("folder:.", "data"),
     ):
         assert evaluation._name(data_name, None) == expected
+
+
+def test_data_of_the_same_name_do_not_replace_each_other(tmp_path):
+    """The second gets a name with a hash, every time; the first keeps its own."""
+    write_json(tmp_path / "evaluation-test.json", {"data": "npz:/a/test.npz"})
+    apart = [
+        evaluation.apart("test", name, tmp_path, "evaluation-{}.json")
+        for name in ("npz:/a/test.npz", "npz:/b/test.npz", "npz:/b/test.npz", "npz:/c/test.npz")
+    ]
+    assert apart[0] == "test" and apart[1] == apart[2] and len(set(apart)) == 3
+    assert all(name.startswith("test") for name in apart)
+
+
+def test_the_summary_of_other_weights_is_that_of_the_newest_evaluation(place, tmp_path, capsys):
+    """In a workdir without a run of its own; one of a search keeps the summary of its search."""
+    folders = []
+    for seed in (0, 1):
+        folders.append(tmp_path / f"of_{seed}")
+        shutil.copytree(place / "run", folders[-1])
+        config = tiny.config(place / "digits.npz")
+        config.seed = seed
+        _, variables = train.build(config, tiny.GENOTYPE, data.load(config.data), "float32")
+        weights.save_network(folders[-1] / "network.npz", variables)
+    for folder in folders:
+        flag = f"--config.weights={folder}/network.npz"
+        assert evaluate(place, flag, workdir=tmp_path / "new") == 0
+        found = json.loads((tmp_path / "new" / "evaluation.json").read_text())
+        summary = json.loads((tmp_path / "new" / "summary.json").read_text())
+        assert summary["test_loss"] == found["loss"]
+    write_json(tmp_path / "new" / "summary.json", {"task": "search"})
+    assert evaluate(place, flag, workdir=tmp_path / "new") == 0
+    assert json.loads((tmp_path / "new" / "summary.json").read_text()) == {"task": "search"}
 
 
 def test_an_evaluation_without_facts_needs_no_facts(tmp_path):

@@ -37,6 +37,7 @@ _GENOTYPE = Genotype(
     seq=None,
 )
 _SIZES = [(60, 96), (48, 96), (64, 90), (55, 80), (96, 96)]  # of images; on a canvas of 64 x 96
+_PICTURES = {f"{number}.png" for number in range(len(_SIZES))}
 
 
 def _images():
@@ -353,19 +354,42 @@ def test_what_the_user_can_mend_is_one_sentence(run, tmp_path):
     def edited(name, change):
         return error_of(_edited(run, tmp_path, name, change))
 
-    assert "was tested on other images" in edited(
-        "dataset.json", lambda facts: facts["test"].update(crc32="00000000")
-    )
+    other = edited("dataset.json", lambda facts: facts["test"].update(crc32="00000000"))
+    assert "was tested on other images" in other and other.endswith("bring the former back.")
     assert "is not the evaluation" in edited("detection.json", lambda own: own.pop("numbers"))
     assert "does not describe a detector" in edited("dataset.json", lambda own: own.pop("white"))
     gone = _edited(run, tmp_path, "config.json", lambda own: None)
-    assert "the folder of COCO 2017" in error_of(gone, data="/elsewhere")
+    assert "was trained on data without such a folder" in error_of(gone, data="/elsewhere")
     assert "config.data_dir" in error_of(gone, data_dir="/elsewhere")
     (gone / "detector.npz").unlink()
     assert "There is no detector in" in error_of(gone)
     with np.load(run / "detector.npz") as file:
         np.savez(gone / "detector.npz", **{name: file[name] * np.nan for name in file.files})
     assert "its training diverged" in error_of(gone)
+
+
+def test_the_folder_of_the_test_images_may_be_elsewhere(run, tmp_path):
+    """Of a detector that was trained on a folder, COCO 2017 or Cityscapes: the sentence tells the key."""
+    here = tmp_path / "here"
+    (here / "annotations").mkdir(parents=True)
+    shutil.copy(run.parent / "objects.json", here / "annotations" / "instances_val2017.json")
+    shutil.copytree(run.parent, here / "val2017", ignore=lambda _, names: {*names} - _PICTURES)
+
+    def on_a_folder(config):
+        config["data"] |= dict.fromkeys(datasets.PATHS, "") | {"root": str(tmp_path / "there")}
+
+    source = _edited(run, tmp_path, "config.json", on_a_folder)
+    own = exporter.load(source, _export_config("", "", data=str(here)), "")
+    assert own.config.data.root == str(here) and len(own.test) == len(_SIZES)
+    facts = json.loads((source / "dataset.json").read_text())
+    facts["test"]["crc32"] = "00000000"
+    (source / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"back, or name the place .* now by config\.data\.$"):
+        exporter.load(source, _export_config("", "", data=str(here)), "")
+    training = configuration.detection_config()
+    training.data.name, training.data.root = "cityscapes", "/there"
+    moved = exporter._with_data(training, _export_config("", "", data="/here"), source)
+    assert (moved.data.root, training.data.root) == ("/here", "/there")
 
 
 def test_the_canvas_is_that_of_most_images(run, tmp_path):

@@ -597,6 +597,32 @@ def test_an_imported_network_is_a_run(tmp_path, capsys):
     assert dd.load_network(workdir).mean is not None
 
 
+def test_an_imported_network_of_the_api_is_saved_and_loaded(tmp_path):
+    """What its file does not tell, the size of the images and their mean, stays open."""
+    path = derived(auxiliary=False).save(tmp_path / "x.npz")
+    network = dd.import_weights(path, GENOTYPE, class_names="abcdefghij"[:NUM_CLASSES])
+    network.save(tmp_path / "saved")
+    loaded = dd.load_network(tmp_path / "saved")
+    assert loaded.class_names == network.class_names and loaded.sizes == network.sizes
+    images = np.random.default_rng(0).random((2, 8, 8, IMAGE_CHANNELS), np.float32)
+    np.testing.assert_array_equal(loaded(images), network(images))
+    for each in (loaded, network):
+        assert each(np.zeros((1, 16, 16, IMAGE_CHANNELS), np.float32)).shape == (1, NUM_CLASSES)
+        with pytest.raises(UserError, match=rf"takes images \[n, H, W, {IMAGE_CHANNELS}\], not"):
+            each(images[..., :1])
+
+
+def test_another_import_needs_another_workdir(tmp_path):
+    """Evaluations of the first network would stay beside the second; the same may be repeated."""
+    GENOTYPE.save(tmp_path / "x.json")
+    GENOTYPE.save(tmp_path / "y.json")
+    (tmp_path / "run").mkdir()
+    for _ in range(2):
+        run(import_config(genotype=str(tmp_path / "x.json")), tmp_path / "run")
+    with pytest.raises(UserError, match=r"holds the import of .*x\.json"):
+        run(import_config(genotype=str(tmp_path / "y.json")), tmp_path / "run")
+
+
 def test_task_with_the_text_alone(tmp_path, capsys):
     """Without weights there is a genotype to train."""
     (tmp_path / "x.txt").write_text(TEXT)

@@ -81,6 +81,12 @@ def test_one_run_has_no_spread(config, tmp_path):
     [
         ("run", "configs/nowhere.py", "configs/nowhere.py"),
         ("overrides", ("search.epohcs=3",), "'search.epochs'"),
+        ("overrides", ("seed=7",), "config.overrides has the key 'seed'"),
+        (
+            "run",
+            "configs/score_operations.py",
+            "of task 'score_operations', whose runs have no summary",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(config, tmp_path, key, value, named):

@@ -17,13 +17,14 @@ from ddarts_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
 
-# {our name: names that others give it}. Of a validation and a test split the latter is the test split.
-_NAMES = {
-    "images": ("images", "train_images", "x_train"),
-    "labels": ("labels", "train_labels", "y_train"),
-    "test_images": ("test_images", "x_test", "val_images", "x_val"),
-    "test_labels": ("test_labels", "y_test", "val_labels", "y_val"),
-    "class_names": ("class_names",),
+# What images and labels of a split are called; of the pairs that are whole the first one counts, so that
+# of a validation and a test split with labels the latter is the test split.
+_PAIRS = {
+    "": (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train")),
+    "test_": (
+        *(("test_images", "test_labels"), ("x_test", "y_test")),
+        *(("val_images", "val_labels"), ("x_val", "y_val")),
+    ),
 }
 
 
@@ -58,12 +59,17 @@ def load(data: Any) -> Loaded:
 
 
 def _chosen(there: list[str], name: str) -> dict[str, str]:
-    """Returns {our name of an array: its name in the file}."""
-    found = {
-        key: next((known for known in names if known in there), None)
-        for key, names in _NAMES.items()
-    }
-    if not (found["images"] and found["labels"]):
+    """Returns {our name of an array: its name in the file}.
+
+    Images and labels of a split are always those of one pair: those of two would belong to different
+    images. Of a test split that is nowhere whole there is the half, which is then refused.
+    """
+    found = {"class_names": "class_names"}
+    for prefix, pairs in _PAIRS.items():
+        pair = max(pairs, key=lambda names: sum(name in there for name in names))
+        found |= {f"{prefix}images": pair[0], f"{prefix}labels": pair[1]}
+    found = {key: known for key, known in found.items() if known in there}
+    if not {"images", "labels"} <= set(found):
         raise UserError(
             f"There are no images and labels in {name!r}: its arrays are "
             f"{', '.join(there[:10]) or 'none'}, but they must be named 'images' and 'labels' (or "
@@ -72,7 +78,7 @@ def _chosen(there: list[str], name: str) -> dict[str, str]:
     unused = sorted(set(there) - set(found.values()))
     if unused:
         _logger.info("Arrays of %s that are not used: %s.", name, ", ".join(unused))
-    return {key: known for key, known in found.items() if known}
+    return found
 
 
 def _check_size(archive: zipfile.ZipFile, chosen: dict[str, str], name: str) -> None:

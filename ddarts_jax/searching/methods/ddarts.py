@@ -104,7 +104,8 @@ def gradient_parts(
     # L_01 of a cell depends only on that cell's alphas, so the sum's gradient contains each cell's own.
     zero_one = zero_one_weight * jax.grad(lambda a: zero_one_loss(of_candidates(a)).sum())(alphas)
     g, h = measured.gradient, measured.ablated_gradient
-    if measured.ablated_losses is None or (h is None and mean_gradient == "full"):
+    alone = len(alphas) == 1  # a single distinct cell is the mean, so that L_AB is 0
+    if measured.ablated_losses is None or alone or (h is None and mean_gradient == "full"):
         none = jnp.zeros(len(alphas), g.dtype)
         return Parts(g, zero_one, jnp.zeros_like(g), 1 + none, none)
     differentiated = jax.grad(functools.partial(relative_loss, measured, relative_to), (0, 1))
@@ -159,6 +160,8 @@ def measure(
         gates = net.gates(alphas, progress, key)
         shape = *gates.shape[:2], len(net.primitives)
         table = jax.random.uniform(key, shape, alphas.dtype)
+        if net.relaxation.kept is not None:
+            table = jnp.where(net.relaxation.kept_primitives, table, 0)
         table = jnp.concatenate([table, gates[..., shape[-1] :]], -1)
     measured = contributions(
         net,

@@ -99,10 +99,11 @@ def load(source: Path, config: ConfigDict, output: Path) -> Trained:
     settings = _with_data(own.config, config, source)
     test = datasets.load_test(settings.data, own.classes, datasets.with_masks(settings))
     if own.data.get("test") != test.identity:
+        elsewhere = ", or name the place where they are now by config.data"
         raise UserError(
             f"The detector in {source} was tested on other images than those of {test.name} "
-            f"({own.data.get('test')}; now {test.identity}): bring the former back, or name the place "
-            "where they are now by config.data."
+            f"({own.data.get('test')}; now {test.identity}): bring the former back"
+            f"{elsewhere if settings.data.root else ''}."
         )
     by_canvas = datasets.test_stream(settings, test, own.pixels).images_by_canvas
     canvas = max(by_canvas, key=lambda canvas: len(by_canvas[canvas]))
@@ -129,8 +130,8 @@ def _with_data(training: ConfigDict, config: ConfigDict, source: Path) -> Config
     if config.data:
         if not settings.data.root:
             raise UserError(
-                f"config.data={config.data} names the folder of COCO 2017, but the detector in {source} "
-                "was trained on other data: leave it empty."
+                f"config.data={config.data} names the folder of COCO 2017 or Cityscapes, but the "
+                f"detector in {source} was trained on data without such a folder: leave it empty."
             )
         settings.data.root = config.data
     return settings

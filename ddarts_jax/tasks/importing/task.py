@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import write_json
+from ddarts_jax.files import read_entry, write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.lookup import find_genotype
 from ddarts_jax.models import supernet
@@ -20,6 +20,8 @@ from ddarts_jax.runs import layout
 from ddarts_jax.tasks.importing.conversion import Imported, load_torch
 
 _logger = logging.getLogger(__name__)
+
+_IMPORT = "import.json"
 
 # What the authors' networks of so many classes learnt.
 _DATA = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
@@ -40,11 +42,12 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         The content of `import.json`.
 
     Raises:
-        UserError: see `find_genotype` and `load_torch`; or the checkpoint contains a supernet, or
-            the network cannot have `config.reductions`.
+        UserError: see `find_genotype` and `load_torch`; or the checkpoint contains a supernet, the
+            network cannot have `config.reductions`, or the workdir holds another import.
     """
     genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
+    _check_free(workdir, summary)
     if config.checkpoint:
         imported = load_torch(config.checkpoint, genotype, stem=config.stem)
         if isinstance(imported.net, supernet.Supernet):
@@ -65,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         }
         _make_run(workdir, imported, genotype)
     genotype.save(workdir / layout.GENOTYPE)
-    write_json(workdir / "import.json", summary)
+    write_json(workdir / _IMPORT, summary)
 
     print(f"genotype of {genotype.num_cells} cells, reductions {list(genotype.reductions)}")
     if config.checkpoint:
@@ -82,6 +85,16 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     if config.checkpoint:
         report.Live(workdir).close()
     return summary
+
+
+def _check_free(workdir: Path, summary: dict) -> None:
+    """Refuses a workdir with another import, whose evaluations would stay beside the new network."""
+    there = {key: read_entry(workdir / _IMPORT, key, "Import") for key in summary}
+    if there not in (summary, dict.fromkeys(summary)):
+        raise UserError(
+            f"{workdir} holds the import of {there['checkpoint'] or there['genotype']}: name another "
+            "--workdir."
+        )
 
 
 def _make_run(workdir: Path, imported: Imported, genotype: Genotype) -> None:

@@ -73,6 +73,21 @@ def test_names_of_other_collections(tmp_path, images, labels, test_images, test_
     np.testing.assert_array_equal(dataset.test_images, IMAGES[:2])
 
 
+def test_images_and_labels_are_of_one_split(tmp_path, caplog):
+    """Test images without labels do not get those of the validation split, nor others of the training."""
+    arrays = {"images": IMAGES[::-1], "x_train": IMAGES, "y_train": LABELS}
+    arrays |= {"test_images": IMAGES[3:5], "val_images": IMAGES[:2], "val_labels": LABELS[:2]}
+    with caplog.at_level("INFO"):
+        dataset = load(Config(npz(tmp_path, **arrays)))
+    assert "not used: images, test_images." in caplog.text
+    np.testing.assert_array_equal(dataset.train_images, IMAGES)
+    np.testing.assert_array_equal(dataset.test_images, IMAGES[:2])
+    with pytest.raises(UserError, match="no images and labels"):
+        load(Config(npz(tmp_path, images=IMAGES, y_train=LABELS)))
+    with pytest.raises(UserError, match="no array 'test_labels'"):
+        load(Config(npz(tmp_path, images=IMAGES, labels=LABELS, x_test=IMAGES)))
+
+
 @pytest.mark.parametrize(("dtype", "count"), [(np.uint8, 256), (np.int8, 128)])
 def test_labels_that_fill_their_type(tmp_path, dtype, count):
     """256 classes as uint8: one more than the largest label is no uint8."""

@@ -264,6 +264,25 @@ def _hypergradients(net, settings, difference, variables, alphas, state, batches
     return [hypergradient.hypergradient(*arguments, d) for d in (difference, 0)]
 
 
+@pytest.mark.parametrize("clip", [0.0, 5.0])
+def test_a_hypergradient_with_and_without_clipping(clip):
+    """The step ahead, which is not clipped, has the state of the weights' own optimizer."""
+    net, variables = supernet.build(
+        **{"num_cells": 1, "num_nodes": 1, "channels": 2, "num_classes": 2, "image_channels": 3},
+        primitives=("skip_connect",),
+        key=jax.random.key(0),
+    )
+    settings = _weights_settings(0.1, 0.9, 1e-3)
+    settings.clip = clip
+    state = optim.weights_optimizer(settings, 10).init(variables.weights)
+    batch = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2, jnp.int32)
+    found, exact = jax.eval_shape(
+        functools.partial(_hypergradients, net, tuple(settings.items()), 0.01),
+        *(variables, jnp.zeros(net.alphas_shape), state, (batch, batch)),
+    )
+    assert found.implicit.shape == exact.implicit.shape == net.alphas_shape
+
+
 @needs_arrays
 @pytest.mark.parametrize(
     "name", [pytest.param("second_order", marks=pytest.mark.slow), "second_order_momentum"]

@@ -609,18 +609,22 @@ def test_an_imported_network_of_the_api_is_saved_and_loaded(tmp_path):
     for each in (loaded, network):
         assert each(np.zeros((1, 16, 16, IMAGE_CHANNELS), np.float32)).shape == (1, NUM_CLASSES)
         with pytest.raises(UserError, match=rf"takes images \[n, H, W, {IMAGE_CHANNELS}\], not"):
-            each(images[..., :1])
+            each(np.repeat(images, 2, -1))
 
 
 def test_another_import_needs_another_workdir(tmp_path):
     """Evaluations of the first network would stay beside the second; the same may be repeated."""
-    GENOTYPE.save(tmp_path / "x.json")
-    GENOTYPE.save(tmp_path / "y.json")
-    (tmp_path / "run").mkdir()
-    for _ in range(2):
-        run(import_config(genotype=str(tmp_path / "x.json")), tmp_path / "run")
-    with pytest.raises(UserError, match=r"holds the import of .*x\.json"):
-        run(import_config(genotype=str(tmp_path / "y.json")), tmp_path / "run")
+    GENOTYPE.save(tmp_path / "genotype.json")
+    authors = derived(auxiliary=False)
+    genotype, workdir = str(tmp_path / "genotype.json"), tmp_path / "run"
+    workdir.mkdir()
+    for checkpoint in ("", authors.save(tmp_path / "x.npz"), tmp_path / "x.npz"):
+        run(import_config(genotype=genotype, checkpoint=str(checkpoint)), workdir)
+    before = (workdir / "network.npz").read_bytes()
+    for checkpoint in ("", authors.save(tmp_path / "y.npz")):
+        with pytest.raises(UserError, match=r"holds the import of .*x\.npz"):
+            run(import_config(genotype=genotype, checkpoint=str(checkpoint)), workdir)
+    assert (workdir / "network.npz").read_bytes() == before
 
 
 def test_task_with_the_text_alone(tmp_path, capsys):

@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     genotype = _genotype(config)
     summary = {"genotype": config.genotype, "checkpoint": config.checkpoint}
-    _check_free(workdir, summary)
+    _check_free(workdir, config.checkpoint)
     if config.checkpoint:
         imported = load_torch(config.checkpoint, genotype, stem=config.stem)
         if isinstance(imported.net, supernet.Supernet):
@@ -87,14 +87,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     return summary
 
 
-def _check_free(workdir: Path, summary: dict) -> None:
-    """Refuses a workdir with another import, whose evaluations would stay beside the new network."""
-    there = {key: read_entry(workdir / _IMPORT, key, "Import") for key in summary}
-    if there not in (summary, dict.fromkeys(summary)):
-        raise UserError(
-            f"{workdir} holds the import of {there['checkpoint'] or there['genotype']}: name another "
-            "--workdir."
-        )
+def _check_free(workdir: Path, checkpoint: str) -> None:
+    """Refuses a workdir with other weights, whose evaluations would stay beside the new network."""
+    there = read_entry(workdir / _IMPORT, "checkpoint", "Import")
+    if there and there != checkpoint:
+        raise UserError(f"{workdir} holds the import of {there}: name another --workdir.")
 
 
 def _make_run(workdir: Path, imported: Imported, genotype: Genotype) -> None:

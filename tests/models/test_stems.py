@@ -7,9 +7,20 @@ import jax.numpy as jnp
 import pytest
 from families import FAMILIES
 
+from ddarts_jax.errors import UserError
 from ddarts_jax.models import network, stems
 
 FIRST = {"plain": 1, "half": 4, "strided": 8}  # stride of the first cell, where it reduces nothing
+
+
+@pytest.mark.parametrize("stem", ["half", "strided"])
+def test_a_stem_of_half_a_channel_is_refused(stem):
+    """Its first convolution has half of the channels; "plain" has no such."""
+    genotype, _ = FAMILIES["ResNet18"]
+    sizes = {"num_classes": 2, "image_channels": 3, "image_size": 64, "key": None}
+    with pytest.raises(UserError, match="use at least 2 channels, or the stem 'plain'"):
+        network.build(genotype, channels=1, stem=stem, **sizes)
+    network.build(genotype, channels=1, stem="plain", **sizes)
 
 
 @pytest.mark.parametrize("stem", FIRST)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ddarts_jax.errors import UserError
 from ddarts_jax.models import supernet
+from ddarts_jax.models.relaxation import hashable
 from ddarts_jax.searching import bilevel
 from ddarts_jax.searching.contributions import contributions
 from ddarts_jax.searching.losses import EPSILON
@@ -282,6 +283,19 @@ def test_a_mean_of_no_cell_is_refused():
     """Where all cells share one architecture there is none but the last."""
     with pytest.raises(UserError, match="leaves no cell for the mean"):
         architecture_gradient((0, 0), mean_of="but_last")
+
+
+def test_a_random_removal_leaves_out_what_a_stage_has_dropped():
+    """A CPU does not run those candidates and a GPU does, so their gates must be 0."""
+    net, _, alphas, *_ = problem(DISTINCT)
+    shape = *alphas.shape[:2], len(net.primitives)
+    kept = np.random.default_rng(0).random(shape) < 0.5
+    rule = dataclasses.replace(net.relaxation, kept=hashable(kept.tolist()))
+    parted = dataclasses.replace(net, relaxation=rule)
+    drawn = ddarts.random_gates(parted, alphas, 1.0, jax.random.key(0))
+    whole = ddarts.random_gates(net, alphas, 1.0, jax.random.key(0))
+    np.testing.assert_array_equal(drawn, np.where(kept, whole, 0))
+    assert 0 < np.min(whole) and np.max(whole) < 1
 
 
 @pytest.mark.parametrize("mean_gradient", ["full", "stopped"])

@@ -120,6 +120,19 @@ def gradient_parts(
     return Parts(g, zero_one, ablation, factor_full, -ablation_weight * by_mean)
 
 
+def random_gates(net: Supernet, alphas, progress, key):
+    """The gates [cells, E, G] of a removed cell for `ablation.removal="random"`.
+
+    Those of primitives are uniform in [0, 1], 0 where a stage has dropped them; others stay.
+    """
+    gates = net.gates(alphas, progress, key)
+    shape = *gates.shape[:2], len(net.primitives)
+    drawn = jax.random.uniform(key, shape, alphas.dtype)
+    if net.relaxation.kept is not None:
+        drawn = jnp.where(net.relaxation.kept_primitives, drawn, 0)
+    return jnp.concatenate([drawn, gates[..., shape[-1] :]], -1)
+
+
 def measure(
     net: Supernet,
     variables: Variables,
@@ -155,14 +168,7 @@ def measure(
         ablation only where w_AB is not 0).
     """
     ablation = options.ablation
-    table = None
-    if ablation.removal == "random":
-        gates = net.gates(alphas, progress, key)
-        shape = *gates.shape[:2], len(net.primitives)
-        table = jax.random.uniform(key, shape, alphas.dtype)
-        if net.relaxation.kept is not None:
-            table = jnp.where(net.relaxation.kept_primitives, table, 0)
-        table = jnp.concatenate([table, gates[..., shape[-1] :]], -1)
+    drawn = ablation.removal == "random"
     measured = contributions(
         net,
         variables,
@@ -173,7 +179,7 @@ def measure(
         key=key,
         ablate=ablation.weight != 0,
         gradient=gradient,
-        table=table,
+        table=random_gates(net, alphas, progress, key) if drawn else None,
         bypass=ablation.removal == "bypass",
         mean_shares=mean_shares(net, mean_of, alphas.dtype),
         microbatch=options.microbatch,

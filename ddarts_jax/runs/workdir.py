@@ -64,7 +64,7 @@ def _remove_unfinished(workdir: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def check_apart(folder: Path | str, data: str, what: str = "--workdir") -> None:
+def check_apart(folder: str | os.PathLike, data: str, what: str = "--workdir") -> None:
     """Refuses a folder for results inside a folder of images, where it would be taken for a class.
 
     Args:

@@ -52,7 +52,7 @@ def timed(task: Callable[[], object], workdir: Path) -> tuple[Run, dict]:
     after = compilation.spent(), time.process_time()
     compiling, cpu = (None if interrupted else round(b - a, 1) for a, b in zip(before, after))
     run = read_run(workdir)
-    rows = [row for phase in ("search", "random", "train") for row in run.rows(phase)]
+    rows = [row for phase in ("search", "random", "train") for row in run.rows_of_all_stages(phase)]
     return run, {
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "compile_seconds": compiling,

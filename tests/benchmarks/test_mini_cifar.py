@@ -263,7 +263,7 @@ def test_time_of_an_interrupted_run_is_not_half_of_it(tmp_path):
 
     Of two tasks in one process each has its own seconds of compiling.
     """
-    run_of = SimpleNamespace(rows=lambda phase: [])
+    run_of = SimpleNamespace(rows_of_all_stages=lambda phase: [])
     clock = itertools.count(5, 10)
     workdir = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -23,7 +23,7 @@ from ddarts_jax.files import write_json
 from ddarts_jax.genotypes.genotype import Genotype
 from ddarts_jax.genotypes.spaces import SPACES
 from ddarts_jax.reports.comparison import Column
-from ddarts_jax.runs.run import read_run
+from ddarts_jax.runs.run import Run, read_run
 
 SCRIPTS = sorted(path.stem for path in Path(common.__file__).parent.glob("*_*.py"))
 TRAINED = [name for name in SCRIPTS if name != "section53_memory"]  # which runs something
@@ -274,10 +274,8 @@ def test_results_are_written(script, count, runs, results, monkeypatch, capsys):
 def test_results_of_searches_without_a_network(script, runs, results, monkeypatch, tmp_path):
     """Where no run of any setting ended with a trained network the claims on accuracy stay open."""
     module = importlib.import_module(script)
-    bare = [SimpleNamespace(**vars(run)) for run in runs]
-    for run in bare:
-        run.outcome = lambda key: None
-    findings = module.conclude({label: bare for label in module.settings(False)})
+    monkeypatch.setattr(Run, "outcome", lambda self, key: None)
+    findings = module.conclude({label: runs for label in module.settings(False)})
     common.write(script, "Title", "command", common.RULE, findings)
     _, content = check_results(results, script)
     accuracies = [claim for claim in content["claims"] if "test accuracy" in claim["why"]]

@@ -1,6 +1,7 @@
 """Files: JSON read with a one-sentence error, and atomic writing of any kind."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ def read_json(path: Path, kind: str) -> Any:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{kind} {path} is not valid JSON: {error}.") from error
+
+
+def digest(text: str) -> str:
+    """Returns a short hash of a text, which tells names of files apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def read_entry(path: Path, key: str, kind: str) -> Any:

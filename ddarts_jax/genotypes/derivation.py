@@ -59,8 +59,7 @@ def by_rule(
             *(probabilities, primitives, method, threshold, reductions, seq), strengths=strengths
         )
 
-    max_skips = None if rule.max_skips < 0 else rule.max_skips
-    return with_few_skips(probabilities, primitives, max_skips, derive)
+    return with_few_skips(probabilities, primitives, rule.max_skips, derive)
 
 
 def darts(alphas, primitives, reductions, seq=None) -> Genotype:
@@ -93,7 +92,7 @@ def pc_darts(alphas, betas, primitives, reductions, seq=None) -> Genotype:
     return _best(softmax(alphas) * strengths(betas)[..., None], primitives, reductions, seq)
 
 
-def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> Genotype:
+def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=-1) -> Genotype:
     """P-DARTS: DARTS's rule among the candidates that are left, with a limit on skip connections.
 
     While a normal cell has more of them, the weakest that was chosen is taken from its edge, and the
@@ -103,7 +102,7 @@ def p_darts(alphas, kept, primitives, reductions, seq=None, max_skips=None) -> G
         alphas: float [distinct cells, E, K] of the K candidates that are left on every edge.
         kept: bool [distinct cells, E, O], which these are.
         primitives: see `darts`, as for the other arguments.
-        max_skips: skip connections that a normal cell may have; None: any number.
+        max_skips: skip connections that a normal cell may have; -1: any number.
 
     Raises:
         UserError: see `darts`; or an edge does not keep K candidates.
@@ -260,11 +259,11 @@ def with_few_skips(probabilities, primitives, max_skips, derive) -> Genotype:
     Args:
         probabilities: [distinct cells, E, O]; other scores too, if those above 0 may be chosen.
         primitives: their names.
-        max_skips: None: any number.
+        max_skips: -1: any number.
         derive: `(probabilities) -> Genotype`.
     """
     genotype = derive(probabilities)
-    if max_skips is None or SKIP not in primitives:
+    if max_skips < 0 or SKIP not in primitives:
         return genotype
     skip = primitives.index(SKIP)
     probabilities = np.array(probabilities)

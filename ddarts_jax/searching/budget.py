@@ -19,7 +19,6 @@ connections that a normal cell may have.
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -172,7 +171,7 @@ def within(
             be given up too.
         max_skips: skip connections that a normal cell may have; -1: any number.
     """
-    full = _full_of_skips(genotype, max_skips)
+    limited = derivation.normal_cells(genotype) if max_skips >= 0 else ()
     genes, replaced = [list(cell) for cell in genotype.genes], 0
     for number, budget in enumerate(budgets):
         while budget.cost(genotype, primitives) > budget.limit:
@@ -183,11 +182,12 @@ def within(
             moves = [
                 move
                 for cell, own in enumerate(genes)
+                for full in [cell in limited and _skips(own) >= max_skips]
                 for place in range(len(own))
                 for move in _moves(
-                    *(budget.table, spare, probabilities, primitives, threshold, own, cell, place)
+                    *(budget.table, spare, probabilities, primitives, threshold),
+                    *(own, cell, place, full),
                 )
-                if not (move[-1] and move[-1][0] == SKIP and full(cell, own))
             ]
             if not moves:
                 _logger.warning(
@@ -205,20 +205,15 @@ def within(
     return genotype
 
 
-def _full_of_skips(genotype: Genotype, max_skips: int) -> Callable:
-    """Returns `(distinct cell, its entries) -> bool`: whether the cell may get no further skip."""
-    normal = derivation.normal_cells(genotype)
-
-    def full(cell, genes) -> bool:
-        return cell in normal and 0 <= max_skips <= sum(name == SKIP for name, *_ in genes)
-
-    return full
+def _skips(genes) -> int:
+    return sum(name == SKIP for name, *_ in genes)
 
 
-def _moves(table, spare, probabilities, primitives, threshold, genes, cell, place):
+def _moves(table, spare, probabilities, primitives, threshold, genes, cell, place, full):
     """Yields (probability lost for what is saved, cell, place, other gene or None to give it up).
 
-    `spare` has the tables of other budgets, each with what a move may add by it.
+    `spare` has the tables of other budgets, each with what a move may add by it. A cell that is `full`
+    gets no further skip connection.
     """
     name, node, source = genes[place]
     edge, own = edge_index(source, node), primitives.index(name)
@@ -231,6 +226,7 @@ def _moves(table, spare, probabilities, primitives, threshold, genes, cell, plac
             saved > 0
             and chances[o] >= threshold
             and other not in taken
+            and not (full and other == SKIP)
             and all(more <= most for more, most in added)
         ):
             yield (chances[own] - chances[o]) / saved, cell, place, (other, node, source)

@@ -4,6 +4,7 @@ from typing import Any
 
 from ddarts_jax.configuration import options_of
 from ddarts_jax.genotypes.genotype import Genotype, reduction_positions
+from ddarts_jax.genotypes.spaces import SKIP
 from ddarts_jax.searching import methods
 
 
@@ -27,13 +28,17 @@ def structure(settings, num_cells: int, start: Genotype | None = None) -> dict[s
             "reductions": start.reductions,
             "seq": start.seq,
         }
-    found = {"num_cells": num_cells, "num_nodes": settings.num_nodes}
+    reductions, seq = reduction_positions(num_cells), None
     if shared(settings):
-        reductions = reduction_positions(num_cells)
         kinds = [position in reductions for position in range(num_cells)]
         # Of one or two cells all are reductions.
-        found["seq"] = [sorted(set(kinds)).index(kind) for kind in kinds]
-    return found
+        seq = [sorted(set(kinds)).index(kind) for kind in kinds]
+    return {
+        "num_cells": num_cells,
+        "num_nodes": settings.num_nodes,
+        "reductions": reductions,
+        "seq": seq,
+    }
 
 
 def genotype(settings, start: Genotype | None = None) -> Genotype:
@@ -45,7 +50,6 @@ def genotype(settings, start: Genotype | None = None) -> Genotype:
     """
     cells = structure(settings, settings.num_cells, start)
     nodes = range(2, 2 + cells["num_nodes"])
-    cell = [("skip_connect", node, source) for node in nodes for source in (0, 1)]
-    distinct = 1 + max(cells.get("seq") or range(cells["num_cells"]))
-    reductions = cells.get("reductions", reduction_positions(cells["num_cells"]))
-    return Genotype([cell] * distinct, reductions, tuple(nodes), cells.get("seq"))
+    cell = [(SKIP, node, source) for node in nodes for source in (0, 1)]
+    distinct = 1 + max(cells["seq"] or range(cells["num_cells"]))
+    return Genotype([cell] * distinct, cells["reductions"], tuple(nodes), cells["seq"])

@@ -104,5 +104,4 @@ def select(net: Supernet, added: np.ndarray, max_skips: int = -1) -> Genotype:
 
     own = added[..., :-1].astype(np.float64)
     positive = own - own.min() + 1  # in the same order, and above 0 as probabilities are
-    limit = None if max_skips < 0 else max_skips
-    return with_few_skips(positive, net.primitives, limit, derive)
+    return with_few_skips(positive, net.primitives, max_skips, derive)

@@ -5,14 +5,13 @@ of the images, classes, mean and deviation) comes from the folder of its weights
 than the run's go to files of their own, and the run's summary stays as it is.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from ddarts_jax.configuration import flatten, save
 from ddarts_jax.distributed import processes
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_entry, read_json, write_json
+from ddarts_jax.files import digest, read_entry, read_json, write_json
 from ddarts_jax.genotypes import lookup
 from ddarts_jax.models import weights
 from ddarts_jax.reports import drawing, report
@@ -77,10 +76,10 @@ def run(config, dataset, workdir: Path, dtype, clock: Clock) -> dict:
     written = pipeline.write_evaluation(workdir, tested, cost, speed, dataset, name)
     if not name:
         _complete(workdir, own, config, dataset)
-        if not (workdir / layout.NETWORK_GENOTYPE).is_file():
+        free = _is_free(workdir, config.task)
+        if free or not (workdir / layout.NETWORK_GENOTYPE).is_file():
             genotype.save(workdir / layout.NETWORK_GENOTYPE)
-        if _is_free(workdir, config.task):
-            genotype.save(workdir / layout.NETWORK_GENOTYPE)
+        if free:
             write_json(workdir / layout.SUMMARY, summary)
             drawing.draw_genotype(genotype, workdir / "genotype", f"{dataset.name}: network")
     report.Live(workdir).close()
@@ -149,7 +148,7 @@ def apart(name: str, data: str, folder: Path, pattern: str) -> str:
     found = read_entry(folder / pattern.format(name), "data", "Evaluation")
     if found in (None, data):
         return name
-    return f"{name}-{hashlib.sha256(data.encode()).hexdigest()[:8]}"
+    return f"{name}-{digest(data)}"
 
 
 def _complete(workdir: Path, own: dict | None, config, dataset) -> None:

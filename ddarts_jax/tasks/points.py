@@ -3,7 +3,6 @@
 A point is a combination of the grid's values. Its runs differ only in the seed, so they have a mean.
 """
 
-import hashlib
 import itertools
 import json
 import logging
@@ -15,16 +14,16 @@ from typing import Any, NamedTuple
 
 from ddarts_jax import configuration
 from ddarts_jax.errors import UserError
-from ddarts_jax.files import read_json
+from ddarts_jax.files import digest, read_json
 from ddarts_jax.reports.comparison import Column
 from ddarts_jax.runs import facts, identity, layout, metrics
 from ddarts_jax.runs.run import Run, read_run
-from ddarts_jax.runs.workdir import check_apart
+from ddarts_jax.runs.workdir import PHASES, check_apart
 from ddarts_jax.tasks import launch
 
 _logger = logging.getLogger(__name__)
 
-_SUMMED_UP = ("pipeline", "search", "train", "evaluate", "detect")  # tasks that write a summary
+_SUMMED_UP = (*PHASES, "detect")  # tasks that write a summary
 _PROGRAM = (sys.executable, "-m", "ddarts_jax.main")
 # Characters of a value and of a whole name, of a folder, which may have 255 bytes.
 _LONGEST_VALUE, _LONGEST_NAME = 40, 160
@@ -185,7 +184,7 @@ def folder_name(values: Mapping[str, Any]) -> str:
     """
     names = configuration.short_keys(values)
     name = "+".join(f"{names[key]}={_as_name(values[key])}" for key in sorted(values))
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{_digest(name)}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{digest(name)}"
 
 
 def _as_name(value: Any) -> str:
@@ -193,11 +192,7 @@ def _as_name(value: Any) -> str:
     plain = re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)
     if plain == text and len(text) <= _LONGEST_VALUE:
         return text
-    return f"{plain[-_LONGEST_VALUE:].strip('_')}-{_digest(text)}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{plain[-_LONGEST_VALUE:].strip('_')}-{digest(text)}"
 
 
 def _finished(directory: Path, wanted) -> bool:
